@@ -1,0 +1,16 @@
+"""Fast image generation with masked-token transformers whose strategies are searched, for Hugging Face diffusers."""
+
+from .models.transformer_uvit import UViTTransformer2DModel
+from .pipelines.pipeline_autonat import AutoNATPipeline
+from .schedulers.scheduling_nat import NATScheduler, NATSchedulerOutput
+from .strategies import GenerationStrategy, TrainingStrategy
+
+
+__all__ = [
+    "AutoNATPipeline",
+    "GenerationStrategy",
+    "NATScheduler",
+    "NATSchedulerOutput",
+    "TrainingStrategy",
+    "UViTTransformer2DModel",
+]

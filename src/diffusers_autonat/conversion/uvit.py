@@ -1,0 +1,100 @@
+"""Released U-ViT weights (AutoNAT's and AdaNAT's `nnet_ema.pth`) for [`UViTTransformer2DModel`]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..models.transformer_uvit import UViTTransformer2DModel
+from .state_dict import count_blocks, grid_size, read_sizes, rename
+
+
+# Released name -> our name. No patch-2 weights were released; the two names for them are ours.
+_EMBED = {
+    "token_emb.word_embeddings": "embed.word_embeddings",
+    "token_emb.position_embeddings": "embed.position_embeddings",
+    "token_emb.LayerNorm": "embed.norm",
+}
+_CLASS = {
+    "context_embed.word_embeddings": "embed.class_embeddings",
+    "context_embed.position_embeddings": "embed.class_position_embeddings",
+    "context_embed.LayerNorm": "embed.class_norm",
+}
+_TEXT = {"context_embed": "embed.context_proj"}
+_PATCH = {"patch_embed": "embed.patch_proj", "patch_unembed": "head.unpatch_proj"}
+_HEAD = {"norm": "head.norm_in", "mlm_layer.fc": "head.dense", "mlm_layer.ln": "head.norm_out", "mlm_layer": "head"}
+_BLOCK = {
+    "norm1": ["norm1"],
+    "attn.qkv": ["attn.to_q", "attn.to_k", "attn.to_v"],
+    "attn.proj": ["attn.to_out"],
+    "norm2": ["norm2"],
+    "mlp.fc1": ["ff.net.0.proj"],
+    "mlp.fc2": ["ff.net.2"],
+    "skip_linear": ["skip_linear"],
+}
+
+
+def convert_uvit_state_dict(
+    state_dict: dict[str, torch.Tensor], num_attention_heads: int = 8, context_length: int = 77
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """
+    Config and state dict of [`UViTTransformer2DModel`] from the authors' state dict.
+
+    Sizes, the kind of condition and the patch size are read off the tensors.
+
+    Args:
+        state_dict: The authors' names -> tensors. `position_ids` buffers are dropped.
+        num_attention_heads: Not visible in any tensor. 8 in AutoNAT-S and -L, 16 in AutoNAT-Muse.
+        context_length: Not visible either: number of text states, if conditioned on text.
+
+    Raises:
+        ValueError: The weights are of another model, or some tensors are missing, not expected, or misshapen.
+    """
+    state_dict = {name: tensor for name, tensor in state_dict.items() if not name.endswith("position_ids")}
+    if any(name.startswith("x_embedder.") for name in state_dict):
+        raise ValueError("Not U-ViT weights: `x_embedder` belongs to ENAT. Use `convert_enat_state_dict`.")
+    words, positions, fc1 = read_sizes(
+        state_dict,
+        ["token_emb.word_embeddings.weight", "token_emb.position_embeddings.weight", "mid_block.mlp.fc1.weight"],
+        "U-ViT",
+    )
+    hidden_size = words[1]
+    num_outer = max(count_blocks(state_dict, "in_blocks."), count_blocks(state_dict, "out_blocks."))
+    config: dict[str, Any] = {
+        "sample_size": grid_size(positions[0]),
+        "patch_size": 1,
+        "codebook_size": words[0] - 1,
+        "hidden_size": hidden_size,
+        "num_layers": 2 * num_outer + 1,
+        "num_attention_heads": num_attention_heads,
+        "mlp_ratio": fc1[0] / hidden_size,
+    }
+    modules = {**_EMBED, **_HEAD}
+    if "context_embed.weight" in state_dict:
+        config["context_dim"] = read_sizes(state_dict, ["context_embed.weight"], "U-ViT")[0][1]
+        config["context_length"] = context_length
+        modules |= _TEXT
+    else:
+        config["num_classes"] = read_sizes(state_dict, ["context_embed.word_embeddings.weight"], "U-ViT")[0][0] - 1
+        modules |= _CLASS
+    if "patch_embed.weight" in state_dict:
+        config["patch_size"] = grid_size(read_sizes(state_dict, ["patch_embed.weight"], "U-ViT")[0][1] // hidden_size)
+        modules |= _PATCH
+
+    renamed = {old: [new] for old, new in modules.items()}
+    blocks = ["mid_block", *(f"{side}_blocks.{i}" for side in ("in", "out") for i in range(num_outer))]
+    renamed |= {
+        f"{block}.{old}": [f"{block}.{new}" for new in parts] for block in blocks for old, parts in _BLOCK.items()
+    }
+
+    with torch.device("meta"):
+        model = UViTTransformer2DModel(**config)
+    names = {
+        f"{old}.{kind}": [f"{new}.{kind}" for new in parts]
+        for old, parts in renamed.items()
+        for kind in ("weight", "bias")
+        if f"{parts[0]}.{kind}" in model.state_dict()
+    }
+    shapes = {"mlm_layer.bias": (1, 1, words[0])}
+    return config, rename(state_dict, model, names, shapes, f"a U-ViT with {config}")

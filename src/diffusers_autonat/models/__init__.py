@@ -1,0 +1,5 @@
+from .transformer_enat import ENATTransformer2DModel
+from .transformer_uvit import UViTTransformer2DModel
+
+
+__all__ = ["ENATTransformer2DModel", "UViTTransformer2DModel"]

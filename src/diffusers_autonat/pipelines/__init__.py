@@ -1,0 +1,4 @@
+from .pipeline_autonat import AutoNATPipeline
+
+
+__all__ = ["AutoNATPipeline"]

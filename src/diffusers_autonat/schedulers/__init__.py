@@ -1,0 +1,4 @@
+from .scheduling_nat import NATScheduler, NATSchedulerOutput
+
+
+__all__ = ["NATScheduler", "NATSchedulerOutput"]

@@ -1,0 +1,1 @@
+"""What the training scripts share: data, masking, losses, checkpoints. The loops themselves stand in `training/*.py`."""

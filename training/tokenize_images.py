@@ -1,0 +1,61 @@
+#!/usr/bin/env python
+"""Turn images into a token set: the input of `train_autonat.py`.
+
+    python training/tokenize_images.py --train_data_dir /usr/share/datasets/fashion-mnist \
+        --vqvae outputs/vqgan/vqvae --resolution 28 --output_dir outputs/tokens
+
+Run again, it continues where it was stopped. On n machines or GPUs: the same command with `--shard 0/n` ... `--shard n-1/n`.
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+
+import torch
+from diffusers import VQModel
+
+from diffusers_autonat.training.data import add_data_arguments, load_images
+from diffusers_autonat.training.tokens import tokenize_dataset, warn_unreadable
+
+
+def shard(text: str) -> tuple[int, int]:
+    try:
+        index, count = map(int, text.split("/"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form i/n, for example 0/4") from None
+    if not 0 <= index < count:
+        raise argparse.ArgumentTypeError(f"{text}: i must be from 0 to n-1")
+    return index, count
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser)
+    parser.add_argument("--vqvae", required=True, help="folder or Hub id of a VQModel")
+    parser.add_argument("--subfolder", help="of --vqvae, e.g. 'vqvae' in a pipeline repository")
+    parser.add_argument("--resolution", type=int, default=256)
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--no_flips", action="store_true", help="do not add mirrored images")
+    parser.add_argument("--shard", type=shard, default=(0, 1), help="write only shard i of n")
+    parser.add_argument("--streaming", action="store_true", help="read the dataset as it is used")
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--images_per_part", type=int, default=4096, help="what a kill loses at most")
+    args = parser.parse_args()
+
+    label_column = None if args.label_column == "none" else args.label_column
+    dataset = load_images(
+        args.dataset_name, args.train_data_dir, args.split, args.image_column, label_column, args.streaming,
+        args.max_train_samples,
+    )  # fmt: skip
+    vqvae = VQModel.from_pretrained(args.vqvae, subfolder=args.subfolder).eval()
+    vqvae.to("cuda" if torch.cuda.is_available() else "cpu")
+    info = tokenize_dataset(
+        dataset, vqvae, args.output_dir, args.resolution, args.image_column, label_column, not args.no_flips,
+        args.shard, args.batch_size, args.images_per_part,
+    )  # fmt: skip
+    warn_unreadable(info)
+    print(json.dumps({**asdict(info), "unreadable": info.unreadable[:10]}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

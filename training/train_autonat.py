@@ -1,0 +1,315 @@
+#!/usr/bin/env python
+"""Train the masked-token transformer on a token set (or on images, which are tokenised first) and save a pipeline.
+
+    accelerate launch training/train_autonat.py --train_data_dir outputs/tokens --vqvae outputs/vqgan/vqvae \
+        --hidden_size 192 --num_layers 7 --num_attention_heads 6 --use_ema --output_dir outputs/autonat
+
+The defaults are AutoNAT's: Beta(12, 3) mask ratios, label smoothing 0.1, 15 % null class, AdamW (0.99, 0.99). Several
+GPUs: `accelerate launch --num_processes N`; sharded: `accelerate launch --config_file training/fsdp.yaml`.
+"""
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
+from diffusers import VQModel
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from diffusers.utils import make_image_grid
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from diffusers_autonat import (
+    AutoNATPipeline,
+    GenerationStrategy,
+    NATScheduler,
+    TrainingStrategy,
+    UViTTransformer2DModel,
+)
+from diffusers_autonat.training.data import add_data_arguments, load_images
+from diffusers_autonat.training.loop import History, endless_batches, load_checkpoint, save_checkpoint, seed_step
+from diffusers_autonat.training.masking import drop_labels, mask_tokens, masked_token_loss
+from diffusers_autonat.training.model_card import save_model_card
+from diffusers_autonat.training.tokens import (
+    collate_tokens,
+    is_token_set,
+    load_token_set,
+    model_hash,
+    tokenize_dataset,
+    warn_unreadable,
+)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser)
+    parser.add_argument("--resolution", type=int, default=256, help="used where images are tokenised")
+    parser.add_argument("--no_flips", action="store_true", help="used where images are tokenised")
+    model = parser.add_argument_group("model")
+    model.add_argument("--vqvae", help="folder or Hub id of the VQModel; default: that of the pretrained pipeline")
+    model.add_argument("--pretrained_model_name_or_path", help="continue from the transformer of this pipeline")
+    model.add_argument("--hidden_size", type=int, default=512)
+    model.add_argument("--num_layers", type=int, default=13)
+    model.add_argument("--num_attention_heads", type=int, default=8)
+    model.add_argument("--patch_size", type=int, default=1)
+    model.add_argument("--dropout", type=float, default=0.1)
+    model.add_argument("--gradient_checkpointing", action="store_true")
+    strategy = parser.add_argument_group("strategies")
+    strategy.add_argument("--mask_distribution", choices=["beta", "arccos", "fixed"], default="beta", help="p(r)")
+    strategy.add_argument("--mask_alpha", type=float, default=12.0)
+    strategy.add_argument("--mask_beta", type=float, default=3.0)
+    strategy.add_argument("--mask_ratio", type=float, default=0.8, help="r of --mask_distribution fixed")
+    strategy.add_argument("--label_smoothing", type=float, default=0.1)
+    strategy.add_argument("--cond_dropout_prob", type=float, default=0.15, help="share of null-class samples")
+    strategy.add_argument("--num_inference_steps", type=int, nargs="+", default=[4, 8], help="strategies to store")
+    strategy.add_argument("--remasking_temperature", type=float, default=4.5, help="lambda of the stored strategies")
+    strategy.add_argument("--guidance_scale", type=float, default=3.0, help="k of the stored strategies")
+    train = parser.add_argument_group("training")
+    train.add_argument("--output_dir", required=True)
+    train.add_argument("--logging_dir", default="logs")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--train_batch_size", type=int, default=128, help="per process")
+    train.add_argument("--gradient_accumulation_steps", type=int, default=1)
+    train.add_argument("--num_train_epochs", type=int, default=100)
+    train.add_argument("--max_train_steps", type=int, help="overrides --num_train_epochs")
+    train.add_argument("--learning_rate", type=float, default=4e-4)
+    train.add_argument("--scale_lr", action="store_true", help="multiply the rate by processes, accumulation and batch")
+    train.add_argument("--lr_scheduler", default="constant_with_warmup")
+    train.add_argument("--lr_warmup_steps", type=int, default=5000)
+    train.add_argument("--adam_beta1", type=float, default=0.99)
+    train.add_argument("--adam_beta2", type=float, default=0.99)
+    train.add_argument("--adam_weight_decay", type=float, default=0.03)
+    train.add_argument("--adam_epsilon", type=float, default=1e-8)
+    train.add_argument("--max_grad_norm", type=float, default=1.0)
+    train.add_argument("--use_ema", action="store_true")
+    train.add_argument("--ema_decay", type=float, default=0.9999, help="reached gradually, so that EMA can warm up")
+    train.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default=None)
+    train.add_argument("--allow_tf32", action="store_true")
+    train.add_argument("--dataloader_num_workers", type=int, default=0)
+    train.add_argument("--checkpointing_steps", type=int, default=1000)
+    train.add_argument("--checkpoints_total_limit", type=int)
+    train.add_argument("--resume_from_checkpoint", help="a checkpoint folder, or 'latest'")
+    train.add_argument("--validation_steps", type=int, default=1000, help="draw a grid of images so often")
+    train.add_argument("--logging_steps", type=int, default=20)
+    train.add_argument("--report_to", default="tensorboard", help="tensorboard, trackio, wandb or all")
+    train.add_argument("--push_to_hub", action="store_true")
+    train.add_argument("--hub_model_id")
+    return parser.parse_args()
+
+
+def training_strategy(args) -> TrainingStrategy:
+    if args.mask_distribution == "beta":
+        return TrainingStrategy(args.mask_alpha, args.mask_beta)
+    return TrainingStrategy.arccos() if args.mask_distribution == "arccos" else TrainingStrategy.fixed(args.mask_ratio)
+
+
+def load_tokens(args, vqvae: VQModel, accelerator: Accelerator):
+    """The token set, made first where `--train_data_dir` or `--dataset_name` holds images."""
+    folder = args.train_data_dir
+    if not is_token_set(folder):
+        folder = Path(args.output_dir, "tokens")
+        with accelerator.main_process_first():
+            if accelerator.is_main_process:
+                label_column = None if args.label_column == "none" else args.label_column
+                images = load_images(
+                    args.dataset_name, args.train_data_dir, args.split, args.image_column, label_column,
+                    max_samples=args.max_train_samples,
+                )  # fmt: skip
+                info = tokenize_dataset(
+                    images, vqvae.to(accelerator.device), folder, args.resolution, args.image_column, label_column,
+                    flips=not args.no_flips,
+                )  # fmt: skip
+                warn_unreadable(info)
+    tokens, info = load_token_set(folder)
+    if info.vqvae_hash != model_hash(vqvae):
+        raise ValueError(f"the tokens in {folder} were made by another tokenizer than --vqvae; tokenise again.")
+    return tokens.with_format("numpy"), info
+
+
+def main():
+    args = parse_args()
+    # 0. Everything that can be wrong is looked at before anything slow starts.
+    strategy = training_strategy(args)
+    stored = [
+        GenerationStrategy.cosine(
+            steps, remasking_temperature=args.remasking_temperature, guidance_scale=args.guidance_scale
+        )
+        for steps in args.num_inference_steps
+    ]
+    if args.vqvae is None and args.pretrained_model_name_or_path is None:
+        raise ValueError("Name the tokenizer with --vqvae, or a pipeline with --pretrained_model_name_or_path.")
+    accelerator = Accelerator(
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        mixed_precision=args.mixed_precision,
+        log_with=args.report_to,
+        project_config=ProjectConfiguration(args.output_dir, str(Path(args.output_dir, args.logging_dir))),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+    )
+    set_seed(args.seed)  # the same initial weights on every process
+    torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
+
+    # 1. Tokenizer and tokens
+    pretrained = args.pretrained_model_name_or_path
+    vqvae = VQModel.from_pretrained(args.vqvae) if args.vqvae else VQModel.from_pretrained(pretrained, subfolder="vqvae")
+    vqvae.eval().requires_grad_(False)
+    dataset, info = load_tokens(args, vqvae, accelerator)
+    labelled = info.label_names is not None or dataset[0]["label"] >= 0
+    num_classes = len(info.label_names) if info.label_names else int(max(dataset["label"])) + 1 if labelled else 1
+    id2label = dict(enumerate(info.label_names)) if info.label_names else None
+
+    # 2. Transformer, EMA, optimiser
+    if pretrained:
+        model = UViTTransformer2DModel.from_pretrained(pretrained, subfolder="transformer")
+    else:
+        model = UViTTransformer2DModel(
+            sample_size=info.sample_size, patch_size=args.patch_size, codebook_size=info.codebook_size,
+            hidden_size=args.hidden_size, num_layers=args.num_layers, num_attention_heads=args.num_attention_heads,
+            num_classes=num_classes, dropout=args.dropout,
+        )  # fmt: skip
+    model.train()
+    if args.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    scheduler = NATScheduler(info.codebook_size, [one.to_dict() for one in stored])
+    loader = DataLoader(
+        dataset, args.train_batch_size, shuffle=True, drop_last=True, collate_fn=collate_tokens,
+        num_workers=args.dataloader_num_workers, pin_memory=torch.cuda.is_available(),
+    )  # fmt: skip
+    if len(loader) < accelerator.num_processes:
+        raise ValueError(f"{len(dataset)} token rows do not fill one batch of {args.train_batch_size} per process.")
+    world = accelerator.num_processes
+    learning_rate = args.learning_rate
+    if args.scale_lr:
+        learning_rate *= args.gradient_accumulation_steps * args.train_batch_size * world
+    optimizer = torch.optim.AdamW(
+        model.parameters(), learning_rate, (args.adam_beta1, args.adam_beta2), args.adam_epsilon, args.adam_weight_decay
+    )
+    steps_per_epoch = max(1, len(loader) // world // args.gradient_accumulation_steps)
+    max_steps = args.max_train_steps or args.num_train_epochs * steps_per_epoch
+    # accelerate steps a prepared schedule once per process, so its lengths are counted in all processes' steps.
+    lr_scheduler = get_scheduler(
+        args.lr_scheduler, optimizer, num_warmup_steps=args.lr_warmup_steps * world, num_training_steps=max_steps * world
+    )
+    model, optimizer, loader, lr_scheduler = accelerator.prepare(model, optimizer, loader, lr_scheduler)
+    ema = None
+    if args.use_ema:
+        ema = EMAModel(model.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+        ema.to(accelerator.device)
+        accelerator.register_for_checkpointing(ema)
+
+    if accelerator.is_main_process:
+        accelerator.init_trackers("autonat", {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str))})
+    first_step = load_checkpoint(accelerator, args.output_dir, args.resume_from_checkpoint)
+    history = History(Path(args.output_dir, "history.jsonl"), first_step, accelerator.is_main_process)
+    parameters = sum(p.numel() for p in accelerator.unwrap_model(model).parameters())
+    accelerator.print(
+        f"{len(dataset)} token rows of {info.sample_size}x{info.sample_size}, {num_classes} classes, {max_steps} steps of "
+        f"{args.train_batch_size * world * args.gradient_accumulation_steps}, {parameters:,} parameters, p(r) {strategy}"
+    )
+
+    def validate(step: int) -> None:
+        """A grid of images, one class a column, drawn from the averaged weights."""
+        transformer = accelerator.unwrap_model(model)
+        if ema is not None:
+            ema.store(transformer.parameters())
+            ema.copy_to(transformer.parameters())
+        transformer.eval()
+        pipeline = AutoNATPipeline(vqvae.to(accelerator.device), transformer, scheduler, id2label)
+        pipeline.set_progress_bar_config(disable=True)
+        classes = list(range(min(10, num_classes)))
+        generator = torch.Generator(accelerator.device).manual_seed(args.seed)
+        images = pipeline(classes * 4, generator=generator).images
+        transformer.train()
+        if ema is not None:
+            ema.restore(transformer.parameters())
+        grid = make_image_grid(images, rows=4, cols=len(classes))
+        path = Path(args.output_dir, "samples", f"step-{step:07d}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grid.save(path)
+        formats = {"tensorboard": {"dataformats": "NHWC"}}
+        for tracker in accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                tracker.log_images({"samples": np.asarray(grid.convert("RGB"))[None]}, step=step, **formats.get(tracker.name, {}))
+
+    # 3. Training
+    null_class = accelerator.unwrap_model(model).config.num_classes
+    progress = tqdm(total=max_steps, initial=first_step, disable=not accelerator.is_local_main_process)
+    accumulation = args.gradient_accumulation_steps
+    batches = endless_batches(loader, first_step * accumulation)
+    totals = torch.zeros(2, device=accelerator.device)  # loss and token accuracy since the last log line
+    start, micro_step = time.time(), first_step * accumulation
+    logged_at, logged_step = start, first_step
+    for step in range(first_step + 1, max_steps + 1):
+        for _ in range(accumulation):
+            batch = next(batches)
+            micro_step += 1
+            seed_step(args.seed, micro_step, accelerator.process_index)
+            with accelerator.accumulate(model):
+                targets = batch["input_ids"]
+                input_ids = mask_tokens(targets, strategy, scheduler)
+                labels = batch["class_labels"].clamp(min=0)  # unlabelled images are one class
+                labels = drop_labels(labels, null_class, args.cond_dropout_prob)
+                logits = model(input_ids, class_labels=labels, return_dict=False)[0]
+                masked = input_ids == scheduler.config.mask_token_id
+                loss, accuracy = masked_token_loss(logits, targets, masked, args.label_smoothing)
+                totals += torch.stack([loss.detach(), accuracy])
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+                optimizer.step()
+                lr_scheduler.step()
+                optimizer.zero_grad()
+        if ema is not None:
+            ema.step(model.parameters())
+
+        progress.update()
+        if step % args.logging_steps == 0 or step == max_steps:
+            means = accelerator.reduce(totals, "mean") / ((step - logged_step) * accumulation)
+            loss_value, accuracy_value = means.tolist()
+            now = time.time()
+            images = (step - logged_step) * accumulation * args.train_batch_size * world
+            row = {
+                "loss": loss_value,
+                "token_accuracy": accuracy_value,
+                "lr": lr_scheduler.get_last_lr()[0],
+                "images_per_second": images / (now - logged_at),
+            }
+            if not math.isfinite(loss_value):
+                raise ValueError(f"the loss is {loss_value} at step {step}; lower --learning_rate or use bf16, and resume.")
+            totals.zero_()
+            logged_at, logged_step = now, step
+            progress.set_postfix({k: f"{v:.3g}" for k, v in row.items()})
+            accelerator.log(row, step=step)
+            history.append({"step": step, "seconds": round(now - start, 1), **row})
+        if accelerator.is_main_process and step % args.validation_steps == 0 and step < max_steps:
+            validate(step)
+        if step % args.checkpointing_steps == 0 and step < max_steps:
+            save_checkpoint(accelerator, args.output_dir, step, args.checkpoints_total_limit)
+
+    # 4. Save the pipeline
+    progress.close()
+    accelerator.wait_for_everyone()
+    save_checkpoint(accelerator, args.output_dir, max_steps, args.checkpoints_total_limit)
+    if accelerator.is_main_process:
+        validate(max_steps)
+        transformer = accelerator.unwrap_model(model)
+        if ema is not None:
+            ema.copy_to(transformer.parameters())
+        folder = Path(args.output_dir, "pipeline")
+        AutoNATPipeline(vqvae, transformer, scheduler, id2label).save_pretrained(folder)
+        save_model_card(folder, args, info, strategy, Path(args.output_dir), parameters, world)
+        accelerator.print(f"Pipeline saved to {folder}.")
+        if args.push_to_hub:
+            from huggingface_hub import create_repo, upload_folder
+
+            repo_id = create_repo(args.hub_model_id or Path(args.output_dir).name, exist_ok=True).repo_id
+            upload_folder(repo_id=repo_id, folder_path=folder, commit_message="End of training")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+#!/usr/bin/env python
+"""Train a small image classifier in transformers format: the judge and feature extractor of the evaluation, or the
+perceptual network of `train_vqgan.py` (train that one with another seed and width: a judge must not have been trained against).
+
+    accelerate launch training/train_classifier.py --train_data_dir /usr/share/datasets/fashion-mnist \
+        --num_train_epochs 10 --output_dir outputs/judge
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
+
+from diffusers_autonat.training.data import ImageTransform, add_data_arguments, label_names, load_images, random_flip
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser)
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--resolution", type=int, default=28)
+    parser.add_argument("--random_flip", action="store_true", help="mirror images at random")
+    parser.add_argument("--num_channels", type=int, default=1, choices=[1, 3])
+    parser.add_argument("--hidden_sizes", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--depths", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--num_train_epochs", type=int, default=10)
+    parser.add_argument("--train_batch_size", type=int, default=128)
+    parser.add_argument("--learning_rate", type=float, default=3e-3)
+    parser.add_argument("--weight_decay", type=float, default=0.02)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def shift(pixels: torch.Tensor, by: int = 2) -> torch.Tensor:
+    """Move each image by up to `by` pixels: the only augmentation beside flips that small grey images bear."""
+    padded = F.pad(pixels, (by,) * 4)
+    size = pixels.shape[-1]
+    dy, dx = torch.randint(0, 2 * by + 1, (2,)).tolist()
+    return padded[..., dy : dy + size, dx : dx + size]
+
+
+@torch.no_grad()
+def accuracy(model, loader) -> float:
+    model.eval()
+    correct = total = 0
+    for batch in loader:
+        correct += (model(batch["pixel_values"]).logits.argmax(-1) == batch["labels"]).sum().item()
+        total += len(batch["labels"])
+    model.train()
+    return correct / total
+
+
+def main():
+    args = parse_args()
+    accelerator = Accelerator()
+    set_seed(args.seed)
+    datasets = {}
+    for split in (args.split, "test"):
+        datasets[split] = load_images(
+            args.dataset_name, args.train_data_dir, split, args.image_column, args.label_column,
+            max_samples=args.max_train_samples if split == args.split else None,
+        )  # fmt: skip
+    names = label_names(datasets[args.split], args.label_column)
+    for split, dataset in datasets.items():
+        dataset.set_transform(
+            ImageTransform(args.resolution, args.num_channels, args.image_column, args.label_column)
+        )
+    loader = DataLoader(datasets[args.split], args.train_batch_size, shuffle=True, drop_last=True)
+    test_loader = DataLoader(datasets["test"], 500)
+
+    model = RegNetForImageClassification(
+        RegNetConfig(
+            num_channels=args.num_channels,
+            embedding_size=32,
+            hidden_sizes=args.hidden_sizes,
+            depths=args.depths,
+            groups_width=32,
+            layer_type="y",
+            downsample_in_first_stage=False,  # the stem already halves 28x28 to 14x14
+            id2label=dict(enumerate(names)),
+            label2id={name: i for i, name in enumerate(names)},
+        )
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=args.weight_decay)
+    steps = args.num_train_epochs * len(loader)
+    lr_scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.learning_rate, total_steps=steps + 1)
+    model, optimizer, loader, lr_scheduler = accelerator.prepare(model, optimizer, loader, lr_scheduler)
+
+    start = time.time()
+    with tqdm(total=steps, disable=not accelerator.is_local_main_process) as progress:
+        for epoch in range(args.num_train_epochs):
+            for batch in loader:
+                # Inputs are 2x - 1, the normalisation that is written to preprocessor_config.json below.
+                pixels = random_flip(batch["pixel_values"]) if args.random_flip else batch["pixel_values"]
+                logits = model(shift(pixels) * 2 - 1).logits
+                loss = F.cross_entropy(logits, batch["labels"], label_smoothing=0.05)
+                accelerator.backward(loss)
+                optimizer.step()
+                lr_scheduler.step()
+                optimizer.zero_grad()
+                progress.update()
+            progress.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.3f}")
+
+    if accelerator.is_main_process:
+        model = accelerator.unwrap_model(model)
+        normalised = ({**batch, "pixel_values": batch["pixel_values"] * 2 - 1} for batch in test_loader)
+        result = {
+            "test_accuracy": accuracy(model.cpu(), normalised),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "epochs": args.num_train_epochs,
+            "seed": args.seed,
+            "wall_time_s": round(time.time() - start),
+        }
+        model.save_pretrained(args.output_dir)
+        ViTImageProcessorPil(
+            size={"height": args.resolution, "width": args.resolution},
+            image_mean=[0.5] * args.num_channels,
+            image_std=[0.5] * args.num_channels,
+        ).save_pretrained(args.output_dir)
+        Path(args.output_dir, "training.json").write_text(json.dumps(result, indent=2) + "\n")
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+#!/usr/bin/env python
+"""Train the tokenizer: a diffusers `VQModel` with reconstruction, commitment, adversarial and perceptual losses.
+
+    accelerate launch training/train_vqgan.py --train_data_dir /usr/share/datasets/fashion-mnist \
+        --resolution 28 --num_channels 1 --perceptual_model outputs/perceptual --output_dir outputs/vqgan
+
+From a checkpoint instead of from scratch: `--pretrained_model_name_or_path`. Resume: `--resume_from_checkpoint latest`.
+"""
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
+from diffusers import VQModel
+from diffusers.optimization import get_scheduler
+from diffusers.utils import make_image_grid
+from PIL import Image
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from diffusers_autonat.training.data import ImageTransform, add_data_arguments, load_images, random_flip
+from diffusers_autonat.training.loop import History, endless_batches, load_checkpoint, save_checkpoint, seed_step
+from diffusers_autonat.training.vqgan import (
+    CodebookUsage,
+    PatchDiscriminator,
+    PerceptualLoss,
+    VQAutoencoder,
+    adaptive_weight,
+    hinge_discriminator_loss,
+)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser)
+    model = parser.add_argument_group("model")
+    model.add_argument("--pretrained_model_name_or_path", help="continue from this VQModel")
+    model.add_argument("--resolution", type=int, default=256)
+    model.add_argument("--random_flip", action="store_true", help="mirror images at random")
+    model.add_argument("--num_channels", type=int, default=3, choices=[1, 3], help="image channels")
+    model.add_argument("--block_out_channels", type=int, nargs="+", default=[128, 128, 256, 256, 512])
+    model.add_argument("--layers_per_block", type=int, default=2)
+    model.add_argument("--codebook_size", type=int, default=1024)
+    model.add_argument("--codebook_dim", type=int, default=256)
+    model.add_argument("--norm_num_groups", type=int, default=32)
+    model.add_argument("--mid_block_attention", action="store_true", help="self-attention at the lowest resolution")
+    loss = parser.add_argument_group("losses")
+    loss.add_argument("--commitment_weight", type=float, default=0.25)
+    loss.add_argument("--l1_weight", type=float, default=1.0)
+    loss.add_argument("--l2_weight", type=float, default=0.0)
+    loss.add_argument("--perceptual_model", help="any transformers vision model, by Hub id or folder")
+    loss.add_argument("--perceptual_weight", type=float, default=1.0)
+    loss.add_argument("--adversarial_weight", type=float, default=0.8, help="0 trains without a discriminator")
+    loss.add_argument("--adversarial_start", type=int, default=10_000, help="step at which the discriminator joins")
+    loss.add_argument("--discriminator_hidden_size", type=int, default=64)
+    loss.add_argument("--discriminator_learning_rate", type=float, default=None, help="default: the generator's")
+    loss.add_argument("--revive_steps", type=int, default=200, help="re-seed codes unused for so many steps; 0: never")
+    loss.add_argument("--revive_until", type=float, default=0.6, help="share of the training after which codes rest")
+    train = parser.add_argument_group("training")
+    train.add_argument("--output_dir", required=True)
+    train.add_argument("--logging_dir", default="logs")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--train_batch_size", type=int, default=32)
+    train.add_argument("--num_train_epochs", type=int, default=1)
+    train.add_argument("--max_train_steps", type=int, help="overrides --num_train_epochs")
+    train.add_argument("--learning_rate", type=float, default=1e-4)
+    train.add_argument("--lr_scheduler", default="cosine")
+    train.add_argument("--lr_warmup_steps", type=int, default=100)
+    train.add_argument("--adam_beta1", type=float, default=0.5)
+    train.add_argument("--adam_beta2", type=float, default=0.9)
+    train.add_argument("--max_grad_norm", type=float, default=1.0)
+    # The tokenizer overflows in fp16 (diffusers issue 5437), so that choice is not offered.
+    train.add_argument("--mixed_precision", choices=["no", "bf16"], default=None)
+    train.add_argument("--dataloader_num_workers", type=int, default=0)
+    train.add_argument("--checkpointing_steps", type=int, default=500)
+    train.add_argument("--checkpoints_total_limit", type=int, default=2)
+    train.add_argument("--resume_from_checkpoint", help="a checkpoint folder, or 'latest'")
+    train.add_argument("--validation_steps", type=int, default=500, help="reconstruct the same images so often")
+    train.add_argument("--logging_steps", type=int, default=20)
+    train.add_argument("--report_to", default="tensorboard")
+    return parser.parse_args()
+
+
+def build_model(args) -> VQModel:
+    if args.pretrained_model_name_or_path is not None:
+        return VQModel.from_pretrained(args.pretrained_model_name_or_path)
+    levels = len(args.block_out_channels)
+    return VQModel(
+        in_channels=args.num_channels,
+        out_channels=args.num_channels,
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        block_out_channels=args.block_out_channels,
+        layers_per_block=args.layers_per_block,
+        latent_channels=args.codebook_dim,
+        sample_size=args.resolution,
+        num_vq_embeddings=args.codebook_size,
+        norm_num_groups=args.norm_num_groups,
+        vq_embed_dim=args.codebook_dim,
+        mid_block_add_attention=args.mid_block_attention,
+        lookup_from_codebook=True,  # decode() takes token ids, which generation needs
+    )
+
+
+def save_reconstructions(path: Path, images: torch.Tensor, reconstructions: torch.Tensor) -> None:
+    """Originals above, reconstructions below, eight to a row."""
+    rows = [row for pair in zip(images.split(8), reconstructions.split(8)) for row in pair]
+    array = (torch.cat(rows).clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
+    pictures = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in array]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    make_image_grid(pictures, rows=len(rows), cols=8).save(path)
+
+
+def main():
+    args = parse_args()
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision,
+        log_with=args.report_to,
+        project_config=ProjectConfiguration(args.output_dir, str(Path(args.output_dir, args.logging_dir))),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+    )
+    set_seed(args.seed)
+
+    # 1. Data
+    label_column = None if args.label_column == "none" else args.label_column
+    dataset = load_images(
+        args.dataset_name, args.train_data_dir, args.split, args.image_column, label_column,
+        max_samples=args.max_train_samples,
+    )  # fmt: skip
+    model = build_model(args)
+    channels = model.config.in_channels
+    dataset.set_transform(ImageTransform(args.resolution, channels, args.image_column, None))
+    loader = DataLoader(
+        dataset, args.train_batch_size, shuffle=True, drop_last=True, num_workers=args.dataloader_num_workers
+    )
+    if len(loader) == 0:
+        raise ValueError(f"{len(dataset)} images do not fill one batch of {args.train_batch_size}.")
+    validation = torch.stack([dataset[i]["pixel_values"] for i in range(min(32, len(dataset)))])
+
+    # 2. Models, losses, optimisers
+    autoencoder = VQAutoencoder(model)
+    model.quantize.beta = args.commitment_weight
+    discriminator = PatchDiscriminator(channels, args.discriminator_hidden_size)
+    perceptual = PerceptualLoss(args.perceptual_model).to(accelerator.device) if args.perceptual_model else None
+    betas = (args.adam_beta1, args.adam_beta2)
+    optimizer = torch.optim.AdamW(autoencoder.parameters(), args.learning_rate, betas, weight_decay=0.0)
+    discriminator_lr = args.discriminator_learning_rate or args.learning_rate
+    discriminator_optimizer = torch.optim.AdamW(discriminator.parameters(), discriminator_lr, betas, weight_decay=0.0)
+    steps_per_epoch = math.ceil(len(loader) / accelerator.num_processes)
+    max_steps = args.max_train_steps or args.num_train_epochs * steps_per_epoch
+    # accelerate steps a prepared schedule once per process, so its lengths are counted in all processes' steps.
+    lr_scheduler = get_scheduler(
+        args.lr_scheduler, optimizer, num_warmup_steps=args.lr_warmup_steps * accelerator.num_processes,
+        num_training_steps=max_steps * accelerator.num_processes,
+    )  # fmt: skip
+    autoencoder, discriminator, optimizer, discriminator_optimizer, loader, lr_scheduler = accelerator.prepare(
+        autoencoder, discriminator, optimizer, discriminator_optimizer, loader, lr_scheduler
+    )
+    plain, plain_discriminator = accelerator.unwrap_model(autoencoder), accelerator.unwrap_model(discriminator)
+    codebook = plain.vqvae.quantize.embedding.weight
+    usage = CodebookUsage(len(codebook), accelerator.device)
+
+    if accelerator.is_main_process:
+        accelerator.init_trackers("vqgan", {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str))})
+    first_step = load_checkpoint(accelerator, args.output_dir, args.resume_from_checkpoint)
+    history = History(Path(args.output_dir, "history.jsonl"), first_step, accelerator.is_main_process)
+    accelerator.print(f"{len(dataset)} images, {max_steps} steps, {sum(p.numel() for p in plain.parameters()):,} parameters")
+
+    # 3. Training
+    progress = tqdm(total=max_steps, initial=first_step, disable=not accelerator.is_local_main_process)
+    batches = endless_batches(loader, first_step)
+    start = time.time()
+    for step in range(first_step + 1, max_steps + 1):
+        batch = next(batches)
+        seed_step(args.seed, step, accelerator.process_index)
+        images = random_flip(batch["pixel_values"]) if args.random_flip else batch["pixel_values"]
+
+        # Generator
+        reconstruction, quantization_loss, latents, codes = autoencoder(images)
+        usage.update(accelerator.gather(codes))
+        loss_l1 = F.l1_loss(reconstruction, images)
+        loss = args.l1_weight * loss_l1 + args.l2_weight * F.mse_loss(reconstruction, images)
+        logs = {"l1": loss_l1.detach(), "quantization": quantization_loss.detach()}
+        if perceptual is not None:
+            loss_perceptual = perceptual(reconstruction, images)
+            loss = loss + args.perceptual_weight * loss_perceptual
+            logs["perceptual"] = loss_perceptual.detach()
+        adversarial = args.adversarial_weight > 0 and step > args.adversarial_start
+        if adversarial:
+            plain_discriminator.requires_grad_(False)
+            loss_adversarial = -plain_discriminator(reconstruction).mean()
+            weight = adaptive_weight(loss, loss_adversarial, plain.vqvae.decoder.conv_out.weight)
+            loss = loss + args.adversarial_weight * weight * loss_adversarial
+            logs["adversarial"] = loss_adversarial.detach()
+            plain_discriminator.requires_grad_(True)
+        accelerator.backward(loss + quantization_loss)
+        accelerator.clip_grad_norm_(autoencoder.parameters(), args.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        lr_scheduler.step()
+
+        # Discriminator
+        if adversarial:
+            scores = discriminator(torch.cat([images, reconstruction.detach()]))
+            loss_discriminator = hinge_discriminator_loss(*scores.chunk(2))
+            accelerator.backward(loss_discriminator)
+            discriminator_optimizer.step()
+            discriminator_optimizer.zero_grad()
+            logs["discriminator"] = loss_discriminator.detach()
+
+        # Codebook health, logs, pictures, checkpoints
+        progress.update()
+        if step % args.logging_steps == 0 or step == max_steps:
+            row = {name: value.item() for name, value in logs.items()}
+            row |= {"codes_used": usage.used(), "perplexity": usage.perplexity(), "lr": lr_scheduler.get_last_lr()[0]}
+            progress.set_postfix({k: f"{v:.3g}" for k, v in row.items()})
+            accelerator.log(row, step=step)
+            history.append({"step": step, "seconds": round(time.time() - start, 1), **row})
+        if args.revive_steps and step % args.revive_steps == 0 and step < max_steps:
+            if step <= args.revive_until * max_steps:
+                generator = torch.Generator().manual_seed(args.seed + step)
+                revived = usage.revive(codebook, accelerator.gather(latents.detach()), generator)
+                accelerator.log({"codes_revived": revived}, step=step)
+            else:
+                usage.counts.zero_()
+        if accelerator.is_main_process and (step % args.validation_steps == 0 or step == max_steps):
+            with torch.no_grad():
+                pictures = plain(validation.to(accelerator.device))[0]
+            save_reconstructions(Path(args.output_dir, "samples", f"step-{step:06d}.png"), validation, pictures)
+        if step % args.checkpointing_steps == 0 and step < max_steps:
+            save_checkpoint(accelerator, args.output_dir, step, args.checkpoints_total_limit)
+
+    progress.close()
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        plain.vqvae.save_pretrained(Path(args.output_dir, "vqvae"))
+        accelerator.print(f"Tokenizer saved to {Path(args.output_dir, 'vqvae')}.")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
