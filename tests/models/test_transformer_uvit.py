@@ -50,6 +50,7 @@ class TestClassConditional(ModelContract):
 
 class TestPatchSizeTwo(TestClassConditional):
     config = {**TestClassConditional.config, "sample_size": 8, "patch_size": 2}
+    test_compile_repeated_blocks = None  # the same blocks again
 
     def make_inputs(self):
         inputs = super().make_inputs()
@@ -58,6 +59,7 @@ class TestPatchSizeTwo(TestClassConditional):
 
 class TestTextConditional(TestClassConditional):
     config = {**TestClassConditional.config, "context_dim": 12, "context_length": 7}
+    test_compile_repeated_blocks = None  # the same blocks again
 
     def make_inputs(self):
         states = torch.randn(3, 7, 12, generator=torch.Generator().manual_seed(1))

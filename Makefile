@@ -1,0 +1,52 @@
+# make demo    images from the shipped model, in outputs/demo.png
+# make test    the test suite, and what checks the code
+# make train   the shipped model again, from Fashion-MNIST to a pipeline (about an hour on two cores)
+#
+# Each sets up what it needs: a virtual environment in .venv with torch for this machine's hardware.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+EXTRAS ?= dev
+# Without an NVIDIA driver the CPU build of torch is pinned.
+CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,--constraint constraints/cpu.txt)
+FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
+
+.PHONY: demo test lint train data clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.ready-demo
+	$(BIN)/diffusers-autonat generate model_cards/autonat-fashion-mnist --num-images 8 --seed 0 --output outputs/demo.png
+
+test: $(VENV)/.ready-$(EXTRAS) lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready-$(EXTRAS)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+train: $(VENV)/.ready-dev data
+	PATH="$(abspath $(BIN)):$$PATH" bash training/fashion_mnist.sh $(FASHION_MNIST) outputs/fashion-mnist
+
+data:
+	@test -f $(FASHION_MNIST)/train-images-idx3-ubyte.gz \
+		|| { echo "Fetching Fashion-MNIST (Debian package dataset-fashion-mnist, 31 MB) ..."; \
+		     $$(test "$$(id -u)" = 0 || echo sudo) sh -c "apt-get update -q && apt-get install -yq --no-install-recommends dataset-fashion-mnist"; } \
+		|| { echo "make: Fashion-MNIST is not in $(FASHION_MNIST) and could not be installed; put its four IDX files (.gz) there, or name their folder: make train FASHION_MNIST=..." >&2; exit 1; }
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+		|| { echo "make: Python 3.10 or newer is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing); name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo "make: '$(PYTHON) -m venv' failed; on Debian and Ubuntu install the package python3-venv." >&2; rm -rf $(VENV); exit 1; }
+
+# Torch first and on its own: installed as a dependency it would be chosen before the constraint's build is seen.
+$(VENV)/.ready-%: $(VENV)/bin/python pyproject.toml constraints/cpu.txt
+	@echo "Installing the package with its '$*' extra into $(VENV) (a few minutes the first time) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check $(CONSTRAINTS) torch \
+		&& $(BIN)/python -m pip install -q --disable-pip-version-check $(CONSTRAINTS) -e ".[$*]" \
+		|| { echo "make: installing failed, see pip's message above; it needs a package index and about 3 GB of disk." >&2; exit 1; }
+	@touch $@
+
+clean:
+	rm -rf $(VENV) outputs

@@ -1,0 +1,83 @@
+#!/usr/bin/env python
+"""What the loop of `train_autonat.py` costs beside its model: images/s of the script over those of a bare loop.
+
+    python benchmarks/training_overhead.py --tokens outputs/tokens --vqvae outputs/vqgan/vqvae --output overhead.json
+
+The bare loop repeats forward, backward and optimiser step on one batch that is already there: no data, masks, dropped
+labels, EMA, clipping, schedule or logs. Both take turns, so that a busy machine slows both.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from diffusers_autonat import UViTTransformer2DModel
+from diffusers_autonat.training.loop import History
+from diffusers_autonat.training.model_card import hardware, versions
+from diffusers_autonat.training.tokens import load_token_set
+
+
+SCRIPT = Path(__file__).parents[1] / "training" / "train_autonat.py"
+SIZES = {"hidden_size": 192, "num_layers": 7, "num_attention_heads": 6}
+
+
+def bare(info, batch_size: int, steps: int, device: str) -> float:
+    model = UViTTransformer2DModel(info.sample_size, codebook_size=info.codebook_size, num_classes=10, **SIZES).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), 4e-4)
+    tokens = torch.randint(info.codebook_size, (batch_size, info.sample_size**2), device=device)
+    labels = torch.randint(10, (batch_size,), device=device)
+    for step in range(steps + 5):
+        if step == 5:
+            start = time.perf_counter()
+        loss = F.cross_entropy(model(tokens, class_labels=labels).sample.flatten(0, 1), tokens.flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return steps * batch_size / (time.perf_counter() - start)
+
+
+def script(args, steps: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = [word for name, value in SIZES.items() for word in (f"--{name}", str(value))]
+        command = [sys.executable, SCRIPT, "--train_data_dir", args.tokens, "--vqvae", args.vqvae, "--output_dir", folder,
+                   "--use_ema", *sizes, "--train_batch_size", str(args.batch_size), "--max_train_steps", str(steps + 10),
+                   "--logging_steps", "10", "--validation_steps", "1000000"]  # fmt: skip
+        subprocess.run(command, check=True, capture_output=True)
+        rows = History.read(Path(folder, "history.jsonl"))[1:]  # the first ten steps warm up
+        return len(rows) / sum(1 / row["images_per_second"] for row in rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", required=True)
+    parser.add_argument("--vqvae", required=True)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=20, help="a round, of each")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", default="training_overhead.json")
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    info = load_token_set(args.tokens)[1]
+    rounds = []
+    for _ in range(args.rounds):
+        rounds.append({"bare": bare(info, args.batch_size, args.steps, device), "script": script(args, args.steps)})
+        print(rounds[-1], flush=True)
+    ratios = [one["script"] / one["bare"] for one in rounds]
+    result = {"median_ratio": statistics.median(ratios), "ratios": ratios, "rounds": rounds, "batch_size": args.batch_size,
+              "steps": args.steps, "hardware": hardware(), "versions": versions("torch", "diffusers", "accelerate")}  # fmt: skip
+    Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
+    print(f"train_autonat.py runs at {result['median_ratio']:.2f} of the bare loop's images/s")
+
+
+if __name__ == "__main__":
+    main()

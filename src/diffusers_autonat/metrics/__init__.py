@@ -1,0 +1,52 @@
+"""Evaluation: feature extractors, reference statistics, distances and scores."""
+
+from .distances import (
+    FeatureBank,
+    FeatureStatistics,
+    FrechetDistance,
+    KernelDistance,
+    covariance_root,
+    frechet_distance,
+    kernel_distance,
+)
+from .extractors import FeatureExtractor, InceptionExtractor, TransformersExtractor, load_extractor
+from .references import Reference, compute_reference, load_reference, save_reference
+from .scores import (
+    METRIC_NAMES,
+    ClassConsistency,
+    ClassifierScore,
+    ManifoldScores,
+    balanced_labels,
+    build_metrics,
+    manifold_scores,
+    reference_labels,
+    uniform_labels,
+)
+
+
+__all__ = [
+    "ClassConsistency",
+    "ClassifierScore",
+    "FeatureBank",
+    "FeatureExtractor",
+    "FeatureStatistics",
+    "FrechetDistance",
+    "InceptionExtractor",
+    "KernelDistance",
+    "METRIC_NAMES",
+    "ManifoldScores",
+    "Reference",
+    "TransformersExtractor",
+    "balanced_labels",
+    "build_metrics",
+    "compute_reference",
+    "covariance_root",
+    "frechet_distance",
+    "kernel_distance",
+    "load_extractor",
+    "load_reference",
+    "manifold_scores",
+    "reference_labels",
+    "save_reference",
+    "uniform_labels",
+]

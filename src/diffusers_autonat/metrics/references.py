@@ -1,0 +1,256 @@
+"""What generated images are compared with: the statistics of real ones, where they came from and who measured them.
+
+A reference file is an `.npz` with `mu` and `sigma`, readable by pytorch-fid, to which `save_reference` adds provenance
+and, if there are any, features and labels. Read are such files, those of pytorch-fid and ADM, folders and datasets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .distances import FeatureBank, FeatureStatistics
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .extractors import FeatureExtractor
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Mean and covariance of an image set's features, and where they come from.
+
+    Args:
+        mu: mean `[D]`, float64; `sigma`: covariance `[D, D]`, float64.
+        num_images: how many images were measured, None where a file does not say.
+        features: some rows of the features `[M, D]`, float32, for kernel and neighbour statistics.
+        labels: class of each measured image `[N]`.
+        extractor: `FeatureExtractor.identity()` of the network that measured; None if unknown.
+        source: path or name of the images or of the file.
+    """
+
+    mu: Tensor
+    sigma: Tensor
+    num_images: int | None = None
+    features: Tensor | None = None
+    labels: Tensor | None = None
+    extractor: dict[str, Any] | None = None
+    source: str = "memory"
+
+    def __post_init__(self) -> None:
+        width = len(self.mu)
+        if self.sigma.shape != (width, width) or not (self.mu.isfinite().all() and self.sigma.isfinite().all()):
+            shapes = f"mu {list(self.mu.shape)} and sigma {list(self.sigma.shape)}"
+            raise ValueError(f"{self.source}: {shapes} must be finite, [D] and [D, D].")
+
+    @property
+    def hash(self) -> str:
+        """First 16 digits of the SHA-256 of `mu` and `sigma` in float64: the same for the same statistics anywhere."""
+        digest = hashlib.sha256(self.mu.double().numpy().tobytes())
+        digest.update(self.sigma.double().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def is_standard_inception(self) -> bool:
+        """Whether the standard FID network measured it."""
+        return bool(self.extractor and self.extractor["is_standard_inception"])
+
+    def require_features(self, who: str) -> Tensor:
+        """The features, or an error that says how to get them."""
+        if self.features is None:
+            raise ValueError(
+                f"{who} needs features, and {self.source} holds only mu and sigma: "
+                "make the reference from its images with `feature_rows` above 0."
+            )
+        return self.features
+
+    def check_extractor(self, extractor: FeatureExtractor) -> None:
+        """Raise a ValueError unless this extractor measures what the reference was measured with."""
+        if len(self.mu) != extractor.num_features:
+            raise ValueError(
+                f"{self.source} has {len(self.mu)} features, {extractor.name} gives {extractor.num_features}: "
+                "make the reference again with this extractor, or evaluate with the one it was made with."
+            )
+        made_by, asked = self.extractor, extractor.identity()
+        if made_by is None:
+            raise ValueError(
+                f"{self.source} does not say who made it, so it counts as made by the standard Inception network, "
+                f"not by {extractor.name}: make the reference again with this extractor."
+            )
+        for key in ("weights_hash", "preprocessing"):
+            if made_by[key] != asked[key]:
+                raise ValueError(
+                    f"{self.source} was made by {made_by['name']} ({key} {made_by[key]}), not by {asked['name']} "
+                    f"({key} {asked[key]}): make the reference again with this extractor."
+                )
+
+
+def compute_reference(
+    samples: Iterable[tuple[Tensor, int | None]],
+    extractor: FeatureExtractor,
+    source: str = "memory",
+    feature_rows: int = 0,
+    batch_size: int = 64,
+) -> Reference:
+    """Measure images in this process alone; memory grows with their number only for `feature_rows` above 0.
+
+    Args:
+        samples: pairs of an image, uint8 `[C, H, W]`, and its class or None.
+        extractor: the network.
+        source: what to call the images in reports.
+        feature_rows: how many rows of features to keep, evenly spaced over the images.
+        batch_size: images handed over at once; the result does not depend on it.
+    """
+    statistics = FeatureStatistics(extractor.num_features, sync_on_compute=False)
+    bank = FeatureBank(extractor.num_features, sync_on_compute=False)
+    labels: list[int | None] = []
+    for _, same_size in itertools.groupby(samples, key=lambda sample: sample[0].shape):
+        while batch := list(itertools.islice(same_size, batch_size)):
+            indices = torch.arange(len(labels), len(labels) + len(batch))
+            features, _ = extractor(torch.stack([image for image, _ in batch]), indices)
+            statistics.update(features)
+            if feature_rows:
+                bank.update(features, indices)
+            labels += [label for _, label in batch]
+    if not labels:
+        raise ValueError(f"{source} holds no images.")
+    mu, sigma = statistics.compute()
+    rows = torch.linspace(0, len(labels) - 1, min(feature_rows, len(labels))).round().long()
+    return Reference(
+        mu=mu.cpu(),
+        sigma=sigma.cpu(),
+        num_images=len(labels),
+        features=bank.compute().cpu()[rows] if feature_rows else None,
+        labels=None if None in labels else torch.tensor(labels),
+        extractor=extractor.identity(),
+        source=source,
+    )
+
+
+def load_reference(source: str | Path | Dataset, extractor: FeatureExtractor, feature_rows: int = 0) -> Reference:
+    """Load a reference, or measure one, and check that it fits the extractor.
+
+    Args:
+        source: an `.npz` file, a folder of images (classes are its sub-folders, if all images lie in some), a folder
+            written by `Dataset.save_to_disk`, a `datasets.Dataset`, or `name:split` of one on the Hub. An `.npz`
+            without provenance, as pytorch-fid and ADM write them, counts as made by the standard Inception network;
+            its images (`arr_0`), if it has any, are measured where another extractor is asked for.
+        extractor: the network of the evaluation.
+        feature_rows: how many rows of features to keep, for the kernel distance and precision to coverage.
+    """
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    if path is not None and path.suffix == ".npz":
+        return _load_npz(path, extractor, feature_rows)
+    if path is not None and path.is_dir() and not (path / "dataset_info.json").exists():
+        return compute_reference(_folder_samples(path), extractor, str(path), feature_rows)
+    dataset: Any = source
+    if path is not None:
+        from datasets import load_dataset, load_from_disk
+
+        name, _, split = str(source).rpartition(":")
+        if not path.is_dir() and not name:
+            raise ValueError(
+                f"{source} is no .npz file and no folder; name a dataset with its split, as in `{source}:test`."
+            )
+        dataset = load_from_disk(str(path)) if path.is_dir() else load_dataset(name, split=split)
+    title = str(path or dataset.info.dataset_name or "dataset in memory")
+    return compute_reference(_dataset_samples(dataset), extractor, title, feature_rows)
+
+
+def save_reference(reference: Reference, path: str | Path) -> None:
+    """Write a reference to an `.npz` that also pytorch-fid reads.
+
+    Args:
+        reference: its `mu` and `sigma`, features and labels if any, and as JSON its extractor, source and size.
+        path: where to, ending in `.npz`.
+    """
+    if Path(path).suffix != ".npz":
+        raise ValueError(f"A reference is saved to an .npz file, not to {path}.")
+    provenance = {key: getattr(reference, key) for key in ("extractor", "num_images", "source")}
+    arrays = {key: getattr(reference, key) for key in ("mu", "sigma", "features", "labels")}
+    present = {key: value.numpy() for key, value in arrays.items() if value is not None}
+    np.savez(path, provenance=json.dumps(provenance), **present)
+
+
+def _load_npz(path: Path, extractor: FeatureExtractor, feature_rows: int) -> Reference:
+    """Statistics from a file if this extractor made them, else measured from the file's images."""
+    if not path.exists():
+        raise ValueError(f"There is no reference {path}.")
+    with np.load(path, allow_pickle=False) as file:
+        from_images = "arr_0" in file and ("mu" not in file or not extractor.is_standard_inception)
+        if not from_images and not {"mu", "sigma"} <= set(file):
+            raise ValueError(f"{path} holds {', '.join(file)}; a reference needs mu and sigma, or images as arr_0.")
+        # Reading a member of an npz file loads it whole: only what is needed.
+        wants_images = from_images or (feature_rows > 0 and "arr_0" in file)
+        images = file["arr_0"] if wants_images else None
+        stored = {} if from_images else {key: file[key] for key in file if key != "arr_0"}
+    measured = None
+    if images is not None:
+        samples = ((torch.from_numpy(image).permute(2, 0, 1), None) for image in images)
+        measured = compute_reference(samples, extractor, str(path), feature_rows)
+        if from_images:
+            return measured
+    provenance = json.loads(str(stored["provenance"])) if "provenance" in stored else {}
+    inception = extractor.identity() if extractor.is_standard_inception else None
+    features = torch.from_numpy(stored["features"]) if "features" in stored else measured and measured.features
+    reference = Reference(
+        mu=torch.from_numpy(stored["mu"]).double(),
+        sigma=torch.from_numpy(stored["sigma"]).double(),
+        num_images=provenance.get("num_images"),
+        features=features,
+        labels=torch.from_numpy(stored["labels"]) if "labels" in stored else None,
+        extractor=provenance.get("extractor", inception),
+        source=f"{path} ({provenance['source']})" if provenance else str(path),
+    )
+    reference.check_extractor(extractor)
+    return reference
+
+
+def image_to_tensor(image: Image.Image) -> Tensor:
+    """A Pillow image as uint8 `[1 or 3, H, W]`; transparency is laid on white."""
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    array = np.array(image if image.mode == "L" else image.convert("RGB"))
+    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+
+
+def _folder_samples(folder: Path) -> Iterator[tuple[Tensor, int | None]]:
+    """Images in the order of their paths; the class is the number of the sub-folder, if all images lie in some."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    classes = sorted({file.relative_to(folder).parts[0] for file in files if file.parent != folder})
+    in_classes = all(file.parent != folder for file in files)
+    for file in files:
+        with Image.open(file) as image:
+            label = classes.index(file.relative_to(folder).parts[0]) if in_classes else None
+            yield image_to_tensor(image), label
+
+
+def _dataset_samples(dataset: Dataset) -> Iterator[tuple[Tensor, int | None]]:
+    """The first image column of a dataset, and its first column of class labels if it has one."""
+    from datasets import ClassLabel
+    from datasets import Image as ImageFeature
+
+    columns = dataset.features or {}
+    image_column = next((name for name, feature in columns.items() if isinstance(feature, ImageFeature)), None)
+    if image_column is None:
+        raise ValueError(f"The dataset has no image column, only {', '.join(columns) or 'unknown ones'}.")
+    label_column = next((name for name, feature in columns.items() if isinstance(feature, ClassLabel)), None)
+    for row in dataset:
+        label = row[label_column] if label_column else None
+        # Unlabelled splits on the Hub say -1.
+        yield image_to_tensor(row[image_column]), None if label is None or label < 0 else label

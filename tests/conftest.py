@@ -1,0 +1,76 @@
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import VQModel
+from PIL import Image
+
+from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler, UViTTransformer2DModel
+
+
+FIXTURES = Path(__file__).parent / "fixtures"
+LABELS = {0: "cat, kitty", 1: "dog", 2: "Crane", 3: "crane"}
+
+
+def tiny_vqvae(seed: int = 0, **changes) -> VQModel:
+    """A stock VQModel, 28x28 grey images to a 7x7 grid of 16 codes."""
+    torch.manual_seed(seed)
+    config = {
+        "in_channels": 1, "out_channels": 1, "block_out_channels": [8, 8, 8], "layers_per_block": 1,
+        "down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3,
+        "latent_channels": 4, "sample_size": 28, "num_vq_embeddings": 16, "norm_num_groups": 4, "vq_embed_dim": 4,
+        "lookup_from_codebook": True,
+    }  # fmt: skip
+    return VQModel(**(config | changes)).eval()
+
+
+def tiny_pipeline(seed: int = 0) -> AutoNATPipeline:
+    vqvae = tiny_vqvae(seed)
+    torch.manual_seed(seed)
+    transformer = UViTTransformer2DModel(
+        sample_size=7, codebook_size=16, hidden_size=32, num_layers=3, num_attention_heads=4, num_classes=4
+    ).eval()
+    scheduler = NATScheduler(16, [GenerationStrategy.cosine(4), GenerationStrategy.cosine(8)])
+    pipeline = AutoNATPipeline(vqvae, transformer, scheduler, LABELS)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture
+def pipe() -> AutoNATPipeline:
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist():
+    """64 real test images, uint8 `[64, 28, 28]`, and their labels."""
+    data = np.load(FIXTURES / "fashion_mnist_64.npz")
+    return data["images"], data["labels"]
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+@pytest.fixture(scope="session")
+def idx_folder(tmp_path_factory, fashion_mnist):
+    """The 64 images as the IDX files of a Fashion-MNIST folder, as training and as test split."""
+    folder = tmp_path_factory.mktemp("idx")
+    for prefix in ("train", "t10k"):
+        write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", fashion_mnist[0])
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", fashion_mnist[1])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory, fashion_mnist):
+    """The 64 images as PNG files, one sub-folder per class."""
+    folder = tmp_path_factory.mktemp("images")
+    for i, (image, label) in enumerate(zip(*fashion_mnist)):
+        path = folder / f"class-{label}" / f"{i:03d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder

@@ -1,0 +1,168 @@
+import datasets
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features
+from PIL import Image
+from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
+
+from diffusers_autonat.metrics import (
+    FrechetDistance,
+    Reference,
+    compute_reference,
+    load_extractor,
+    load_reference,
+    save_reference,
+)
+from diffusers_autonat.metrics.references import image_to_tensor
+
+
+TINY = {"num_channels": 1, "embedding_size": 4, "depths": [1, 1], "groups_width": 2, "num_labels": 10}
+
+
+def tiny_extractor(folder, seed=0, width=6, mean=0.5):
+    torch.manual_seed(seed)
+    RegNetForImageClassification(RegNetConfig(**TINY, hidden_sizes=[4, width])).save_pretrained(folder)
+    processor = ViTImageProcessorPil(size={"height": 28, "width": 28}, image_mean=[mean], image_std=[0.5])
+    processor.save_pretrained(folder)
+    return load_extractor(str(folder))
+
+
+@pytest.fixture(scope="module")
+def extractor(tmp_path_factory):
+    return tiny_extractor(tmp_path_factory.mktemp("models") / "judge")
+
+
+@pytest.fixture(scope="module")
+def data(request):
+    with np.load(request.config.rootpath / "tests/fixtures/fashion_mnist_64.npz") as file:
+        return file["images"], file["labels"].astype(int)
+
+
+@pytest.fixture(scope="module")
+def dataset(data):
+    features = Features({"picture": datasets.Image(), "label": ClassLabel(num_classes=10)})
+    pictures = [Image.fromarray(image) for image in data[0]]
+    return Dataset.from_dict({"picture": pictures, "label": data[1].tolist()}, features=features)
+
+
+@pytest.fixture(scope="module")
+def reference(dataset, extractor):
+    return load_reference(dataset, extractor, feature_rows=20)
+
+
+def test_dataset_reference_is_what_the_features_say(reference, data, extractor):
+    features = extractor(torch.from_numpy(data[0])[:, None])[0]
+    torch.testing.assert_close(reference.mu, features.double().mean(0), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(reference.sigma, features.double().T.cov(), rtol=1e-4, atol=1e-8)
+    assert reference.num_images == 64 and reference.labels.tolist() == data[1].tolist()
+    assert torch.equal(reference.features, features[torch.linspace(0, 63, 20).round().long()])
+    assert reference.extractor["name"] == "judge"
+
+
+def test_every_kind_of_source_gives_the_same_reference(reference, data, dataset, extractor, tmp_path):
+    for i, (image, label) in enumerate(zip(*data)):
+        folder = tmp_path / "folder" / f"class{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i}.png")
+    dataset.save_to_disk(tmp_path / "arrow")
+    np.savez(tmp_path / "adm.npz", np.repeat(data[0][..., None], 3, axis=-1))
+
+    from_folder = load_reference(tmp_path / "folder", extractor)
+    assert from_folder.hash == load_reference(tmp_path / "arrow", extractor).hash == reference.hash
+    assert load_reference(tmp_path / "adm.npz", extractor).hash == reference.hash
+    assert from_folder.labels.bincount().tolist() == reference.labels.bincount().tolist()
+    assert from_folder.source == str(tmp_path / "folder")
+
+
+def test_saved_reference_comes_back_whole(reference, extractor, tmp_path):
+    save_reference(reference, tmp_path / "reference.npz")
+    loaded = load_reference(tmp_path / "reference.npz", extractor)
+    assert loaded.hash == reference.hash and loaded.extractor == reference.extractor
+    for key in ("mu", "sigma", "features", "labels"):
+        assert torch.equal(getattr(loaded, key), getattr(reference, key))
+    assert loaded.num_images == 64 and loaded.source == f"{tmp_path}/reference.npz (dataset in memory)"
+    with np.load(tmp_path / "reference.npz", allow_pickle=False) as file:  # as pytorch-fid reads it
+        assert file["mu"].shape == (6,) and file["sigma"].shape == (6, 6)
+    with pytest.raises(ValueError, match="to an .npz file, not to"):
+        save_reference(reference, tmp_path / "reference.pt")
+
+
+def test_batch_size_does_not_matter(data, extractor, reference):
+    samples = [(torch.from_numpy(image)[None], None) for image in data[0]]
+    hashes = {compute_reference(samples, extractor, batch_size=n).hash for n in (1, 13, 64)}
+    assert hashes == {reference.hash}
+
+
+def test_images_of_many_sizes_and_modes(extractor, tmp_path):
+    for i, mode in enumerate(("L", "RGB", "RGBA", "P", "LA", "1")):
+        Image.new("RGB", (20 + 5 * i, 30), (10 * i, 40, 90)).convert(mode).save(tmp_path / f"{i}.png")
+    reference = load_reference(tmp_path, extractor, feature_rows=100)
+    assert reference.num_images == 6 and reference.features.shape == (6, 6) and reference.labels is None
+    assert not list(tmp_path.glob("*.npz"))
+
+
+def test_transparency_is_white():
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    image.putpixel((1, 0), (0, 0, 255, 255))
+    assert image_to_tensor(image)[:, 0].T.tolist() == [[255, 255, 255], [0, 0, 255]]
+    assert image_to_tensor(Image.new("L", (4, 3), 7)).shape == (1, 3, 4)
+
+
+def test_another_extractor_is_refused(reference, tmp_path):
+    path = tmp_path / "reference.npz"
+    save_reference(reference, path)
+    wider, trained_again, brighter = (
+        tiny_extractor(tmp_path / name, **kwargs)
+        for name, kwargs in {"wider": {"width": 8}, "again": {"seed": 1}, "brighter": {"mean": 0.4}}.items()
+    )
+    with pytest.raises(ValueError, match="has 6 features, wider gives 8"):
+        load_reference(path, wider)
+    with pytest.raises(ValueError, match="was made by judge .weights_hash"):
+        load_reference(path, trained_again)
+    with pytest.raises(ValueError, match="was made by judge .preprocessing"):
+        load_reference(path, brighter)
+
+
+def test_files_without_provenance_belong_to_the_standard_network(reference, data, extractor, tmp_path):
+    statistics = {"mu": reference.mu.numpy(), "sigma": reference.sigma.numpy()}
+    np.savez(tmp_path / "pytorch_fid.npz", **statistics)
+    other = {"mu": statistics["mu"] + 1, "sigma": statistics["sigma"]}
+    pictures = np.repeat(data[0][..., None], 3, axis=-1)
+    np.savez(tmp_path / "adm.npz", arr_0=pictures, mu_s=np.zeros(3), sigma_s=np.eye(3), **other)
+
+    with pytest.raises(ValueError, match="counts as made by the standard Inception network, not by judge"):
+        load_reference(tmp_path / "pytorch_fid.npz", extractor)
+    # The statistics of another network are passed over, the images are measured.
+    assert load_reference(tmp_path / "adm.npz", extractor).hash == reference.hash
+
+    extractor.is_standard_inception = True
+    try:
+        standard = load_reference(tmp_path / "pytorch_fid.npz", extractor)
+        assert standard.hash == reference.hash and standard.is_standard_inception
+        assert FrechetDistance(standard).label == "fid"
+        adm = load_reference(tmp_path / "adm.npz", extractor, feature_rows=30)
+        assert torch.equal(adm.mu, reference.mu + 1) and adm.features.shape == (30, 6)
+    finally:
+        extractor.is_standard_inception = False
+
+
+def test_sources_that_lead_nowhere(extractor, tmp_path):
+    np.savez(tmp_path / "other.npz", weights=np.zeros(3))
+    (tmp_path / "empty").mkdir()
+    for source, message in (
+        (tmp_path / "absent.npz", "no reference"),
+        (tmp_path / "other.npz", "holds weights; a reference needs mu and sigma"),
+        (tmp_path / "empty", "holds no images"),
+        ("fashion_mnist", "as in `fashion_mnist:test`"),
+        (Dataset.from_dict({"text": ["a"]}), "no image column, only text"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_reference(source, extractor)
+
+
+def test_shapes_are_checked():
+    with pytest.raises(ValueError, match=r"mu \[3\] and sigma \[2, 2\] must be finite"):
+        Reference(torch.zeros(3), torch.eye(2))
+    with pytest.raises(ValueError, match="must be finite"):
+        Reference(torch.tensor([torch.nan]), torch.eye(1))

@@ -1,0 +1,276 @@
+"""The pipeline contract of diffusers, the traps of loading, and the promises of the design."""
+
+import inspect
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoModel, DiffusionPipeline, VQModel
+from diffusers.callbacks import PipelineCallback
+from PIL import Image
+
+from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler, UViTTransformer2DModel
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def sample(pipe, labels=(0, 1), **kwargs):
+    kwargs = {"generator": generator(), "output_type": "pt", "num_inference_steps": 4} | kwargs
+    return pipe(list(labels), **kwargs).images
+
+
+# Saving and loading
+
+
+def test_saved_and_loaded_pipelines_make_the_same_images(pipe, tmp_path):
+    before = sample(pipe)
+    pipe.save_pretrained(tmp_path)
+    loaded = AutoNATPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(before, sample(loaded))
+    assert loaded.id2label == pipe.id2label and loaded.scheduler.stored_strategies == pipe.scheduler.stored_strategies
+    loaded.save_pretrained(tmp_path / "again")
+    first, again = (json.loads((path / "model_index.json").read_text()) for path in (tmp_path, tmp_path / "again"))
+    assert again.pop("_name_or_path") == str(tmp_path) and first == again
+
+
+def test_module_paths_are_a_storage_format(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["_class_name"] == "AutoNATPipeline"
+    assert index["vqvae"] == ["diffusers", "VQModel"]
+    assert index["transformer"] == ["diffusers_autonat.models.transformer_uvit", "UViTTransformer2DModel"]
+    assert index["scheduler"] == ["diffusers_autonat.schedulers.scheduling_nat", "NATScheduler"]
+    assert index["id2label"] == {str(k): v for k, v in pipe.id2label.items()}
+
+
+def test_importing_the_pipeline_alone_is_enough_to_load(pipe, tmp_path):
+    import subprocess
+    import sys
+
+    pipe.save_pretrained(tmp_path)
+    code = (
+        "from diffusers_autonat.pipelines.pipeline_autonat import AutoNATPipeline;"
+        f"AutoNATPipeline.from_pretrained({str(tmp_path)!r})"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_base_classes_stand_in_the_modules_that_the_loader_looks_into():
+    from diffusers_autonat.models import transformer_uvit
+    from diffusers_autonat.schedulers import scheduling_nat
+
+    assert hasattr(transformer_uvit, "ModelMixin") and hasattr(scheduling_nat, "SchedulerMixin")
+
+
+def test_no_folder_name_clashes_with_a_diffusers_pipeline_module():
+    import diffusers
+
+    for folder in ("models", "schedulers", "pipelines", "diffusers_autonat"):
+        assert not hasattr(diffusers.pipelines, folder)
+
+
+def test_components_load_alone(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path, safe_serialization=True)
+    assert (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors").exists()
+    assert isinstance(AutoModel.from_pretrained(str(tmp_path), subfolder="transformer"), UViTTransformer2DModel)
+    assert isinstance(NATScheduler.from_pretrained(tmp_path, subfolder="scheduler"), NATScheduler)
+
+
+def test_half_precision_variant_and_dtype(pipe, tmp_path):
+    pipe.transformer.half()
+    pipe.save_pretrained(tmp_path, variant="fp16")
+    loaded = AutoNATPipeline.from_pretrained(tmp_path, variant="fp16", dtype=torch.float16)
+    assert loaded.transformer.dtype == torch.float16
+
+
+def test_components_can_be_shared(pipe):
+    assert torch.equal(sample(AutoNATPipeline(**pipe.components, id2label=pipe.id2label)), sample(pipe))
+    assert isinstance(pipe, DiffusionPipeline) and isinstance(pipe.vqvae, VQModel)
+
+
+def test_a_truncated_weights_file_is_an_error(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(Exception, match="(?i)safetensor|incomplete|corrupt|header|metadata"):
+        AutoNATPipeline.from_pretrained(tmp_path)
+
+
+# The call
+
+
+def test_signature():
+    parameters = inspect.signature(AutoNATPipeline.__call__).parameters
+    for name in ("num_inference_steps", "num_images_per_prompt", "generator", "latents", "output_type", "return_dict"):
+        assert parameters[name].default is not inspect.Parameter.empty
+
+
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt", "latent"])
+def test_output_types(pipe, output_type):
+    images = sample(pipe, output_type=output_type)
+    if output_type == "pil":
+        assert len(images) == 2 and isinstance(images[0], Image.Image) and images[0].size == (28, 28)
+    elif output_type == "np":
+        assert images.shape == (2, 28, 28, 1) and images.min() >= 0 and images.max() <= 1
+    elif output_type == "pt":
+        assert images.shape == (2, 1, 28, 28)
+    else:
+        assert images.shape == (2, 49) and images.dtype == torch.long and 0 <= images.min() and images.max() < 16
+
+
+def test_pil_images_are_the_tensor_rounded(pipe):
+    expected = (sample(pipe)[0, 0] * 255).round().byte().numpy()
+    assert np.array_equal(np.asarray(sample(pipe, output_type="pil")[0]), expected)
+
+
+def test_tuple(pipe):
+    assert torch.equal(pipe([0, 1], 4, generator=generator(), output_type="pt", return_dict=False)[0], sample(pipe))
+
+
+def test_an_image_does_not_depend_on_its_batch(pipe):
+    together = sample(pipe, [0, 1, 2], generator=[generator(i) for i in range(3)], output_type="latent")
+    for i in range(3):
+        assert torch.equal(together[i : i + 1], sample(pipe, [i], generator=[generator(i)], output_type="latent"))
+
+
+def test_num_images_per_prompt_repeats_labels_in_order(pipe):
+    repeated = sample(pipe, [0, 1], num_images_per_prompt=2, generator=generator(3))
+    assert torch.equal(repeated, sample(pipe, [0, 0, 1, 1], generator=generator(3)))
+
+
+def test_labels_by_id_name_synonym_and_tensor(pipe):
+    by_id = sample(pipe, [0, 1])
+    assert torch.equal(by_id, sample(pipe, ["Kitty", "DOG "]))
+    assert torch.equal(by_id, sample(pipe, ["cat, kitty", 1]))
+    assert torch.equal(by_id, pipe(torch.tensor([0, 1]), 4, generator=generator(), output_type="pt").images)
+    assert len(pipe("dog", 4).images) == len(pipe(1, 4).images) == 1
+    assert len(sample(pipe, [4])) == 1  # the null class
+
+
+def test_the_label_and_the_guidance_matter(pipe):
+    logits = [pipe.transformer(torch.full((1, 49), 16), class_labels=torch.tensor([i])).sample for i in (0, 4)]
+    assert not torch.allclose(*logits)
+    pipe.scheduler.set_timesteps(4)
+    pipe._guidance_scale = 2.0
+    ids, label = torch.full((1, 49), 16), torch.tensor([0])
+    s = pipe.scheduler.guidance_scales[1] * 2.0
+    assert torch.allclose(pipe.predict(ids, label, 1), logits[0] + s * (logits[0] - logits[1]), atol=1e-5)
+
+
+def test_steps_without_guidance_run_no_unconditional_pass(pipe):
+    sizes = []
+    pipe.transformer.register_forward_hook(lambda module, args, kwargs, out: sizes.append(len(args[0])), with_kwargs=True)
+    strategy = GenerationStrategy([0.8, 0.5, 0.2, 0.0], [1.0] * 4, [1.0] * 4, [0.0, 1.0, 0.0, 2.0])
+    sample(pipe, strategy=strategy)
+    assert sizes == [2, 4, 2, 4]
+    sizes.clear()
+    sample(pipe, strategy=strategy, guidance_scale=0.0)
+    assert sizes == [2, 2, 2, 2]
+
+
+def test_a_strategy_per_image(pipe):
+    strategies = [GenerationStrategy.cosine(4, guidance_scale=0.0), GenerationStrategy.cosine(4)]
+    both = sample(pipe, strategy=strategies, generator=[generator(0), generator(1)], output_type="latent")
+    for i, strategy in enumerate(strategies):
+        alone = sample(pipe, [i], strategy=strategy, generator=[generator(i)], output_type="latent")
+        assert torch.equal(both[i : i + 1], alone)
+
+
+def test_given_latents_are_kept(pipe):
+    latents = torch.full((2, 49), 16)
+    latents[0, :20], latents[1, 5] = 3, 7
+    out = sample(pipe, latents=latents, output_type="latent")
+    assert (out[0, :20] == 3).all() and out[1, 5] == 7 and out.max() < 16
+
+
+def test_the_progress_bar_counts_steps(pipe, capfd):
+    pipe.set_progress_bar_config(disable=False)
+    sample(pipe, num_inference_steps=8)
+    assert "8/8" in capfd.readouterr().err
+
+
+def test_the_default_is_the_longest_stored_strategy(pipe):
+    pipe([0])
+    assert pipe.num_timesteps == 8 and pipe.guidance_scale == 1.0
+
+
+# Callbacks
+
+
+def test_callbacks_get_what_they_ask_for_and_can_change_latents(pipe):
+    seen = []
+
+    def callback(pipeline, step, timestep, kwargs):
+        seen.append((step, timestep, sorted(kwargs), kwargs["logits"].shape))
+        return {"latents": torch.zeros_like(kwargs["latents"])} if step == 3 else {}
+
+    images = sample(pipe, callback_on_step_end=callback, callback_on_step_end_tensor_inputs=["latents", "logits"],
+                    output_type="latent")  # fmt: skip
+    assert [entry[:2] for entry in seen] == [(i, i) for i in range(4)]
+    assert all(entry[2] == ["latents", "logits"] and entry[3] == (2, 49, 16) for entry in seen)
+    assert not images.any()
+
+
+def test_pipeline_callback_objects(pipe):
+    class Raise(PipelineCallback):
+        tensor_inputs = ["latents"]
+
+        def callback_fn(self, pipeline, step, timestep, kwargs):
+            pipeline._guidance_scale += 1.0
+            return kwargs
+
+    sample(pipe, callback_on_step_end=Raise(cutoff_step_ratio=1.0))
+    assert pipe.guidance_scale == 1.0 + pipe.num_timesteps
+
+
+# Bad input: one clear error, before any work
+
+
+@pytest.mark.parametrize(
+    "labels, kwargs, message",
+    [
+        ([5], {}, "class id 5 does not exist: ids are 0 to 3"),
+        ([-1], {}, "class id -1"),
+        ([0.5], {}, "class id 0.5"),
+        (["horse"], {}, "unknown class name 'horse'; known are"),
+        (["crane"], {}, r"'crane' stands for the ids \[2, 3\]"),
+        ([], {}, "class_labels is empty"),
+        ([0], {"num_images_per_prompt": 0}, "num_images_per_prompt = 0"),
+        ([0], {"num_images_per_prompt": -2}, "num_images_per_prompt = -2"),
+        ([0], {"guidance_scale": -1.0}, "guidance_scale = -1.0"),
+        ([0, 1], {"generator": [generator()]}, "1 generators were passed for 2 images"),
+        ([0, 1], {"generator": [generator(), 3]}, "holds int"),
+        ([0], {"latents": torch.zeros(1, 48, dtype=torch.long)}, r"\(1, 49\)"),
+        ([0], {"latents": torch.zeros(1, 49)}, "int64"),
+        ([0], {"latents": torch.full((1, 49), 17)}, "id 17; ids are 0 to 15, 16 is masked"),
+        ([0], {"latents": torch.full((1, 49), -1)}, "id -1"),
+        ([0], {"num_inference_steps": 6}, r"only for \[4, 8\]"),
+        ([0], {"num_inference_steps": 0}, "0"),
+        ([0], {"output_type": "jpg"}, "'jpg'"),
+        ([0], {"callback_on_step_end_tensor_inputs": ["noise"]}, "noise"),
+        ([0, 1], {"strategy": [GenerationStrategy.cosine(4)]}, "1 strategies were passed for 2 images"),
+    ],
+)
+def test_bad_input(pipe, labels, kwargs, message):
+    def fail(*_, **__):
+        raise AssertionError("work began before the input was checked")
+
+    pipe.transformer.register_forward_pre_hook(fail)
+    with pytest.raises(ValueError, match=message):
+        pipe(labels, **kwargs)
+
+
+def test_components_that_do_not_fit_are_named(pipe):
+    pipe.scheduler = NATScheduler(1024)
+    with pytest.raises(ValueError, match="mask_token_id is 1024"):
+        pipe([0])
+
+
+def test_names_without_id2label(pipe):
+    plain = AutoNATPipeline(**pipe.components)
+    with pytest.raises(ValueError, match="no id2label"):
+        plain(["dog"])

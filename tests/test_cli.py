@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusers_autonat import GenerationStrategy
+from diffusers_autonat.cli import main
+
+
+@pytest.fixture
+def folder(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "pipeline")
+    return str(tmp_path / "pipeline")
+
+
+def test_generate_draws_a_row_per_class(folder, tmp_path, capsys):
+    output = tmp_path / "out" / "grid.png"
+    main(["generate", folder, "--class-labels", "dog", "0", "--num-images", "3", "--output", str(output)])
+    assert Image.open(output).size == (3 * 84, 2 * 84)  # 28-pixel images, three times enlarged
+    assert "6 images in 8 steps, rows: dog, cat, kitty" in capsys.readouterr().out
+    first = np.asarray(Image.open(output))
+    main(["generate", folder, "--class-labels", "dog", "0", "--num-images", "3", "--output", str(output)])
+    assert np.array_equal(first, np.asarray(Image.open(output)))
+
+
+def test_generate_takes_a_strategy_file(folder, tmp_path, capsys):
+    GenerationStrategy.cosine(3).to_json(tmp_path / "s.json")
+    main(["generate", folder, "--strategy", str(tmp_path / "s.json"), "--output", str(tmp_path / "x.png")])
+    assert "16 images in 3 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--class-labels", "horse"], "unknown class name 'horse'"),
+        (["--num-inference-steps", "6"], "only for"),
+        (["--strategy", "missing.json"], "missing.json"),
+    ],
+)
+def test_errors_are_one_line(folder, tmp_path, args, message):
+    with pytest.raises(SystemExit, match=message) as error:
+        main(["generate", folder, "--output", str(tmp_path / "x.png"), *args])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "2.5"])
+def test_numbers_are_checked(folder, number):
+    with pytest.raises(SystemExit):
+        main(["generate", folder, "--num-images", number])
+
+
+def test_a_missing_pipeline_is_named(tmp_path):
+    with pytest.raises(SystemExit, match="nowhere"):
+        main(["generate", str(tmp_path / "nowhere")])

@@ -1,0 +1,155 @@
+"""The training scripts as a user launches them, on 64 real images: checkpoints, pruning, resuming, processes, results."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import VQModel
+from safetensors.torch import load_file
+
+from diffusers_autonat import AutoNATPipeline, GenerationStrategy
+from diffusers_autonat.training.loop import History, checkpoint_folders
+from diffusers_autonat.training.tokens import load_token_set
+from tests.conftest import tiny_vqvae
+
+
+SCRIPTS = Path(__file__).parents[2] / "training"
+
+
+def launch(script, *args, processes=1, check=True):
+    """`accelerate launch` on the CPU; every call costs seconds of imports, so the tests share what they can."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--num_processes",
+               str(processes), "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]  # fmt: skip
+    command += [str(SCRIPTS / script), *map(str, args)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400)
+    if check:
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result
+
+
+@pytest.fixture(scope="module")
+def tokens(idx_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokens")
+    tiny_vqvae().save_pretrained(folder / "vqvae")
+    command = [sys.executable, SCRIPTS / "tokenize_images.py", "--train_data_dir", idx_folder, "--vqvae", folder / "vqvae"]
+    command += ["--resolution", "28", "--output_dir", folder / "tokens", "--images_per_part", "20"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def autonat_args(tokens, output, steps, *extra):
+    return ["--train_data_dir", tokens / "tokens", "--vqvae", tokens / "vqvae", "--output_dir", output, "--hidden_size", 32,
+            "--num_layers", 3, "--num_attention_heads", 4, "--use_ema", "--lr_warmup_steps", 2, "--max_train_steps", steps,
+            "--learning_rate", "3e-3", "--logging_steps", 1, "--validation_steps", 100, *extra]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def unbroken(tokens, tmp_path_factory):
+    """12 steps without a break: more than the 8 batches of an epoch, so a resumed run has to find its place."""
+    output = tmp_path_factory.mktemp("unbroken")
+    launch("train_autonat.py", *autonat_args(tokens, output, 12, "--train_batch_size", 16, "--checkpointing_steps", 4,
+           "--checkpoints_total_limit", 2, "--mask_alpha", 10, "--num_inference_steps", 3, 5))  # fmt: skip
+    return output
+
+
+def test_tokenize_script(tokens):
+    dataset, info = load_token_set(tokens / "tokens")
+    assert len(dataset) == 128 and info.num_images == 64 and len(info.label_names) == 10
+
+
+def test_autonat_saves_a_pipeline_with_card_and_curves(unbroken):
+    pipeline = AutoNATPipeline.from_pretrained(unbroken / "pipeline")
+    assert sorted(pipeline.scheduler.stored_strategies) == [3, 5]
+    assert pipeline.scheduler.get_strategy(3) == GenerationStrategy.cosine(3)
+    assert pipeline.id2label[9] == "Ankle boot"
+    assert pipeline("Ankle boot", 3).images[0].size == (28, 28)
+    card = (unbroken / "pipeline" / "README.md").read_text()
+    assert "TODO" not in card and "--mask_alpha 10" in card and "{" not in card.split("p(r)")[0]
+    assert (unbroken / "pipeline" / "training.png").stat().st_size > 5_000
+    assert (unbroken / "samples" / "step-0000012.png").exists()
+    history = History.read(unbroken / "history.jsonl")
+    assert [row["step"] for row in history] == list(range(1, 13))
+    assert history[-1]["loss"] < history[0]["loss"] and 0 <= history[-1]["token_accuracy"] <= 1
+    assert list((unbroken / "logs").rglob("events.out.tfevents*"))
+
+
+def test_autonat_prunes_checkpoints(unbroken):
+    assert [folder.name for folder in checkpoint_folders(unbroken)] == ["checkpoint-8", "checkpoint-12"]
+
+
+def test_autonat_resumed_has_the_weights_of_an_unbroken_run(tokens, unbroken, tmp_path):
+    args = ("--train_batch_size", 16, "--checkpointing_steps", 1, "--mask_alpha", 10, "--num_inference_steps", 3, 5)
+    command = [sys.executable, SCRIPTS / "train_autonat.py", *autonat_args(tokens, tmp_path, 12, *args)]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while len(checkpoint_folders(tmp_path)) < 4 and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert len(checkpoint_folders(tmp_path)) >= 4 and not (tmp_path / "pipeline").exists()
+    launch("train_autonat.py", *autonat_args(tokens, tmp_path, 12, *args, "--resume_from_checkpoint", "latest"))
+    name = Path("pipeline", "transformer", "diffusion_pytorch_model.safetensors")
+    resumed, whole = load_file(tmp_path / name), load_file(unbroken / name)
+    assert resumed.keys() == whole.keys() and all(torch.equal(resumed[key], whole[key]) for key in whole)
+    assert [row["step"] for row in History.read(tmp_path / "history.jsonl")] == list(range(1, 13))
+
+
+def test_two_processes_follow_one_with_the_doubled_batch(tokens, unbroken, tmp_path):
+    args = ("--train_batch_size", 8, "--mask_alpha", 10, "--checkpointing_steps", 100)
+    launch("train_autonat.py", *autonat_args(tokens, tmp_path, 12, *args), processes=2)
+    one, two = (History.read(folder / "history.jsonl") for folder in (unbroken, tmp_path))
+    assert [row["lr"] for row in two] == pytest.approx([row["lr"] for row in one])
+    assert [row["step"] for row in two] == list(range(1, 13))
+    # The masks differ, so single losses do too; their course must not.
+    for part in (slice(0, 4), slice(4, 8), slice(8, 12)):
+        means = [sum(row["loss"] for row in rows[part]) / 4 for rows in (one, two)]
+        assert means[1] == pytest.approx(means[0], abs=0.1)
+
+
+def test_autonat_takes_images_and_accumulates_gradients(tokens, image_folder, tmp_path):
+    launch(
+        "train_autonat.py", "--train_data_dir", image_folder, "--vqvae", tokens / "vqvae", "--resolution", 28, "--no_flips",
+        "--output_dir", tmp_path, "--hidden_size", 32, "--num_layers", 3, "--num_attention_heads", 4, "--max_train_steps", 2,
+        "--train_batch_size", 8, "--gradient_accumulation_steps", 2, "--gradient_checkpointing", "--mask_distribution", "arccos",
+        "--lr_warmup_steps", 0, "--logging_steps", 1,
+    )  # fmt: skip
+    assert len(load_token_set(tmp_path / "tokens")[0]) == 64
+    pipeline = AutoNATPipeline.from_pretrained(tmp_path / "pipeline")
+    assert pipeline.id2label[0] == "class-0"
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--mask_alpha", "-1"], "alpha = -1.0"),
+        (["--mask_distribution", "fixed", "--mask_ratio", "1.5"], "ratio = 1.5"),
+        (["--num_inference_steps", "0"], "num_inference_steps = 0"),
+        (["--train_batch_size", "1000"], "do not fill one batch of 1000"),
+    ],
+)
+def test_autonat_refuses_bad_arguments_early(tokens, tmp_path, args, message):
+    command = [sys.executable, SCRIPTS / "train_autonat.py", *autonat_args(tokens, tmp_path, 1), *args]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert result.returncode != 0 and message in result.stderr
+
+
+def test_vqgan_trains_checkpoints_and_resumes(idx_folder, tmp_path):
+    args = ["--train_data_dir", idx_folder, "--resolution", 28, "--num_channels", 1, "--block_out_channels", 8, 8, 8,
+            "--layers_per_block", 1, "--codebook_size", 16, "--codebook_dim", 4, "--norm_num_groups", 4, "--learning_rate",
+            "2e-3", "--lr_warmup_steps", 1, "--adversarial_start", 3, "--discriminator_hidden_size", 8, "--revive_steps", 2,
+            "--train_batch_size", 16, "--checkpointing_steps", 2, "--checkpoints_total_limit", 1, "--logging_steps", 1,
+            "--validation_steps", 3, "--output_dir", tmp_path]  # fmt: skip
+    launch("train_vqgan.py", *args, "--max_train_steps", 4)
+    assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["checkpoint-2"]
+    launch("train_vqgan.py", *args, "--max_train_steps", 6, "--resume_from_checkpoint", "latest")
+    history = History.read(tmp_path / "history.jsonl")
+    assert [row["step"] for row in history] == [1, 2, 3, 4, 5, 6]
+    assert "adversarial" not in history[2] and "adversarial" in history[3] and history[-1]["codes_used"] > 1
+    assert (tmp_path / "samples" / "step-000003.png").exists()
+    vqvae = VQModel.from_pretrained(tmp_path / "vqvae")
+    assert vqvae.config.lookup_from_codebook and json.loads((tmp_path / "vqvae" / "config.json").read_text())
