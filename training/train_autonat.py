@@ -5,7 +5,7 @@
         --hidden_size 192 --num_layers 7 --num_attention_heads 6 --use_ema --output_dir outputs/autonat
 
 The defaults are AutoNAT's: Beta(12, 3) mask ratios, label smoothing 0.1, 15 % null class, AdamW (0.99, 0.99). Several
-GPUs: `accelerate launch --num_processes N`; sharded: `accelerate launch --config_file training/fsdp.yaml`.
+GPUs: `accelerate launch --multi_gpu --num_processes N` (on the CPU with ACCELERATE_USE_CPU=true); sharded: `accelerate launch --config_file training/fsdp.yaml`.
 """
 
 import argparse
@@ -211,29 +211,40 @@ def main():
         f"{args.train_batch_size * world * args.gradient_accumulation_steps}, {parameters:,} parameters, p(r) {strategy}"
     )
 
-    def validate(step: int) -> None:
-        """A grid of images, one class a column, drawn from the averaged weights."""
-        transformer = accelerator.unwrap_model(model)
+    def averaged_transformer() -> UViTTransformer2DModel | None:
+        """The transformer with the averaged weights, whole on the main process even where the model is sharded."""
         if ema is not None:
-            ema.store(transformer.parameters())
-            ema.copy_to(transformer.parameters())
-        transformer.eval()
-        pipeline = AutoNATPipeline(vqvae.to(accelerator.device), transformer, scheduler, id2label)
+            ema.store(model.parameters())
+            ema.copy_to(model.parameters())
+        state = accelerator.get_state_dict(model)
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        if ema is not None:
+            ema.restore(model.parameters())
+        if not accelerator.is_main_process:
+            return None
+        transformer = UViTTransformer2DModel.from_config(accelerator.unwrap_model(model).config)
+        transformer.load_state_dict(weights)
+        return transformer.eval()
+
+    def validate(step: int) -> AutoNATPipeline | None:
+        """Draw a grid of images, one class a column, from the averaged weights; returns the pipeline that drew it."""
+        transformer = averaged_transformer()
+        if transformer is None:
+            return None
+        pipeline = AutoNATPipeline(vqvae, transformer, scheduler, id2label).to(accelerator.device)
         pipeline.set_progress_bar_config(disable=True)
         classes = list(range(min(10, num_classes)))
-        generator = torch.Generator(accelerator.device).manual_seed(args.seed)
-        images = pipeline(classes * 4, generator=generator).images
-        transformer.train()
-        if ema is not None:
-            ema.restore(transformer.parameters())
-        grid = make_image_grid(images, rows=4, cols=len(classes))
+        generator = torch.Generator().manual_seed(args.seed)
+        grid = make_image_grid(pipeline(classes * 4, generator=generator).images, rows=4, cols=len(classes))
         path = Path(args.output_dir, "samples", f"step-{step:07d}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         grid.save(path)
         formats = {"tensorboard": {"dataformats": "NHWC"}}
         for tracker in accelerator.trackers:
             if hasattr(tracker, "log_images"):
-                tracker.log_images({"samples": np.asarray(grid.convert("RGB"))[None]}, step=step, **formats.get(tracker.name, {}))
+                images = {"samples": np.asarray(grid.convert("RGB"))[None]}
+                tracker.log_images(images, step=step, **formats.get(tracker.name, {}))
+        return pipeline
 
     # 3. Training
     null_class = accelerator.unwrap_model(model).config.num_classes
@@ -285,22 +296,19 @@ def main():
             progress.set_postfix({k: f"{v:.3g}" for k, v in row.items()})
             accelerator.log(row, step=step)
             history.append({"step": step, "seconds": round(now - start, 1), **row})
-        if accelerator.is_main_process and step % args.validation_steps == 0 and step < max_steps:
+        if step % args.validation_steps == 0 and step < max_steps:
             validate(step)
         if step % args.checkpointing_steps == 0 and step < max_steps:
             save_checkpoint(accelerator, args.output_dir, step, args.checkpoints_total_limit)
 
     # 4. Save the pipeline
     progress.close()
-    accelerator.wait_for_everyone()
-    save_checkpoint(accelerator, args.output_dir, max_steps, args.checkpoints_total_limit)
-    if accelerator.is_main_process:
-        validate(max_steps)
-        transformer = accelerator.unwrap_model(model)
-        if ema is not None:
-            ema.copy_to(transformer.parameters())
+    if first_step < max_steps:
+        save_checkpoint(accelerator, args.output_dir, max_steps, args.checkpoints_total_limit)
+    pipeline = validate(max_steps)
+    if pipeline is not None:
         folder = Path(args.output_dir, "pipeline")
-        AutoNATPipeline(vqvae, transformer, scheduler, id2label).save_pretrained(folder)
+        pipeline.save_pretrained(folder)
         save_model_card(folder, args, info, strategy, Path(args.output_dir), parameters, world)
         accelerator.print(f"Pipeline saved to {folder}.")
         if args.push_to_hub:

@@ -1,5 +1,6 @@
 """Fast image generation with masked-token transformers whose strategies are searched, for Hugging Face diffusers."""
 
+from .models.transformer_enat import ENATTransformer2DModel
 from .models.transformer_uvit import UViTTransformer2DModel
 from .pipelines.pipeline_autonat import AutoNATPipeline
 from .schedulers.scheduling_nat import NATScheduler, NATSchedulerOutput
@@ -8,6 +9,7 @@ from .strategies import GenerationStrategy, TrainingStrategy
 
 __all__ = [
     "AutoNATPipeline",
+    "ENATTransformer2DModel",
     "GenerationStrategy",
     "NATScheduler",
     "NATSchedulerOutput",

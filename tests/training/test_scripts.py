@@ -21,16 +21,18 @@ from tests.conftest import tiny_vqvae
 SCRIPTS = Path(__file__).parents[2] / "training"
 
 
-def launch(script, *args, processes=1, check=True):
-    """`accelerate launch` on the CPU; every call costs seconds of imports, so the tests share what they can."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--num_processes",
-               str(processes), "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]  # fmt: skip
-    command += [str(SCRIPTS / script), *map(str, args)]
+def launch(script, *args, processes=1):
+    """`accelerate launch` on the CPU, whatever hardware there is."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--num_processes", processes,
+               "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]  # fmt: skip
+    # `--cpu` would start one process only, silently; `--multi_gpu` starts as many as asked for, and these take the CPU.
+    command += ["--multi_gpu"] if processes > 1 else ["--cpu"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400)
-    if check:
-        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    return result
+    result = subprocess.run(
+        [str(word) for word in (*command, SCRIPTS / script, *args)], capture_output=True, text=True, env=environment, timeout=400
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,8 @@ def test_autonat_resumed_has_the_weights_of_an_unbroken_run(tokens, unbroken, tm
 
 def test_two_processes_follow_one_with_the_doubled_batch(tokens, unbroken, tmp_path):
     args = ("--train_batch_size", 8, "--mask_alpha", 10, "--checkpointing_steps", 100)
-    launch("train_autonat.py", *autonat_args(tokens, tmp_path, 12, *args), processes=2)
+    output = launch("train_autonat.py", *autonat_args(tokens, tmp_path, 12, *args), processes=2)
+    assert "12 steps of 16" in output  # two processes of 8
     one, two = (History.read(folder / "history.jsonl") for folder in (unbroken, tmp_path))
     assert [row["lr"] for row in two] == pytest.approx([row["lr"] for row in one])
     assert [row["step"] for row in two] == list(range(1, 13))

@@ -1,0 +1,421 @@
+"""ENAT: an encoder for visible tokens that is reused between steps, and a small decoder for the masked ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+
+
+@dataclass
+class ENATCache(BaseOutput):
+    """
+    What one step of [`ENATTransformer2DModel`] hands to the next: tensors with the batch in front, nothing else.
+
+    Args:
+        features (`torch.Tensor` of shape `(batch_size, sample_size**2, hidden_size)`):
+            Final features of every position. Only those of encoded positions are read again.
+        encoded (`torch.Tensor` of shape `(batch_size, sample_size**2)`, bool): Positions that were visible.
+    """
+
+    # Both are always given. The defaults let accelerate rebuild the cache from a mapping when it moves or casts it.
+    features: torch.Tensor = None  # type: ignore[assignment]
+    encoded: torch.Tensor = None  # type: ignore[assignment]
+
+    @classmethod
+    def cat(cls, caches: list[ENATCache]) -> ENATCache:
+        """Join along the batch, e.g. the conditional and the unconditional half."""
+        return cls(
+            features=torch.cat([cache.features for cache in caches]),
+            encoded=torch.cat([cache.encoded for cache in caches]),
+        )
+
+    def chunk(self, chunks: int) -> tuple[ENATCache, ...]:
+        """Split the batch into equal parts; undoes `cat`."""
+        parts = zip(self.features.chunk(chunks), self.encoded.chunk(chunks))
+        return tuple(ENATCache(features=features, encoded=encoded) for features, encoded in parts)
+
+    def forget(self) -> ENATCache:
+        """The same shapes with nothing encoded: for a half of the batch that had no pass of its own in the last step."""
+        return ENATCache(features=self.features, encoded=torch.zeros_like(self.encoded))
+
+
+@dataclass
+class ENATTransformer2DModelOutput(BaseOutput):
+    """
+    Output of [`ENATTransformer2DModel`].
+
+    Args:
+        sample (`torch.Tensor` of shape `(batch_size, sample_size**2, codebook_size)`):
+            Logits of the codebook entries at every position, known positions included.
+        cache ([`ENATCache`]): For the next step's call. Detached: no gradient flows from one step into another.
+    """
+
+    sample: torch.Tensor
+    cache: ENATCache | None = None
+
+
+def split_positions(
+    groups: torch.Tensor,
+) -> tuple[list[torch.Tensor], list[torch.Tensor | None], torch.Tensor]:
+    """
+    Where to gather each group's tokens from, and where to find every position again afterwards.
+
+    Sizes of the gathered tensors are the groups' largest counts in the batch. Learning them is the one host
+    synchronisation of a call.
+
+    Args:
+        groups (`torch.Tensor` of shape `(num_groups, B, N)`, bool): Every position is in exactly one group.
+
+    Returns:
+        indices: Per group `[B, n]`, its positions in raster order; a sample with fewer than `n` is filled up with
+            positions of other groups.
+        valid: Per group `[B, n]`, False at the filled-up places; None where all samples have `n`.
+        places: `[B, N]`, index of every position in the concatenation of all groups' gathered tokens.
+    """
+    counts = groups.sum(dim=-1)  # [G, B]
+    sizes: list[list[int]] = torch.stack(counts.aminmax(dim=1), dim=1).tolist()  # smallest and largest count per group
+    order = groups.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)  # [G, B, N], members first
+    ranks = groups.cumsum(dim=-1) - 1  # [G, B, N]
+
+    indices: list[torch.Tensor] = []
+    valid: list[torch.Tensor | None] = []
+    places = torch.zeros_like(ranks[0])  # [B, N]
+    offset = 0
+    for group, (smallest, largest) in enumerate(sizes):
+        indices.append(order[group, :, :largest])  # [B, n]
+        slots = torch.arange(largest, device=groups.device)  # [n]
+        valid.append(None if smallest == largest else slots < counts[group, :, None])  # [B, n]
+        places = torch.where(groups[group], ranks[group] + offset, places)  # [B, N]
+        offset += largest
+    return indices, valid, places
+
+
+def join_key_masks(indices: list[torch.Tensor], valid: list[torch.Tensor | None]) -> torch.Tensor | None:
+    """Key mask `[B, sum of n]` over several groups' tokens, or None if every sample fills all its places."""
+    if all(mask is None for mask in valid):
+        return None
+    masks = [torch.ones_like(i, dtype=torch.bool) if mask is None else mask for i, mask in zip(indices, valid)]
+    mask = torch.cat(masks, dim=1)  # [B, sum of n]
+    # A sample without a single key would give NaN. Its queries are filled-up places too, so let them see anything.
+    return mask | ~mask.any(dim=1, keepdim=True)
+
+
+def gather_tokens(hidden_states: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """`hidden_states[b, indices[b, i]]`: `[B, N, D]` and `[B, n]` -> `[B, n, D]`."""
+    return hidden_states.gather(1, indices.unsqueeze(-1).expand(-1, -1, hidden_states.shape[-1]))
+
+
+class ENATEmbedding(nn.Module):
+    """Codebook embedding plus learned position, normalised; and the class embedding that modulates all blocks."""
+
+    def __init__(self, sample_size: int, codebook_size: int, hidden_size: int, num_classes: int, dropout: float):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(codebook_size + 1, hidden_size)
+        self.position_embeddings = nn.Embedding(sample_size**2, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-6)
+        self.dropout = nn.Dropout(dropout)
+        self.class_embeddings = nn.Embedding(num_classes + 1, hidden_size)
+
+    def forward(self, input_ids: torch.Tensor, class_labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # [N]
+        tokens = self.word_embeddings(input_ids) + self.position_embeddings(positions)  # [B, N, D]
+        return self.dropout(self.norm(tokens)), self.class_embeddings(class_labels)  # [B, N, D], [B, D]
+
+
+class ENATAttnProcessor:
+    """Attention of a block's own tokens to context tokens and themselves, through diffusers' attention dispatcher."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: ENATAttention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if attn.fused_projections:
+            query, key, value = attn.to_qkv(hidden_states).chunk(3, dim=-1)  # [B, n, D] each
+        else:
+            query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        if encoder_hidden_states is not None:
+            key = torch.cat([attn.add_k_proj(encoder_hidden_states), key], dim=1)  # [B, m + n, D]
+            value = torch.cat([attn.add_v_proj(encoder_hidden_states), value], dim=1)  # [B, m + n, D]
+
+        if attention_mask is not None:
+            attention_mask = attention_mask[:, None, None, :]  # [B, 1, 1, m + n], which every backend takes
+        hidden_states = dispatch_attention_fn(
+            query.unflatten(-1, (attn.heads, -1)),  # [B, n, H, D/H]
+            key.unflatten(-1, (attn.heads, -1)),  # [B, m + n, H, D/H]
+            value.unflatten(-1, (attn.heads, -1)),
+            attn_mask=attention_mask,
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        )
+        return attn.to_out(hidden_states.flatten(2))  # [B, n, D]
+
+
+class ENATAttention(nn.Module, AttentionModuleMixin):
+    """Multi-head attention with one key/value projection for the block's own tokens and another for the context."""
+
+    _default_processor_cls = ENATAttnProcessor
+    _available_processors = [ENATAttnProcessor]
+
+    def __init__(self, hidden_size: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.use_bias = True  # read by `fuse_projections`
+        self.to_q = nn.Linear(hidden_size, hidden_size)
+        self.to_k = nn.Linear(hidden_size, hidden_size)
+        self.to_v = nn.Linear(hidden_size, hidden_size)
+        self.add_k_proj = nn.Linear(hidden_size, hidden_size)
+        self.add_v_proj = nn.Linear(hidden_size, hidden_size)
+        self.to_out = nn.Linear(hidden_size, hidden_size)
+        self.set_processor(self._default_processor_cls())
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        return self.processor(self, hidden_states, encoder_hidden_states, attention_mask)
+
+
+class ENATBlock(nn.Module):
+    """
+    A block with adaptive LayerNorm: the class embedding gives shifts, scales and gates. Own tokens are updated;
+    context tokens only serve as keys and values, with their own shift, scale and projection.
+    """
+
+    def __init__(self, hidden_size: int, heads: int, mlp_ratio: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(hidden_size, eps=1e-6, elementwise_affine=False)
+        self.norm_context = nn.LayerNorm(hidden_size, eps=1e-6, elementwise_affine=False)
+        self.attn = ENATAttention(hidden_size, heads)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=1e-6, elementwise_affine=False)
+        self.ff = FeedForward(hidden_size, inner_dim=int(hidden_size * mlp_ratio), activation_fn="gelu-approximate")
+        self.modulation = nn.Linear(hidden_size, 8 * hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        class_embedding: torch.Tensor,
+        context: list[torch.Tensor],
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        modulation = self.modulation(F.silu(class_embedding)).unsqueeze(1)  # [B, 1, 8D]
+        shift, scale, shift_context, scale_context, gate, shift_ff, scale_ff, gate_ff = modulation.chunk(8, dim=-1)
+
+        own = self.norm1(hidden_states) * (1 + scale) + shift  # [B, n, D]
+        others = None
+        if context:
+            others = self.norm_context(torch.cat(context, dim=1)) * (1 + scale_context) + shift_context  # [B, m, D]
+        hidden_states = hidden_states + gate * self.attn(own, others, attention_mask)  # [B, n, D]
+        return hidden_states + gate_ff * self.ff(self.norm2(hidden_states) * (1 + scale_ff) + shift_ff)  # [B, n, D]
+
+
+class ENATReuseProjection(nn.Module):
+    """The residual MLP that features from an earlier step pass before they are used again."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-6)
+        self.ff = FeedForward(hidden_size, activation_fn="gelu-approximate")
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states + self.ff(self.norm(hidden_states))  # [B, n, D]
+
+
+class ENATHead(nn.Module):
+    """
+    Puts the groups of tokens back in raster order and maps the features to logits: the transformed features times the
+    codebook embedding, plus a bias per codebook entry (`bias` has one for the mask id too, as in released weights).
+    """
+
+    def __init__(self, codebook_size: int, hidden_size: int):
+        super().__init__()
+        self.norm_in = nn.LayerNorm(hidden_size)
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.norm_out = nn.LayerNorm(hidden_size)
+        self.bias = nn.Parameter(torch.zeros(codebook_size + 1))
+
+    def forward(
+        self, groups: list[torch.Tensor], places: torch.Tensor, codebook: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        features = gather_tokens(torch.cat(groups, dim=1), places)  # [B, N, D]
+        hidden_states = self.norm_out(F.gelu(self.dense(self.norm_in(features))))  # [B, N, D]
+        logits = F.linear(hidden_states, codebook, self.bias[: codebook.shape[0]])  # [B, N, K]
+        return features, logits
+
+
+class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
+    r"""
+    The class-conditional transformer of ENAT ([Rethinking Spatial-temporal Interactions in Token-based Image
+    Synthesis](https://huggingface.co/papers/2411.06959)).
+
+    Visible and masked tokens are computed apart: the encoder works on visible tokens only, the decoder updates masked
+    tokens, with the visible ones as context. Given the `cache` of the step before, the encoder works only on tokens
+    revealed since; features of older ones are reused through a small MLP. Tokens are gathered before every stage, so
+    the cost follows the number of tokens worked on. Counts may differ between the samples of a batch; then the gathered
+    tokens are padded and padded keys masked.
+
+    ENAT-L of the paper is `hidden_size=1024, num_encoder_layers=22, num_decoder_layers=2, num_attention_heads=16`.
+
+    Args:
+        sample_size (`int`, defaults to 16): Side of the token grid, so `N = sample_size**2` tokens.
+        codebook_size (`int`, defaults to 1024): Entries `K` of the tokenizer's codebook; the mask id is `K`.
+        hidden_size (`int`, defaults to 1024): Width `D` of the transformer.
+        num_encoder_layers (`int`, defaults to 22): Blocks for visible tokens.
+        num_decoder_layers (`int`, defaults to 2): Blocks for masked tokens.
+        num_attention_heads (`int`, defaults to 16): Attention heads per block.
+        mlp_ratio (`float`, defaults to 4.0): Width of the blocks' feed-forward layers relative to `hidden_size`.
+        num_classes (`int`, defaults to 1000):
+            Number of real classes; the null class of classifier-free guidance has id `num_classes`.
+        dropout (`float`, defaults to 0.1): Dropout on the embedded tokens while training.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["ENATEmbedding", "ENATBlock", "ENATReuseProjection", "ENATHead"]
+    _repeated_blocks = ["ENATBlock"]
+    _skip_layerwise_casting_patterns = ["embed", "norm", "head"]
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 16,
+        codebook_size: int = 1024,
+        hidden_size: int = 1024,
+        num_encoder_layers: int = 22,
+        num_decoder_layers: int = 2,
+        num_attention_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        num_classes: int = 1000,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        if hidden_size % num_attention_heads != 0:
+            raise ValueError(
+                f"`hidden_size` ({hidden_size}) has to be a multiple of `num_attention_heads` ({num_attention_heads})."
+            )
+        self.embed = ENATEmbedding(sample_size, codebook_size, hidden_size, num_classes, dropout)
+        self.reuse_proj = ENATReuseProjection(hidden_size)
+        self.encoder_blocks = nn.ModuleList(
+            [ENATBlock(hidden_size, num_attention_heads, mlp_ratio) for _ in range(num_encoder_layers)]
+        )
+        self.decoder_blocks = nn.ModuleList(
+            [ENATBlock(hidden_size, num_attention_heads, mlp_ratio) for _ in range(num_decoder_layers)]
+        )
+        self.head = ENATHead(codebook_size, hidden_size)
+
+        self.gradient_checkpointing = False
+        self.initialize_weights()
+
+    def initialize_weights(self) -> None:
+        """ENAT's: Xavier for linear layers, zero modulation (blocks start as the identity), small class embeddings."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+                if name.endswith("modulation"):
+                    nn.init.zeros_(module.weight)
+                else:
+                    nn.init.xavier_uniform_(module.weight)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+
+    def check_inputs(
+        self, input_ids: torch.Tensor, class_labels: torch.Tensor | None, cache: ENATCache | None
+    ) -> torch.Tensor:
+        """Raise `ValueError` on wrong shapes or a missing class. Looks at shapes only, never at values."""
+        num_tokens, hidden_size = self.config.sample_size**2, self.config.hidden_size
+        if input_ids.ndim != 2 or input_ids.shape[1] != num_tokens:
+            raise ValueError(
+                f"`input_ids` has to be [batch, {num_tokens}] for sample_size={self.config.sample_size}, but is"
+                f" {list(input_ids.shape)}."
+            )
+        batch_size = input_ids.shape[0]
+        if class_labels is None:
+            raise ValueError("This model is class-conditional: `class_labels` is required, but is None.")
+        if class_labels.shape != (batch_size,):
+            raise ValueError(f"`class_labels` has to be [{batch_size}], but is {list(class_labels.shape)}.")
+        if cache is not None and (
+            cache.features.shape != (batch_size, num_tokens, hidden_size)
+            or cache.encoded.shape != (batch_size, num_tokens)
+        ):
+            raise ValueError(
+                f"`cache` has to hold features {[batch_size, num_tokens, hidden_size]} and encoded"
+                f" {[batch_size, num_tokens]}, but has {list(cache.features.shape)} and {list(cache.encoded.shape)}."
+            )
+        return class_labels
+
+    def _run_block(self, block: nn.Module, *inputs) -> torch.Tensor:
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return self._gradient_checkpointing_func(block, *inputs)
+        return block(*inputs)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
+        cache: ENATCache | None = None,
+        return_dict: bool = True,
+    ) -> ENATTransformer2DModelOutput | tuple[torch.Tensor, ENATCache]:
+        """
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch_size, sample_size**2)`, int64):
+                Codebook ids in raster order; `codebook_size` where masked.
+            class_labels (`torch.Tensor` of shape `(batch_size,)`, int64):
+                Class of every sample, `num_classes` for none.
+            cache ([`ENATCache`], *optional*):
+                Of the step before, for the same samples in the same order. A position that it has as encoded and that
+                is visible now is not encoded again, so its token must not have changed; one that is masked now is
+                computed as any masked position. Without a cache every visible token is encoded.
+            return_dict (`bool`, defaults to `True`): Whether to return a dataclass or a tuple.
+
+        Returns:
+            [`ENATTransformer2DModelOutput`], or `(sample, cache)` if `return_dict` is False.
+        """
+        class_labels = self.check_inputs(input_ids, class_labels, cache)
+        masked = input_ids == self.config.codebook_size  # [B, N]
+        reused = torch.zeros_like(masked) if cache is None else cache.encoded & ~masked  # [B, N]
+        fresh = ~masked & ~reused  # [B, N]
+        indices, valid, places = split_positions(torch.stack([reused, fresh, masked]))
+        tokens, class_embedding = self.embed(input_ids, class_labels)  # [B, N, D], [B, D]
+        groups: list[torch.Tensor] = []
+
+        if cache is not None and indices[0].shape[1] > 0:
+            groups.append(self.reuse_proj(gather_tokens(cache.features, indices[0])))  # [B, n_reused, D]
+
+        if indices[1].shape[1] > 0:
+            hidden_states = gather_tokens(tokens, indices[1])  # [B, n_fresh, D]
+            key_mask = join_key_masks(indices[:2], valid[:2])  # [B, n_reused + n_fresh] or None
+            for block in self.encoder_blocks:
+                hidden_states = self._run_block(block, hidden_states, class_embedding, groups[:], key_mask)
+            groups.append(hidden_states)  # [B, n_fresh, D]
+
+        if indices[2].shape[1] > 0:
+            hidden_states = gather_tokens(tokens, indices[2])  # [B, n_masked, D]
+            key_mask = join_key_masks(indices, valid)  # [B, n_reused + n_fresh + n_masked] or None
+            for block in self.decoder_blocks:
+                hidden_states = self._run_block(block, hidden_states, class_embedding, groups[:], key_mask)
+            groups.append(hidden_states)  # [B, n_masked, D]
+
+        # The output layer shares the codebook embedding but does not train it. The rows are read through the
+        # embedding module, not from its weight, so that offloading and sharding hooks on that module run.
+        codebook = self.embed.word_embeddings(torch.arange(self.config.codebook_size, device=input_ids.device))
+        features, logits = self.head(groups, places, codebook.detach())  # [B, N, D], [B, N, K]
+
+        new_cache = ENATCache(features=features.detach(), encoded=~masked)
+        if not return_dict:
+            return logits, new_cache
+        return ENATTransformer2DModelOutput(sample=logits, cache=new_cache)

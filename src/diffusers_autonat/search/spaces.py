@@ -1,0 +1,181 @@
+"""What is searched: the names, bounds, clamps, step sizes and learning rates of every parameter, and nothing else.
+
+A *space* is a plain dictionary from parameter name to `DescentParameter` or `GridParameter`. The names are the keys of a
+strategy, followed for schedules by the 0-based step: `mask_ratios.0`, ..., `guidance_scales.3`; and `alpha`, `beta`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import optuna
+
+from ..strategies import GenerationStrategy, TrainingStrategy
+
+
+SWITCHED_OFF = 1e-4  # lower clamp of tau1, tau2 and s: a value resting on it means 0 in the strategy
+
+
+@dataclass(frozen=True)
+class DescentParameter:
+    """A real parameter that finite differences can follow.
+
+    Args:
+        start: Value of the first point.
+        low, high: Bounds; every value that is tried lies within them.
+        step: Distance between the two evaluations of a difference.
+        learning_rate: Factor from slope to move.
+    """
+
+    start: float
+    low: float
+    high: float
+    step: float
+    learning_rate: float
+
+    def __post_init__(self):
+        if not (self.low <= self.start <= self.high and self.low < self.high):
+            raise ValueError(f"start {self.start} must lie in [{self.low}, {self.high}], and the bounds must differ")
+        if not (self.step > 0 and self.learning_rate > 0):
+            raise ValueError(f"step {self.step} and learning rate {self.learning_rate} must be positive")
+
+    def clamp(self, value: float) -> float:
+        return min(max(value, self.low), self.high)
+
+
+@dataclass(frozen=True)
+class GridParameter:
+    """A parameter that a line search moves along ascending `values`, beginning at `start`, which is one of them."""
+
+    start: float
+    values: tuple[float, ...]
+
+    def __post_init__(self):
+        if list(self.values) != sorted(set(self.values)) or len(self.values) < 2:
+            raise ValueError(f"a grid needs at least two different ascending values, got {self.values}")
+        if self.start not in self.values:
+            raise ValueError(f"start {self.start} is not on the grid {self.values}")
+
+    @property
+    def low(self) -> float:
+        return self.values[0]
+
+    @property
+    def high(self) -> float:
+        return self.values[-1]
+
+
+Parameter = DescentParameter | GridParameter
+
+# Bounds, step and learning rate of each schedule. Lower bounds, steps and rates are the released ones. The released
+# search has no upper bound on temperatures and guidance; samplers such as TPE need one, and every published strategy,
+# heuristic or found, lies well inside these.
+_SCHEDULES = {
+    "mask_ratios": {"low": 0.0, "high": 0.99, "step": 0.01, "learning_rate": 0.001},
+    "sampling_temperatures": {"low": SWITCHED_OFF, "high": 6.0, "step": 0.1, "learning_rate": 0.1},
+    "remasking_temperatures": {"low": SWITCHED_OFF, "high": 10.0, "step": 0.1, "learning_rate": 0.1},
+    "guidance_scales": {"low": SWITCHED_OFF, "high": 6.0, "step": 0.1, "learning_rate": 0.1},
+}
+_WITHOUT_LAST_STEP = ("mask_ratios", "remasking_temperatures")  # nothing is re-masked there, so they have no effect
+
+
+def generation_start(num_inference_steps: int) -> GenerationStrategy:
+    """Where the released search starts, at t = 1..T: r = cos(pi t / 2T), tau1 = 1, tau2 = 1 - t/T, s = t/T."""
+    total = num_inference_steps
+    steps = range(1, total + 1)
+    return GenerationStrategy(
+        mask_ratios=tuple(math.cos(math.pi * t / (2 * total)) if t < total else 0.0 for t in steps),
+        sampling_temperatures=(1.0,) * total,
+        remasking_temperatures=tuple(1 - t / total for t in steps),
+        guidance_scales=tuple(t / total for t in steps),
+    )
+
+
+def generation_space(
+    start: GenerationStrategy, free: Sequence[str] = tuple(_SCHEDULES)
+) -> dict[str, DescentParameter]:
+    """The space around a generation strategy of T steps.
+
+    Args:
+        start: The first point. It also holds the schedules that are not free.
+        free: Which of the schedules r, tau1, tau2 and s, by their names in a strategy, are searched (Table 6e).
+
+    Returns:
+        Up to 4T - 2 parameters: r and tau2 have no effect at the last step, where nothing is re-masked.
+    """
+    unknown = sorted(set(free) - set(_SCHEDULES))
+    if unknown:
+        raise ValueError(f"unknown schedules {unknown}; a generation strategy has {list(_SCHEDULES)}")
+    space = {}
+    for schedule, settings in _SCHEDULES.items():
+        values = getattr(start, schedule) if schedule in free else ()
+        for t, value in enumerate(values[:-1] if schedule in _WITHOUT_LAST_STEP else values):
+            space[f"{schedule}.{t}"] = DescentParameter(start=_as_parameter(schedule, value), **settings)
+    if not space:
+        raise ValueError(
+            f"nothing is free: {list(free)} leaves no parameter to search at T = {start.num_inference_steps}"
+        )
+    return space
+
+
+def generation_strategy(params: Mapping[str, float], start: GenerationStrategy) -> GenerationStrategy:
+    """The strategy that a trial's parameters stand for; what they do not name is taken from `start`."""
+    schedules = {schedule: list(getattr(start, schedule)) for schedule in _SCHEDULES}
+    for name, value in params.items():
+        schedule, _, t = name.partition(".")
+        if schedule in schedules:
+            schedules[schedule][int(t)] = float(value) if value > _SCHEDULES[schedule]["low"] else 0.0
+    return GenerationStrategy(**{schedule: tuple(values) for schedule, values in schedules.items()})
+
+
+def generation_params(strategy: GenerationStrategy, space: Mapping[str, Parameter]) -> dict[str, float]:
+    """The parameters of a space that stand for a strategy, e.g. for `study.enqueue_trial`."""
+    params = {}
+    for name in space:
+        schedule, _, t = name.partition(".")
+        if schedule in _SCHEDULES:
+            params[name] = _as_parameter(schedule, getattr(strategy, schedule)[int(t)])
+    return params
+
+
+def _as_parameter(schedule: str, value: float) -> float:
+    """A value of a strategy within the bounds: the released clamps apply, above the others is an error."""
+    low, high = _SCHEDULES[schedule]["low"], _SCHEDULES[schedule]["high"]
+    if schedule == "mask_ratios":
+        return min(value, high)
+    if value > high:
+        raise ValueError(f"{schedule} has a value {value} above the bound {high} of the search")
+    return max(value, low)
+
+
+def training_space(
+    start: TrainingStrategy,
+    alphas: Sequence[float] = (1, 2, 4, 8, 12, 16, 24),
+    betas: Sequence[float] = (0.5, 1, 2, 3, 4, 6),
+) -> dict[str, GridParameter]:
+    """The grid of Beta(alpha, beta) mask-ratio distributions, and where on it the search starts.
+
+    Beta(1, 0.5) is the closest to the heuristic `TrainingStrategy.arccos()`; the paper's search found Beta(12, 3).
+    """
+    grids = {"alpha": alphas, "beta": betas}
+    params = training_params(start)
+    return {name: GridParameter(params[name], tuple(float(value) for value in grids[name])) for name in grids}
+
+
+def training_strategy(params: Mapping[str, float]) -> TrainingStrategy:
+    """The mask-ratio distribution that a trial's parameters stand for."""
+    return TrainingStrategy(alpha=float(params["alpha"]), beta=float(params["beta"]))
+
+
+def training_params(strategy: TrainingStrategy) -> dict[str, float]:
+    """The parameters that stand for a mask-ratio distribution, e.g. for `study.enqueue_trial`."""
+    if strategy.alpha is None or strategy.beta is None:
+        raise ValueError(f"only a Beta distribution has alpha and beta to search, got {strategy.to_dict()}")
+    return {"alpha": float(strategy.alpha), "beta": float(strategy.beta)}
+
+
+def suggest(trial: optuna.Trial, space: Mapping[str, Parameter]) -> dict[str, float]:
+    """Ask a trial for every parameter of a space: the first line of an objective, whatever the sampler."""
+    return {name: trial.suggest_float(name, parameter.low, parameter.high) for name, parameter in space.items()}
