@@ -30,5 +30,13 @@ $launch training/train_autonat.py --train_data_dir "$out/tokens" --vqvae "$out/v
     --adam_beta1 0.9 --adam_beta2 0.98 --remasking_temperature 2 --guidance_scale 2 --validation_steps 400 \
     --checkpointing_steps 200 --checkpoints_total_limit 2 --resume_from_checkpoint latest --output_dir "$out/autonat"
 
-[ -f "$out/judge/config.json" ] || $launch training/train_classifier.py --train_data_dir "$data" --random_flip \
+[ -f "$out/judge/config.json" ] || $launch training/train_classifier.py --train_data_dir "$data" \
     --num_train_epochs 6 --output_dir "$out/judge"
+
+# What is shipped: half the bytes, and the same images but for a token in forty.
+python -c "
+import sys, torch
+from diffusers_autonat import AutoNATPipeline
+AutoNATPipeline.from_pretrained(sys.argv[1], dtype=torch.float16).save_pretrained(sys.argv[2])
+" "$out/autonat/pipeline" "$out/release"
+python benchmarks/heuristic_grid.py "$out/release" --judge "$out/judge" --data "$data" --output "$out/evaluation.json"

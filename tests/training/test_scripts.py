@@ -88,7 +88,10 @@ def test_autonat_prunes_checkpoints(unbroken):
 def test_autonat_resumed_has_the_weights_of_an_unbroken_run(tokens, unbroken, tmp_path):
     args = ("--train_batch_size", 16, "--checkpointing_steps", 1, "--mask_alpha", 10, "--num_inference_steps", 3, 5)
     command = [sys.executable, SCRIPTS / "train_autonat.py", *autonat_args(tokens, tmp_path, 12, *args)]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}  # as `launch` sets them
+    process = subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment
+    )
     while len(checkpoint_folders(tmp_path)) < 4 and process.poll() is None:
         time.sleep(0.005)
     process.kill()
