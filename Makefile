@@ -36,7 +36,7 @@ data:
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
-		|| { echo "make: Python 3.10 or newer is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing); name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+		|| { echo "make: Python 3.10 or newer is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing); name another: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) \
 		|| { echo "make: '$(PYTHON) -m venv' failed; on Debian and Ubuntu install the package python3-venv." >&2; rm -rf $(VENV); exit 1; }
 
