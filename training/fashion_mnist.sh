@@ -27,7 +27,7 @@ python training/tokenize_images.py --train_data_dir "$data" --vqvae "$out/vqgan/
 $launch training/train_autonat.py --train_data_dir "$out/tokens" --vqvae "$out/vqgan/vqvae" \
     --hidden_size 192 --num_layers 7 --num_attention_heads 6 --dropout 0 --label_smoothing 0 --use_ema --ema_decay 0.999 \
     --train_batch_size 64 --max_train_steps 2400 --learning_rate 1.2e-3 --lr_scheduler cosine --lr_warmup_steps 100 \
-    --adam_beta1 0.9 --adam_beta2 0.98 --remasking_temperature 2 --guidance_scale 2 --validation_steps 400 \
+    --adam_beta1 0.9 --adam_beta2 0.98 --remasking_temperature 4.5 --guidance_scale 2 --validation_steps 400 \
     --checkpointing_steps 200 --checkpoints_total_limit 2 --resume_from_checkpoint latest --output_dir "$out/autonat"
 
 [ -f "$out/judge/config.json" ] || $launch training/train_classifier.py --train_data_dir "$data" \
