@@ -215,6 +215,3 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
         # The ranks of independent noise are a random permutation.
         rank = gumbel_noise(sample.shape, generator, sample.device).argsort(dim=-1).argsort(dim=-1)
         return torch.where(rank < count, self.config.mask_token_id, sample)
-
-    def __len__(self) -> int:
-        return self.config.mask_token_id
