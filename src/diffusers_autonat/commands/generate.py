@@ -1,0 +1,52 @@
+"""`diffusers-autonat generate`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from .arguments import positive, read_strategy
+
+
+def run(args: argparse.Namespace) -> None:
+    """One row of images for each class, as one PNG."""
+    import torch
+    from diffusers.utils import make_image_grid
+
+    from ..pipelines.pipeline_autonat import AutoNATPipeline
+
+    strategy = read_strategy(args.strategy) if args.strategy else None
+    pipe = AutoNATPipeline.from_pretrained(args.pipeline)
+    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    num_classes = pipe.transformer.config.num_classes
+    labels = [int(name) if name.isdigit() else name for name in args.class_labels] or list(range(min(num_classes, 10)))
+    images = pipe(
+        labels,
+        num_inference_steps=args.num_inference_steps,
+        strategy=strategy,
+        guidance_scale=args.guidance_scale,
+        num_images_per_prompt=args.num_images,
+        generator=torch.Generator().manual_seed(args.seed),
+    ).images
+    # Small images are enlarged by a whole factor, so that one can see them and every pixel stays as it is.
+    scale = math.ceil(64 / images[0].height)
+    images = [image.resize((image.width * scale, image.height * scale), 0) for image in images]
+    output = Path(args.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    make_image_grid(images, rows=len(labels), cols=args.num_images).save(output)
+    names = [str(pipe.id2label.get(class_id, class_id)) for class_id in pipe.get_label_ids(labels)]
+    print(f"{len(images)} images in {pipe.num_timesteps} steps, rows: {', '.join(names)}\nsaved to {output}")
+
+
+def register(commands) -> None:
+    command = commands.add_parser("generate", help="draw images of classes", description=run.__doc__)
+    command.add_argument("pipeline", help="folder or Hub id")
+    command.add_argument("--class-labels", nargs="*", default=[], help="ids or names; default: the first ten classes")
+    command.add_argument("--num-images", type=positive, default=4, help="for each class")
+    command.add_argument("--num-inference-steps", type=positive, help="default: the longest stored strategy's")
+    command.add_argument("--strategy", help="a strategy file, .json or the authors' .yaml, instead of a stored one")
+    command.add_argument("--guidance-scale", type=float, default=1.0, help="multiplies the strategy's scales")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--output", default="images.png")
+    command.set_defaults(run=run)
