@@ -6,12 +6,20 @@ import pytest
 import torch
 from diffusers import VQModel
 from PIL import Image
+from safetensors.torch import load_file
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler, UViTTransformer2DModel
 
 
 FIXTURES = Path(__file__).parent / "fixtures"
 LABELS = {0: "cat, kitty", 1: "dog", 2: "Crane", 3: "crane"}
+
+
+def load_reference(name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The authors' weights, and the other tensors of a reference file."""
+    tensors = load_file(FIXTURES / f"{name}.safetensors")
+    weights = {key.removeprefix("nnet_ema."): value for key, value in tensors.items() if key.startswith("nnet_ema.")}
+    return weights, {key: value for key, value in tensors.items() if not key.startswith("nnet_ema.")}
 
 
 def tiny_vqvae(seed: int = 0, **changes) -> VQModel:

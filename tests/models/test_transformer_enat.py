@@ -1,31 +1,20 @@
 """ENAT: equal to the authors' model, right for ragged batches, cheaper with reuse, and a complete diffusers model."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from accelerate.utils import send_to_device
 from diffusers.models.attention_dispatch import attention_backend
 from model_contract import ModelContract, relative_error
-from safetensors.torch import load_file
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusers_autonat.conversion import convert_enat_state_dict
 from diffusers_autonat.models import ENATTransformer2DModel
 from diffusers_autonat.models.transformer_enat import ENATAttnProcessor, ENATCache
+from tests.conftest import load_reference
 
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-PREFIX = "nnet_ema."
 MASK = 20
-
-
-def load_reference(name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The authors' weights, and the other tensors of a reference file."""
-    tensors = load_file(FIXTURES / f"{name}.safetensors")
-    weights = {key.removeprefix(PREFIX): value for key, value in tensors.items() if key.startswith(PREFIX)}
-    return weights, {key: value for key, value in tensors.items() if not key.startswith(PREFIX)}
 
 
 def build(weights: dict[str, torch.Tensor], **kwargs) -> ENATTransformer2DModel:
@@ -185,15 +174,14 @@ class TestCache:
             assert torch.equal(half.encoded, ids != MASK)
 
     @torch.no_grad()
-    def test_a_half_without_a_pass_of_its_own_is_encoded_afresh(self):
+    def test_a_known_count_changes_nothing(self):
         model = TestENAT().make_model()
         ids, labels, cache = random_step([(3, 9), (3, 9)])
-        null = torch.full_like(labels, 6)
-        both = ENATCache.cat([cache, cache.forget()])
-        cond, uncond = model(torch.cat([ids, ids]), torch.cat([labels, null]), cache=both).sample.chunk(2)
-        assert relative_error(cond, model(ids, labels, cache=cache).sample) < 1e-5
-        assert relative_error(uncond, model(ids, null).sample) < 1e-5
-        assert cache.encoded.any()
+        known = ENATCache(cache.features, cache.encoded, num_encoded=3)
+        output = model(ids, labels, cache=known, num_masked=7)
+        assert torch.equal(output.sample, model(ids, labels, cache=cache).sample)
+        assert output.cache.num_encoded == 9 and output.cache.chunk(2)[1].num_encoded == 9
+        assert ENATCache.cat([known, known]).num_encoded == 3 and ENATCache.cat([known, cache]).num_encoded is None
 
     @torch.no_grad()
     def test_a_position_masked_again_is_computed_as_masked(self):
@@ -261,8 +249,11 @@ class TestCost:
         assert [runs.count(block) for block in model.encoder_blocks] == 3 * [encoder_runs]
         assert [runs.count(block) for block in model.decoder_blocks] == 2 * [decoder_runs]
 
-    @pytest.mark.parametrize("counts", [[(3, 9), (3, 9)], RAGGED])
-    def test_one_host_synchronisation_a_call(self, counts):
+    @pytest.mark.parametrize(
+        ("counts", "num_masked", "expected"),
+        [([(3, 9), (3, 9)], None, ["tolist"]), (RAGGED, None, ["tolist"]), ([(3, 9), (3, 9)], 7, [])],
+    )
+    def test_host_synchronisations_of_a_call(self, counts, num_masked, expected):
         reads = []
 
         class Recorder(TorchFunctionMode):
@@ -275,9 +266,11 @@ class TestCost:
 
         model = TestENAT().make_model()
         ids, labels, cache = random_step(counts)
+        if num_masked is not None:
+            cache.num_encoded = counts[0][0]
         with Recorder(), torch.no_grad():
-            model(ids, labels, cache=cache)
-        assert reads == ["tolist"]
+            model(ids, labels, cache=cache, num_masked=num_masked)
+        assert reads == expected
 
 
 def test_compiled_blocks_follow_changing_counts():

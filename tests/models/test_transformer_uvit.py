@@ -1,26 +1,13 @@
 """U-ViT: equal to the authors' model, at the papers' sizes, and a complete diffusers model."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from model_contract import ModelContract, relative_error
-from safetensors.torch import load_file
 
 from diffusers_autonat.conversion import convert_uvit_state_dict
 from diffusers_autonat.models import UViTTransformer2DModel
 from diffusers_autonat.models.transformer_uvit import UViTEmbedding, UViTHead
-
-
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-PREFIX = "nnet_ema."
-
-
-def load_reference(name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The authors' weights, and the other tensors of a reference file."""
-    tensors = load_file(FIXTURES / f"{name}.safetensors")
-    weights = {key.removeprefix(PREFIX): value for key, value in tensors.items() if key.startswith(PREFIX)}
-    return weights, {key: value for key, value in tensors.items() if not key.startswith(PREFIX)}
+from tests.conftest import load_reference
 
 
 def build(weights: dict[str, torch.Tensor], **kwargs) -> UViTTransformer2DModel:

@@ -158,7 +158,7 @@ def test_the_label_and_the_guidance_matter(pipe):
     pipe._guidance_scale = 2.0
     ids, label = torch.full((1, 49), 16), torch.tensor([0])
     s = pipe.scheduler.guidance_scales[1] * 2.0
-    assert torch.allclose(pipe.predict(ids, label, 1), logits[0] + s * (logits[0] - logits[1]), atol=1e-5)
+    assert torch.allclose(pipe.predict(ids, label, 1)[0], logits[0] + s * (logits[0] - logits[1]), atol=1e-5)
 
 
 def test_steps_without_guidance_run_no_unconditional_pass(pipe):

@@ -18,34 +18,35 @@ from diffusers.utils import BaseOutput
 @dataclass
 class ENATCache(BaseOutput):
     """
-    What one step of [`ENATTransformer2DModel`] hands to the next: tensors with the batch in front, nothing else.
+    What one step of [`ENATTransformer2DModel`] hands to the next: tensors with the batch in front.
 
     Args:
         features (`torch.Tensor` of shape `(batch_size, sample_size**2, hidden_size)`):
             Final features of every position. Only those of encoded positions are read again.
         encoded (`torch.Tensor` of shape `(batch_size, sample_size**2)`, bool): Positions that were visible.
+        num_encoded (`int`, *optional*):
+            How many positions of every sample were visible, where that is the same for all and known on the host.
     """
 
-    # Both are always given. The defaults let accelerate rebuild the cache from a mapping when it moves or casts it.
+    # The tensors are always given. The defaults let accelerate rebuild the cache from a mapping when it moves it.
     features: torch.Tensor = None  # type: ignore[assignment]
     encoded: torch.Tensor = None  # type: ignore[assignment]
+    num_encoded: int | None = None
 
     @classmethod
     def cat(cls, caches: list[ENATCache]) -> ENATCache:
         """Join along the batch, e.g. the conditional and the unconditional half."""
+        counts = {cache.num_encoded for cache in caches}
         return cls(
             features=torch.cat([cache.features for cache in caches]),
             encoded=torch.cat([cache.encoded for cache in caches]),
+            num_encoded=counts.pop() if len(counts) == 1 else None,
         )
 
     def chunk(self, chunks: int) -> tuple[ENATCache, ...]:
         """Split the batch into equal parts; undoes `cat`."""
         parts = zip(self.features.chunk(chunks), self.encoded.chunk(chunks))
-        return tuple(ENATCache(features=features, encoded=encoded) for features, encoded in parts)
-
-    def forget(self) -> ENATCache:
-        """The same shapes with nothing encoded: for a half of the batch that had no pass of its own in the last step."""
-        return ENATCache(features=self.features, encoded=torch.zeros_like(self.encoded))
+        return tuple(ENATCache(features, encoded, self.num_encoded) for features, encoded in parts)
 
 
 @dataclass
@@ -64,16 +65,17 @@ class ENATTransformer2DModelOutput(BaseOutput):
 
 
 def split_positions(
-    groups: torch.Tensor,
+    groups: torch.Tensor, sizes: list[int] | None = None
 ) -> tuple[list[torch.Tensor], list[torch.Tensor | None], torch.Tensor]:
     """
     Where to gather each group's tokens from, and where to find every position again afterwards.
 
     Sizes of the gathered tensors are the groups' largest counts in the batch. Learning them is the one host
-    synchronisation of a call.
+    synchronisation of a call, and there is none where the caller knows them.
 
     Args:
         groups (`torch.Tensor` of shape `(num_groups, B, N)`, bool): Every position is in exactly one group.
+        sizes (`list[int]`, *optional*): Members that each group has in every sample.
 
     Returns:
         indices: Per group `[B, n]`, its positions in raster order; a sample with fewer than `n` is filled up with
@@ -82,7 +84,10 @@ def split_positions(
         places: `[B, N]`, index of every position in the concatenation of all groups' gathered tokens.
     """
     counts = groups.sum(dim=-1)  # [G, B]
-    sizes: list[list[int]] = torch.stack(counts.aminmax(dim=1), dim=1).tolist()  # smallest and largest count per group
+    if sizes is None:
+        bounds: list[list[int]] = torch.stack(counts.aminmax(dim=1), dim=1).tolist()  # smallest and largest per group
+    else:
+        bounds = [[size, size] for size in sizes]
     order = groups.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)  # [G, B, N], members first
     ranks = groups.cumsum(dim=-1) - 1  # [G, B, N]
 
@@ -90,7 +95,7 @@ def split_positions(
     valid: list[torch.Tensor | None] = []
     places = torch.zeros_like(ranks[0])  # [B, N]
     offset = 0
-    for group, (smallest, largest) in enumerate(sizes):
+    for group, (smallest, largest) in enumerate(bounds):
         indices.append(order[group, :, :largest])  # [B, n]
         slots = torch.arange(largest, device=groups.device)  # [n]
         valid.append(None if smallest == largest else slots < counts[group, :, None])  # [B, n]
@@ -368,6 +373,7 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         input_ids: torch.Tensor,
         class_labels: torch.Tensor | None = None,
         cache: ENATCache | None = None,
+        num_masked: int | None = None,
         return_dict: bool = True,
     ) -> ENATTransformer2DModelOutput | tuple[torch.Tensor, ENATCache]:
         """
@@ -380,6 +386,9 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
                 Of the step before, for the same samples in the same order. A position that it has as encoded and that
                 is visible now is not encoded again, so its token must not have changed; one that is masked now is
                 computed as any masked position. Without a cache every visible token is encoded.
+            num_masked (`int`, *optional*):
+                How many tokens of every sample are masked, if that is known: then nothing waits for the device.
+                Tokens that the cache has as encoded must be visible still.
             return_dict (`bool`, defaults to `True`): Whether to return a dataclass or a tuple.
 
         Returns:
@@ -389,7 +398,11 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         masked = input_ids == self.config.codebook_size  # [B, N]
         reused = torch.zeros_like(masked) if cache is None else cache.encoded & ~masked  # [B, N]
         fresh = ~masked & ~reused  # [B, N]
-        indices, valid, places = split_positions(torch.stack([reused, fresh, masked]))
+        num_encoded = 0 if cache is None else cache.num_encoded
+        sizes = None
+        if num_masked is not None and num_encoded is not None:
+            sizes = [num_encoded, masked.shape[1] - num_masked - num_encoded, num_masked]
+        indices, valid, places = split_positions(torch.stack([reused, fresh, masked]), sizes)
         tokens, class_embedding = self.embed(input_ids, class_labels)  # [B, N, D], [B, D]
         groups: list[torch.Tensor] = []
 
@@ -415,7 +428,8 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         codebook = self.embed.word_embeddings(torch.arange(self.config.codebook_size, device=input_ids.device))
         features, logits = self.head(groups, places, codebook.detach())  # [B, N, D], [B, N, K]
 
-        new_cache = ENATCache(features=features.detach(), encoded=~masked)
+        num_encoded = None if num_masked is None else masked.shape[1] - num_masked
+        new_cache = ENATCache(features.detach(), ~masked, num_encoded)
         if not return_dict:
             return logits, new_cache
         return ENATTransformer2DModelOutput(sample=logits, cache=new_cache)

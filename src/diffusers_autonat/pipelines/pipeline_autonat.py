@@ -10,8 +10,10 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput, VQModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import replace_example_docstring
+from diffusers.utils.torch_utils import unwrap_module
 
 # Loading a saved pipeline looks its components up in modules that are already imported, so they are imported here.
+from ..models.transformer_enat import ENATCache, ENATTransformer2DModel
 from ..models.transformer_uvit import UViTTransformer2DModel
 from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import GenerationStrategy
@@ -36,7 +38,7 @@ class AutoNATPipeline(DiffusionPipeline):
 
     Args:
         vqvae ([`~diffusers.VQModel`]): decodes token ids to images in [0, 1]; its config has `lookup_from_codebook`.
-        transformer ([`UViTTransformer2DModel`]): predicts the tokens.
+        transformer ([`UViTTransformer2DModel`] or [`ENATTransformer2DModel`]): predicts the tokens.
         scheduler ([`NATScheduler`]): does the maths of a step and holds the strategies.
         id2label (`dict[int, str]`, *optional*): class names; a name may list synonyms separated by commas.
     """
@@ -47,7 +49,7 @@ class AutoNATPipeline(DiffusionPipeline):
     def __init__(
         self,
         vqvae: VQModel,
-        transformer: UViTTransformer2DModel,
+        transformer: UViTTransformer2DModel | ENATTransformer2DModel,
         scheduler: NATScheduler,
         id2label: dict | None = None,
     ):
@@ -149,15 +151,49 @@ class AutoNATPipeline(DiffusionPipeline):
         if unknown:
             raise ValueError(f"callbacks can be given {self._callback_tensor_inputs}, not {unknown}.")
 
-    def predict(self, latents: torch.LongTensor, class_ids: torch.LongTensor, step: int) -> torch.Tensor:
-        """Guided logits `[B, N, K]` of a step; without guidance the unconditional pass is not run."""
-        if not (self.scheduler.is_guided[step] and self.guidance_scale > 0):
-            return self.transformer(latents, class_labels=class_ids).sample
+    def predict(
+        self,
+        latents: torch.LongTensor,
+        class_ids: torch.LongTensor,
+        step: int,
+        num_masked: int | None = None,
+        cache: ENATCache | None = None,
+    ) -> tuple[torch.Tensor, ENATCache | None]:
+        """Guided logits `[B, N, K]` of a step, and what an ENAT transformer reuses in the next one.
+
+        The conditional and the unconditional pass run as one batch; without guidance there is no unconditional one.
+
+        Args:
+            latents: `[B, N]`. class_ids: `[B]`. num_masked: tokens masked in every sample, where that is known.
+            cache: of the step before; conditional half first if that step was guided.
+        """
+        guided = self.scheduler.is_guided[step] and self.guidance_scale > 0
+        if cache is not None and not guided:
+            cache = cache.chunk(len(cache.features) // len(latents))[0]
+        if not guided:
+            return self._transform(latents, class_ids, num_masked, cache)
         null_ids = torch.full_like(class_ids, self.transformer.config.num_classes)
-        both = self.transformer(torch.cat([latents, latents]), class_labels=torch.cat([class_ids, null_ids])).sample
-        cond, uncond = both.float().chunk(2)
+        if cache is not None and len(cache.features) == len(latents):
+            # The step before was not guided: the unconditional half has nothing to reuse, and its own, larger cost.
+            cond, cond_cache = self._transform(latents, class_ids, num_masked, cache)
+            uncond, uncond_cache = self._transform(latents, null_ids, num_masked, None)
+            cache = ENATCache.cat([cond_cache, uncond_cache])
+        else:
+            ids, labels = torch.cat([latents, latents]), torch.cat([class_ids, null_ids])
+            both, cache = self._transform(ids, labels, num_masked, cache)
+            cond, uncond = both.chunk(2)
         scale = self.scheduler.guidance_scales[step].view(-1, 1, 1) * self.guidance_scale
-        return cond + scale * (cond - uncond)
+        cond, uncond = cond.float(), uncond.float()
+        return cond + scale * (cond - uncond), cache
+
+    def _transform(
+        self, latents: torch.LongTensor, class_ids: torch.LongTensor, num_masked: int | None, cache: ENATCache | None
+    ) -> tuple[torch.Tensor, ENATCache | None]:
+        if not isinstance(unwrap_module(self.transformer), ENATTransformer2DModel):
+            return self.transformer(latents, class_labels=class_ids).sample, None
+        output = self.transformer(latents, class_labels=class_ids, cache=cache, num_masked=num_masked)
+        # From a fully masked grid nothing was encoded, so there is nothing to reuse either.
+        return output.sample, None if output.cache.num_encoded == 0 else output.cache
 
     def decode_latents(self, latents: torch.LongTensor) -> torch.Tensor:
         """Token ids `[B, N]` to images `[B, C, H, W]` in [0, 1]."""
@@ -226,22 +262,28 @@ class AutoNATPipeline(DiffusionPipeline):
         labels = torch.tensor(class_ids, device=device).repeat_interleave(num_images_per_prompt)
         self.scheduler.set_timesteps(num_inference_steps, strategy=strategy, device=device)
         self._num_timesteps = len(self.scheduler.timesteps)
+        num_tokens = self.transformer.config.sample_size**2
+        num_masked = None  # counts of given tokens would have to be read from the device
         if latents is None:
-            shape = (len(labels), self.transformer.config.sample_size**2)
-            latents = torch.full(shape, self.scheduler.config.mask_token_id, device=device)
+            latents = torch.full((len(labels), num_tokens), self.scheduler.config.mask_token_id, device=device)
+            num_masked = self.scheduler.num_masked(num_tokens)
         latents = latents.to(device)
 
         # 3. Fill in the tokens
+        cache = None
         with self.progress_bar(total=self._num_timesteps) as progress_bar:
             for i, t in enumerate(self.scheduler.timesteps.tolist()):
-                logits = self.predict(latents, labels, t)
+                logits, cache = self.predict(latents, labels, t, num_masked and num_masked[t], cache)
                 latents = self.scheduler.step(logits, t, latents, generator=generator).prev_sample
 
                 if callback_on_step_end is not None:
                     callback_kwargs = {}
                     for name in callback_on_step_end_tensor_inputs:
                         callback_kwargs[name] = locals()[name]
-                    latents = callback_on_step_end(self, i, t, callback_kwargs).pop("latents", latents)
+                    changed = callback_on_step_end(self, i, t, callback_kwargs).pop("latents", latents)
+                    if changed is not latents:
+                        # Other tokens than were encoded may stand there now.
+                        latents, num_masked, cache = changed, None, None
                 progress_bar.update()
 
         # 4. Decode

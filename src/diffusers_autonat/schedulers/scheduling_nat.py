@@ -45,6 +45,11 @@ def draw_tokens(logits: torch.Tensor, temperature: torch.Tensor, gumbel: torch.T
     return torch.addcmul(logits, temperature, gumbel).argmax(-1)
 
 
+def mask_count(num_tokens: int, mask_ratio: torch.Tensor) -> torch.Tensor:
+    """m = floor(N r), at least 1; a product that is whole but for float32 rounding (0.7 * 10) counts as whole."""
+    return (num_tokens * (mask_ratio + 2e-7)).floor().clamp(min=1)
+
+
 def remask(
     tokens: torch.LongTensor,
     logits: torch.Tensor,
@@ -59,12 +64,9 @@ def remask(
     m = floor(N r), at least 1, and fewer than are masked now, so that every step reveals something. Confidence is
     log softmax(logits)[token], untempered, plus temperature * gumbel. All tensors are `[B, N]`, logits `[B, N, K]`.
     """
-    num_tokens = tokens.shape[-1]
     confidence = logits.gather(-1, tokens.clamp(max=logits.shape[-1] - 1)[..., None]).squeeze(-1) - logits.logsumexp(-1)
     confidence = torch.where(masked, confidence + temperature * gumbel, float("inf"))
-    # A product that is whole but for float32 rounding (0.7 * 10) counts as whole.
-    count = (num_tokens * (mask_ratio + 2e-7)).floor().clamp(min=1)
-    count = torch.minimum(count, masked.sum(-1, keepdim=True) - 1)
+    count = torch.minimum(mask_count(tokens.shape[-1], mask_ratio), masked.sum(-1, keepdim=True) - 1)
     rank = confidence.argsort(dim=-1).argsort(dim=-1)
     return torch.where(rank < count, mask_token_id, tokens)
 
@@ -158,6 +160,17 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = torch.arange(self.num_inference_steps)
         # Known on the host, so that the pipeline can skip a pass without asking the device.
         self.is_guided = [any(one.guidance_scales[t] > 0 for one in strategies) for t in range(self.num_inference_steps)]
+
+    def num_masked(self, num_tokens: int) -> list[int] | None:
+        """How many of `num_tokens` tokens are masked before each step when all are at the first: known without asking
+        the device. None where samples have their own strategies.
+        """
+        if self.mask_ratios.ndim > 1:
+            return None
+        counts = [num_tokens]
+        for count in mask_count(num_tokens, self.mask_ratios[:-1].cpu()).long().tolist():
+            counts.append(min(count, counts[-1] - 1))
+        return counts
 
     def step(
         self,
