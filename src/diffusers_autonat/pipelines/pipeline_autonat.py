@@ -168,6 +168,8 @@ class AutoNATPipeline(DiffusionPipeline):
             cache: of the step before; conditional half first if that step was guided.
         """
         guided = self.scheduler.is_guided[step] and self.guidance_scale > 0
+        if cache is not None and cache.num_encoded == 0:
+            cache = None  # the grid was fully masked
         if cache is not None and not guided:
             cache = cache.chunk(len(cache.features) // len(latents))[0]
         if not guided:
@@ -188,12 +190,11 @@ class AutoNATPipeline(DiffusionPipeline):
 
     def _transform(
         self, latents: torch.LongTensor, class_ids: torch.LongTensor, num_masked: int | None, cache: ENATCache | None
-    ) -> tuple[torch.Tensor, ENATCache | None]:
+    ) -> tuple[torch.Tensor, Any]:
         if not isinstance(unwrap_module(self.transformer), ENATTransformer2DModel):
             return self.transformer(latents, class_labels=class_ids).sample, None
         output = self.transformer(latents, class_labels=class_ids, cache=cache, num_masked=num_masked)
-        # From a fully masked grid nothing was encoded, so there is nothing to reuse either.
-        return output.sample, None if output.cache.num_encoded == 0 else output.cache
+        return output.sample, output.cache
 
     def decode_latents(self, latents: torch.LongTensor) -> torch.Tensor:
         """Token ids `[B, N]` to images `[B, C, H, W]` in [0, 1]."""
