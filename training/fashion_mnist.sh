@@ -9,7 +9,7 @@ launch="accelerate launch --num_machines 1 --num_processes 1 --mixed_precision n
 
 # The perceptual network is not the judge: other width, depth and seed, and the judge never takes part in training.
 [ -f "$out/perceptual/config.json" ] || $launch training/train_classifier.py --train_data_dir "$data" --random_flip \
-    --num_train_epochs 3 --hidden_sizes 64 96 --depths 1 1 --seed 1 --output_dir "$out/perceptual"
+    --num_train_epochs 3 --input_size 28 --hidden_sizes 64 96 --depths 1 1 --seed 1 --output_dir "$out/perceptual"
 
 [ -f "$out/vqgan/vqvae/config.json" ] || $launch training/train_vqgan.py --train_data_dir "$data" --random_flip \
     --resolution 28 --num_channels 1 --block_out_channels 32 64 64 --layers_per_block 1 --norm_num_groups 8 \

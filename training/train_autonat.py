@@ -4,8 +4,11 @@
     accelerate launch training/train_autonat.py --train_data_dir outputs/tokens --vqvae outputs/vqgan/vqvae \
         --hidden_size 192 --num_layers 7 --num_attention_heads 6 --use_ema --output_dir outputs/autonat
 
-The defaults are AutoNAT's: Beta(12, 3) mask ratios, label smoothing 0.1, 15 % null class, AdamW (0.99, 0.99). Several
-GPUs: `accelerate launch --multi_gpu --num_processes N` (on the CPU with ACCELERATE_USE_CPU=true); sharded: `accelerate launch --config_file training/fsdp.yaml`.
+The defaults are AutoNAT's: Beta(12, 3) mask ratios, label smoothing 0.1, 15 % null class, AdamW (0.99, 0.99).
+`--transformer enat` trains ENAT instead: one mask ratio for each batch, and half of the batches reuse features.
+
+Several GPUs: `accelerate launch --multi_gpu --num_processes N` (on the CPU with ACCELERATE_USE_CPU=true);
+sharded: `accelerate launch --config_file training/fsdp.yaml`.
 """
 
 import argparse
@@ -16,7 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    DistributedDataParallelKwargs,
+    DistributedType,
+    ProjectConfiguration,
+    set_seed,
+)
 from diffusers import VQModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -26,14 +35,22 @@ from tqdm.auto import tqdm
 
 from diffusers_autonat import (
     AutoNATPipeline,
+    ENATTransformer2DModel,
     GenerationStrategy,
     NATScheduler,
     TrainingStrategy,
     UViTTransformer2DModel,
 )
 from diffusers_autonat.training.data import add_data_arguments, load_images
-from diffusers_autonat.training.loop import History, endless_batches, load_checkpoint, save_checkpoint, seed_step
-from diffusers_autonat.training.masking import drop_labels, mask_tokens, masked_token_loss
+from diffusers_autonat.training.loop import (
+    History,
+    averaged_model,
+    endless_batches,
+    load_checkpoint,
+    save_checkpoint,
+    seed_step,
+)
+from diffusers_autonat.training.masking import drop_labels, hide_visible_tokens, mask_tokens, masked_token_loss
 from diffusers_autonat.training.model_card import save_model_card
 from diffusers_autonat.training.tokens import (
     collate_tokens,
@@ -45,6 +62,9 @@ from diffusers_autonat.training.tokens import (
 )
 
 
+TRANSFORMERS = {"uvit": UViTTransformer2DModel, "enat": ENATTransformer2DModel}
+
+
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_arguments(parser)
@@ -53,10 +73,12 @@ def parse_args():
     model = parser.add_argument_group("model")
     model.add_argument("--vqvae", help="folder or Hub id of the VQModel; default: that of the pretrained pipeline")
     model.add_argument("--pretrained_model_name_or_path", help="continue from the transformer of this pipeline")
+    model.add_argument("--transformer", choices=list(TRANSFORMERS), default="uvit")
     model.add_argument("--hidden_size", type=int, default=512)
-    model.add_argument("--num_layers", type=int, default=13)
+    model.add_argument("--num_layers", type=int, default=13, help="blocks; of ENAT those of the encoder")
+    model.add_argument("--num_decoder_layers", type=int, default=2, help="ENAT's blocks for masked tokens")
     model.add_argument("--num_attention_heads", type=int, default=8)
-    model.add_argument("--patch_size", type=int, default=1)
+    model.add_argument("--patch_size", type=int, default=1, help="of the U-ViT")
     model.add_argument("--dropout", type=float, default=0.1)
     model.add_argument("--gradient_checkpointing", action="store_true")
     strategy = parser.add_argument_group("strategies")
@@ -64,11 +86,16 @@ def parse_args():
     strategy.add_argument("--mask_alpha", type=float, default=12.0)
     strategy.add_argument("--mask_beta", type=float, default=3.0)
     strategy.add_argument("--mask_ratio", type=float, default=0.8, help="r of --mask_distribution fixed")
+    strategy.add_argument(
+        "--reuse_prob", type=float, default=0.5, help="ENAT: share of batches that reuse the averaged model's features"
+    )
     strategy.add_argument("--label_smoothing", type=float, default=0.1)
     strategy.add_argument("--cond_dropout_prob", type=float, default=0.15, help="share of null-class samples")
     strategy.add_argument("--num_inference_steps", type=int, nargs="+", default=[4, 8], help="strategies to store")
-    strategy.add_argument("--remasking_temperature", type=float, default=4.5, help="lambda of the stored strategies")
-    strategy.add_argument("--guidance_scale", type=float, default=3.0, help="k of the stored strategies")
+    heuristic = "of the stored strategies; default: that of the transformer's paper"
+    strategy.add_argument("--sampling_temperature", type=float, help=f"tau1 {heuristic}")
+    strategy.add_argument("--remasking_temperature", type=float, help=f"lambda {heuristic}")
+    strategy.add_argument("--guidance_scale", type=float, help=f"k {heuristic}")
     train = parser.add_argument_group("training")
     train.add_argument("--output_dir", required=True)
     train.add_argument("--logging_dir", default="logs")
@@ -131,25 +158,86 @@ def load_tokens(args, vqvae: VQModel, accelerator: Accelerator):
     return tokens.with_format("numpy"), info
 
 
+def stored_strategies(args, enat: bool) -> list[GenerationStrategy]:
+    """The heuristic of the transformer's paper for every number of steps."""
+    heuristic = GenerationStrategy.enat if enat else GenerationStrategy.cosine
+    names = ("sampling_temperature", "remasking_temperature", "guidance_scale")
+    settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return [heuristic(steps, **settings) for steps in args.num_inference_steps]
+
+
+def build_transformer(args, info, num_classes: int) -> UViTTransformer2DModel | ENATTransformer2DModel:
+    if args.pretrained_model_name_or_path:
+        return TRANSFORMERS[args.transformer].from_pretrained(args.pretrained_model_name_or_path, subfolder="transformer")
+    common = {
+        "sample_size": info.sample_size, "codebook_size": info.codebook_size, "hidden_size": args.hidden_size,
+        "num_attention_heads": args.num_attention_heads, "num_classes": num_classes, "dropout": args.dropout,
+    }  # fmt: skip
+    if args.transformer == "enat":
+        layers = {"num_encoder_layers": args.num_layers, "num_decoder_layers": args.num_decoder_layers}
+        return ENATTransformer2DModel(**common, **layers)
+    return UViTTransformer2DModel(**common, num_layers=args.num_layers, patch_size=args.patch_size)
+
+
+def averaged_transformer(accelerator: Accelerator, model, ema: EMAModel | None):
+    """The transformer with the averaged weights, whole on the main process even where the model is sharded."""
+    if ema is not None:
+        ema.store(model.parameters())
+        ema.copy_to(model.parameters())
+    state = accelerator.get_state_dict(model)
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    if ema is not None:
+        ema.restore(model.parameters())
+    if not accelerator.is_main_process:
+        return None
+    plain = accelerator.unwrap_model(model)
+    transformer = type(plain).from_config(plain.config)
+    transformer.load_state_dict(weights)
+    return transformer.eval()
+
+
+def save_samples(pipeline: AutoNATPipeline, path: Path, accelerator: Accelerator, seed: int, step: int) -> None:
+    """A grid of images, one class a column, as a file and to the trackers."""
+    classes = list(range(min(10, pipeline.transformer.config.num_classes)))
+    generator = torch.Generator().manual_seed(seed)
+    grid = make_image_grid(pipeline(classes * 4, generator=generator).images, rows=4, cols=len(classes))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid.save(path)
+    formats = {"tensorboard": {"dataformats": "NHWC"}}
+    for tracker in accelerator.trackers:
+        if hasattr(tracker, "log_images"):
+            images = {"samples": np.asarray(grid.convert("RGB"))[None]}
+            tracker.log_images(images, step=step, **formats.get(tracker.name, {}))
+
+
 def main():
     args = parse_args()
     # 0. Everything that can be wrong is looked at before anything slow starts.
     strategy = training_strategy(args)
-    stored = [
-        GenerationStrategy.cosine(
-            steps, remasking_temperature=args.remasking_temperature, guidance_scale=args.guidance_scale
-        )
-        for steps in args.num_inference_steps
-    ]
     if args.vqvae is None and args.pretrained_model_name_or_path is None:
         raise ValueError("Name the tokenizer with --vqvae, or a pipeline with --pretrained_model_name_or_path.")
+    if args.pretrained_model_name_or_path:
+        config = UViTTransformer2DModel.load_config(args.pretrained_model_name_or_path, subfolder="transformer")
+        args.transformer = next(name for name, cls in TRANSFORMERS.items() if cls.__name__ == config["_class_name"])
+    enat = args.transformer == "enat"
+    stored = stored_strategies(args, enat)
+    if enat and args.reuse_prob > 0 and not args.use_ema:
+        raise ValueError("--transformer enat reuses features of the averaged model: add --use_ema, or --reuse_prob 0.")
     accelerator = Accelerator(
+        # A batch without reuse leaves ENAT's reuse projection out, a fully masked one its encoder.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=enat)],
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         mixed_precision=args.mixed_precision,
         log_with=args.report_to,
         project_config=ProjectConfiguration(args.output_dir, str(Path(args.output_dir, args.logging_dir))),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    if sharded and args.use_ema and (args.resume_from_checkpoint or (enat and args.reuse_prob > 0)):
+        raise ValueError(
+            "under FSDP every process averages its own part of the weights: that cannot be resumed, nor give ENAT features to"
+            " reuse. Leave --use_ema out, or train without FSDP."
+        )
     set_seed(args.seed)  # the same initial weights on every process
     torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
 
@@ -163,14 +251,7 @@ def main():
     id2label = dict(enumerate(info.label_names)) if info.label_names else None
 
     # 2. Transformer, EMA, optimiser
-    if pretrained:
-        model = UViTTransformer2DModel.from_pretrained(pretrained, subfolder="transformer")
-    else:
-        model = UViTTransformer2DModel(
-            sample_size=info.sample_size, patch_size=args.patch_size, codebook_size=info.codebook_size,
-            hidden_size=args.hidden_size, num_layers=args.num_layers, num_attention_heads=args.num_attention_heads,
-            num_classes=num_classes, dropout=args.dropout,
-        )  # fmt: skip
+    model = build_transformer(args, info, num_classes)
     model.train()
     if args.gradient_checkpointing:
         model.enable_gradient_checkpointing()
@@ -204,6 +285,11 @@ def main():
     if accelerator.is_main_process:
         accelerator.init_trackers("autonat", {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str))})
     first_step = load_checkpoint(accelerator, args.output_dir, args.resume_from_checkpoint)
+    averaged = None
+    if ema is not None:
+        ema.to(accelerator.device)  # a checkpoint is read to the CPU
+        if enat:
+            averaged = averaged_model(accelerator.unwrap_model(model), ema)
     history = History(Path(args.output_dir, "history.jsonl"), first_step, accelerator.is_main_process)
     parameters = sum(p.numel() for p in accelerator.unwrap_model(model).parameters())
     accelerator.print(
@@ -211,39 +297,14 @@ def main():
         f"{args.train_batch_size * world * args.gradient_accumulation_steps}, {parameters:,} parameters, p(r) {strategy}"
     )
 
-    def averaged_transformer() -> UViTTransformer2DModel | None:
-        """The transformer with the averaged weights, whole on the main process even where the model is sharded."""
-        if ema is not None:
-            ema.store(model.parameters())
-            ema.copy_to(model.parameters())
-        state = accelerator.get_state_dict(model)
-        weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-        if ema is not None:
-            ema.restore(model.parameters())
-        if not accelerator.is_main_process:
-            return None
-        transformer = UViTTransformer2DModel.from_config(accelerator.unwrap_model(model).config)
-        transformer.load_state_dict(weights)
-        return transformer.eval()
-
     def validate(step: int) -> AutoNATPipeline | None:
-        """Draw a grid of images, one class a column, from the averaged weights; returns the pipeline that drew it."""
-        transformer = averaged_transformer()
+        """Draw samples from the averaged weights; returns the pipeline that drew them, on the main process."""
+        transformer = averaged_transformer(accelerator, model, ema)
         if transformer is None:
             return None
         pipeline = AutoNATPipeline(vqvae, transformer, scheduler, id2label).to(accelerator.device)
         pipeline.set_progress_bar_config(disable=True)
-        classes = list(range(min(10, num_classes)))
-        generator = torch.Generator().manual_seed(args.seed)
-        grid = make_image_grid(pipeline(classes * 4, generator=generator).images, rows=4, cols=len(classes))
-        path = Path(args.output_dir, "samples", f"step-{step:07d}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        grid.save(path)
-        formats = {"tensorboard": {"dataformats": "NHWC"}}
-        for tracker in accelerator.trackers:
-            if hasattr(tracker, "log_images"):
-                images = {"samples": np.asarray(grid.convert("RGB"))[None]}
-                tracker.log_images(images, step=step, **formats.get(tracker.name, {}))
+        save_samples(pipeline, Path(args.output_dir, "samples", f"step-{step:07d}.png"), accelerator, args.seed, step)
         return pipeline
 
     # 3. Training
@@ -252,19 +313,24 @@ def main():
     accumulation = args.gradient_accumulation_steps
     batches = endless_batches(loader, first_step * accumulation)
     totals = torch.zeros(2, device=accelerator.device)  # loss and token accuracy since the last log line
-    start, micro_step = time.time(), first_step * accumulation
+    start = time.time()
     logged_at, logged_step = start, first_step
     for step in range(first_step + 1, max_steps + 1):
-        for _ in range(accumulation):
+        for micro_step in range((step - 1) * accumulation, step * accumulation):
             batch = next(batches)
-            micro_step += 1
-            seed_step(args.seed, micro_step, accelerator.process_index)
+            seed_step(args.seed, micro_step + 1, accelerator.process_index)
             with accelerator.accumulate(model):
                 targets = batch["input_ids"]
-                input_ids = mask_tokens(targets, strategy, scheduler)
+                input_ids = mask_tokens(targets, strategy, scheduler, one_ratio=enat)
                 labels = batch["class_labels"].clamp(min=0)  # unlabelled images are one class
                 labels = drop_labels(labels, null_class, args.cond_dropout_prob)
-                logits = model(input_ids, class_labels=labels, return_dict=False)[0]
+                reuse = {}
+                if enat and torch.rand(()) < args.reuse_prob:
+                    # What an earlier step of sampling would have encoded, with fewer tokens visible.
+                    earlier = hide_visible_tokens(input_ids, scheduler.config.mask_token_id)
+                    with torch.no_grad(), accelerator.autocast():
+                        reuse["cache"] = averaged(earlier, class_labels=labels).cache
+                logits = model(input_ids, class_labels=labels, return_dict=False, **reuse)[0]
                 masked = input_ids == scheduler.config.mask_token_id
                 loss, accuracy = masked_token_loss(logits, targets, masked, args.label_smoothing)
                 totals += torch.stack([loss.detach(), accuracy])

@@ -3,7 +3,7 @@
 perceptual network of `train_vqgan.py` (train that one with another seed and width: a judge must not have been trained against).
 
     accelerate launch training/train_classifier.py --train_data_dir /usr/share/datasets/fashion-mnist \
-        --num_train_epochs 10 --output_dir outputs/judge
+        --output_dir outputs/judge
 """
 
 import argparse
@@ -26,12 +26,13 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_arguments(parser)
     parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--resolution", type=int, default=28)
+    parser.add_argument("--resolution", type=int, default=28, help="size at which images are read")
+    parser.add_argument("--input_size", type=int, default=48, help="size that they are enlarged to: the stem halves it")
     parser.add_argument("--random_flip", action="store_true", help="mirror images at random")
     parser.add_argument("--num_channels", type=int, default=1, choices=[1, 3])
-    parser.add_argument("--hidden_sizes", type=int, nargs="+", default=[64, 128])
-    parser.add_argument("--depths", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--num_train_epochs", type=int, default=10)
+    parser.add_argument("--hidden_sizes", type=int, nargs="+", default=[32, 64, 128])
+    parser.add_argument("--depths", type=int, nargs="+", default=[1, 1, 2])
+    parser.add_argument("--num_train_epochs", type=int, default=8)
     parser.add_argument("--train_batch_size", type=int, default=128)
     parser.add_argument("--learning_rate", type=float, default=3e-3)
     parser.add_argument("--weight_decay", type=float, default=0.02)
@@ -47,14 +48,19 @@ def shift(pixels: torch.Tensor, by: int = 2) -> torch.Tensor:
     return padded[..., dy : dy + size, dx : dx + size]
 
 
+def prepare(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """Enlarge and normalise as preprocessor_config.json says below."""
+    pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+    return (pixels * 2 - 1).to(memory_format=torch.channels_last)
+
+
 @torch.no_grad()
-def accuracy(model, loader) -> float:
+def accuracy(model, loader, size: int) -> float:
     model.eval()
     correct = total = 0
     for batch in loader:
-        correct += (model(batch["pixel_values"]).logits.argmax(-1) == batch["labels"]).sum().item()
+        correct += (model(prepare(batch["pixel_values"], size)).logits.argmax(-1) == batch["labels"]).sum().item()
         total += len(batch["labels"])
-    model.train()
     return correct / total
 
 
@@ -84,11 +90,12 @@ def main():
             depths=args.depths,
             groups_width=32,
             layer_type="y",
-            downsample_in_first_stage=False,  # the stem already halves 28x28 to 14x14
+            downsample_in_first_stage=False,  # the stem halves the image already
             id2label=dict(enumerate(names)),
             label2id={name: i for i, name in enumerate(names)},
         )
     )
+    model = model.to(memory_format=torch.channels_last)  # a third faster on a CPU
     optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=args.weight_decay)
     steps = args.num_train_epochs * len(loader)
     lr_scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.learning_rate, total_steps=steps + 1)
@@ -98,9 +105,8 @@ def main():
     with tqdm(total=steps, disable=not accelerator.is_local_main_process) as progress:
         for epoch in range(args.num_train_epochs):
             for batch in loader:
-                # Inputs are 2x - 1, the normalisation that is written to preprocessor_config.json below.
                 pixels = random_flip(batch["pixel_values"]) if args.random_flip else batch["pixel_values"]
-                logits = model(shift(pixels) * 2 - 1).logits
+                logits = model(prepare(shift(pixels), args.input_size)).logits
                 loss = F.cross_entropy(logits, batch["labels"], label_smoothing=0.05)
                 accelerator.backward(loss)
                 optimizer.step()
@@ -111,9 +117,8 @@ def main():
 
     if accelerator.is_main_process:
         model = accelerator.unwrap_model(model)
-        normalised = ({**batch, "pixel_values": batch["pixel_values"] * 2 - 1} for batch in test_loader)
         result = {
-            "test_accuracy": accuracy(model.cpu(), normalised),
+            "test_accuracy": accuracy(model.cpu(), test_loader, args.input_size),
             "parameters": sum(p.numel() for p in model.parameters()),
             "epochs": args.num_train_epochs,
             "seed": args.seed,
@@ -121,7 +126,7 @@ def main():
         }
         model.save_pretrained(args.output_dir)
         ViTImageProcessorPil(
-            size={"height": args.resolution, "width": args.resolution},
+            size={"height": args.input_size, "width": args.input_size},
             image_mean=[0.5] * args.num_channels,
             image_std=[0.5] * args.num_channels,
         ).save_pretrained(args.output_dir)

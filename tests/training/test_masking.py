@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from diffusers_autonat import NATScheduler, TrainingStrategy
-from diffusers_autonat.training.masking import drop_labels, mask_tokens, masked_token_loss
+from diffusers_autonat.training.masking import drop_labels, hide_visible_tokens, mask_tokens, masked_token_loss
 
 
 def test_only_masked_positions_are_scored():
@@ -23,6 +23,32 @@ def test_mask_ratios_are_drawn_per_sample():
     assert len(counts.unique()) > 20 and counts.float().mean().item() == pytest.approx(64 * 0.8, rel=0.02)
     fixed = mask_tokens(torch.zeros(5, 64, dtype=torch.long), TrainingStrategy.fixed(0.75), scheduler)
     assert ((fixed == 6).sum(-1) == 48).all()
+
+
+def test_one_mask_ratio_for_the_batch():
+    torch.manual_seed(0)
+    seen = set()
+    for _ in range(30):
+        ids = mask_tokens(torch.zeros(6, 64, dtype=torch.long), TrainingStrategy(12, 3), NATScheduler(6), one_ratio=True)
+        counts = (ids == 6).sum(-1)
+        assert (counts == counts[0]).all() and not torch.equal(ids[0], ids[1])
+        seen.add(counts[0].item())
+    assert len(seen) > 10
+
+
+def test_a_uniform_share_of_the_visible_tokens_is_hidden():
+    torch.manual_seed(0)
+    ids = torch.arange(40).repeat(5, 1)
+    ids[:, 25:] = 99
+    shares = []
+    for _ in range(400):
+        hidden = hide_visible_tokens(ids, 99)
+        visible = (hidden != 99).sum(-1)
+        assert (visible == visible[0]).all() and torch.equal(hidden[hidden != 99], ids[hidden != 99])
+        shares.append(visible[0].item())
+    assert set(shares) == set(range(26))  # everything from none to all of the 25
+    assert sum(shares) / 400 == pytest.approx(12.5, abs=1)
+    assert len({tuple(row.tolist()) for row in hide_visible_tokens(ids, 99)}) > 1
 
 
 def test_drop_labels():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import torch
 from diffusers import VQModel
 from safetensors.torch import load_file
 
-from diffusers_autonat import AutoNATPipeline, GenerationStrategy
+from diffusers_autonat import AutoNATPipeline, ENATTransformer2DModel, GenerationStrategy
 from diffusers_autonat.training.loop import History, checkpoint_folders
 from diffusers_autonat.training.tokens import load_token_set
 from tests.conftest import tiny_vqvae
@@ -129,11 +130,31 @@ def test_autonat_takes_images_and_accumulates_gradients(tokens, image_folder, tm
     assert pipeline.id2label[0] == "class-0"
 
 
+def test_enat_trains_on_two_processes_and_resumes(tokens, tmp_path):
+    args = ("--transformer", "enat", "--num_decoder_layers", 1, "--num_layers", 2, "--train_batch_size", 8)
+    folders = [tmp_path / "unbroken", tmp_path / "resumed"]
+    launch("train_autonat.py", *autonat_args(tokens, folders[0], 8, *args, "--checkpointing_steps", 4), processes=2)
+    shutil.copytree(folders[0] / "checkpoint-4", folders[1] / "checkpoint-4")
+    output = launch(
+        "train_autonat.py", *autonat_args(tokens, folders[1], 8, *args, "--resume_from_checkpoint", "latest"), processes=2
+    )
+    assert "Resumed from" in output
+    name = Path("pipeline", "transformer", "diffusion_pytorch_model.safetensors")
+    whole, resumed = (load_file(folder / name) for folder in folders)
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+    initial = ENATTransformer2DModel.from_pretrained(folders[0] / "pipeline", subfolder="transformer").reuse_proj
+    assert initial.ff.net[2].bias.abs().max() > 0  # zero at the start: some batch has reused features
+    pipeline = AutoNATPipeline.from_pretrained(folders[0] / "pipeline")
+    assert pipeline.scheduler.get_strategy(8) == GenerationStrategy.enat(8)
+    assert pipeline("Ankle boot", 8).images[0].size == (28, 28)
+
+
 @pytest.mark.parametrize(
     "args, message",
     [
         (["--mask_alpha", "-1"], "alpha = -1.0"),
         (["--mask_distribution", "fixed", "--mask_ratio", "1.5"], "ratio = 1.5"),
+        (["--transformer", "enat", "--use_ema", "--hidden_size", "30"], "multiple of `num_attention_heads` (4)"),
         (["--num_inference_steps", "0"], "num_inference_steps = 0"),
         (["--train_batch_size", "1000"], "do not fill one batch of 1000"),
     ],

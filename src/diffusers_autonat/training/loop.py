@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, skip_first_batches
+from diffusers import ModelMixin
+from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader
 
 
@@ -76,6 +78,14 @@ def load_checkpoint(accelerator: Accelerator, output_dir: str | Path, resume_fro
     accelerator.load_state(str(folder))
     accelerator.print(f"Resumed from {folder}.")
     return int(folder.name.split("-")[1])
+
+
+def averaged_model(model: ModelMixin, ema: EMAModel) -> ModelMixin:
+    """A copy of `model` whose parameters *are* the averages: it follows `ema.step` without copying anything."""
+    averaged = type(model).from_config(model.config).eval().requires_grad_(False)
+    for parameter, average in zip(averaged.parameters(), ema.shadow_params, strict=True):
+        parameter.data = average
+    return averaged
 
 
 class History:

@@ -108,13 +108,19 @@ class CodebookUsage:
 
     @torch.no_grad()
     def revive(self, codebook: nn.Parameter, latents: torch.Tensor, generator: torch.Generator) -> int:
-        """Replace every code unused since the last reset by a random latent vector; returns how many.
+        """Replace every code unused since the last reset by a latent vector of the batch; returns how many.
+
+        A vector is chosen with probability proportional to its squared distance from the nearest code (the seeding of
+        k-means++, Arthur & Vassilvitskii 2007). Chosen uniformly, most would be background, which needs one code.
 
         `latents` `[B, D, h, w]` must be the same on every process, so that the replicas of the codebook stay equal.
         """
         dead = (self.counts == 0).nonzero().squeeze(1)
-        vectors = latents.movedim(1, -1).reshape(-1, latents.shape[1])
-        choice = torch.randint(len(vectors), (len(dead),), generator=generator).to(vectors.device)
-        codebook[dead] = vectors[choice].to(codebook.dtype)
+        vectors = latents.movedim(1, -1).reshape(-1, latents.shape[1]).to(codebook.dtype)
+        distance = torch.cdist(vectors, codebook).amin(1).square().clamp(min=1e-12)
+        repeat = len(dead) > len(vectors)
+        if len(dead):
+            choice = torch.multinomial(distance.cpu(), len(dead), replacement=repeat, generator=generator)
+            codebook[dead] = vectors[choice.to(vectors.device)]
         self.counts.zero_()
         return len(dead)
