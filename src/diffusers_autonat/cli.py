@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .commands import generate
+from .commands import convert, cost, evaluate, generate
 
 
-COMMANDS = (generate,)
+COMMANDS = (generate, evaluate, cost, convert)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,5 +1,4 @@
 import hashlib
-import importlib.util
 import json
 import sys
 
@@ -226,7 +225,14 @@ def test_names_that_lead_nowhere(regnet, tmp_path):
         load_extractor("judge", weights="weights.pth")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torch_fidelity") is not None, reason="torch-fidelity is installed")
-def test_standard_network_without_its_package():
-    with pytest.raises(ImportError, match=r"pip install diffusers-autonat\[inception\]"):
+def test_standard_network_without_its_weights(tmp_path, monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(ValueError, match=r"cannot be downloaded \(no network\): name a file"):
         load_extractor("inception")
+    torch.save({"weight": torch.ones(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="other.pth does not hold the weights of the FID network"):
+        load_extractor("inception", tmp_path / "other.pth")

@@ -373,7 +373,7 @@ class TestConversion:
         }
 
     def test_other_models_are_named(self):
-        with pytest.raises(ValueError, match="token_emb.*convert_uvit_state_dict"):
+        with pytest.raises(ValueError, match="x_embedder.*missing.*token_emb"):
             convert_enat_state_dict(load_reference("uvit")[0])
         with pytest.raises(ValueError, match=r"x_embedder.*missing.*decoder"):
             convert_enat_state_dict({"decoder.conv_in.weight": torch.zeros(8, 3, 3, 3)})

@@ -1,5 +1,17 @@
-from .enat import convert_enat_state_dict
-from .uvit import convert_uvit_state_dict
+"""Released checkpoints of the family, as diffusers components."""
+
+from .enat import ENAT, convert_enat_state_dict
+from .source_format import SourceFormat
+from .uvit import AUTONAT, AUTONAT_TEXT, convert_uvit_state_dict
+from .vqgan import VQGAN, convert_vqgan_state_dict
 
 
-__all__ = ["convert_enat_state_dict", "convert_uvit_state_dict"]
+SOURCES = (AUTONAT, AUTONAT_TEXT, ENAT, VQGAN)
+
+__all__ = [
+    "SOURCES",
+    "SourceFormat",
+    "convert_enat_state_dict",
+    "convert_uvit_state_dict",
+    "convert_vqgan_state_dict",
+]

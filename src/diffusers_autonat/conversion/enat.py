@@ -7,7 +7,9 @@ from typing import Any
 import torch
 
 from ..models.transformer_enat import ENATTransformer2DModel
-from .state_dict import count_blocks, grid_size, read_sizes, rename
+from ..strategies import GenerationStrategy
+from .source_format import Origin, SourceFormat
+from .state_dict import count_blocks, grid_size, read_sizes, rename, without
 
 
 # Released name -> our name.
@@ -33,6 +35,7 @@ _BLOCK = {
     "mlp.fc2": ["ff.net.2"],
     "adaLN_modulation.1": ["modulation"],
 }
+_UNUSED = ("*position_ids", "prev_embedder.*")
 
 
 def convert_enat_state_dict(
@@ -51,13 +54,7 @@ def convert_enat_state_dict(
     Raises:
         ValueError: The weights are of another model, or some tensors are missing, not expected, or misshapen.
     """
-    state_dict = {
-        name: tensor
-        for name, tensor in state_dict.items()
-        if not name.endswith("position_ids") and not name.startswith("prev_embedder.")
-    }
-    if any(name.startswith("token_emb.") for name in state_dict):
-        raise ValueError("Not ENAT weights: `token_emb` belongs to the U-ViT. Use `convert_uvit_state_dict`.")
+    state_dict = without(state_dict, _UNUSED)
     words, positions, classes, fc1 = read_sizes(
         state_dict,
         [
@@ -100,3 +97,39 @@ def convert_enat_state_dict(
     }
     shapes = {"mlm_layer.bias": (1, 1, words[0])}
     return config, rename(state_dict, model, names, shapes, f"an ENAT with {config}")
+
+
+def _strategies(config: dict[str, Any]) -> list[GenerationStrategy]:
+    """The hand-made schedule that the authors evaluate their models with; it differs between 256 and 512 px."""
+    if config["sample_size"] <= 16:
+        return [GenerationStrategy.enat(8)]
+    return [GenerationStrategy.enat(8, sampling_temperature=4.0, guidance_scale=3.5)]
+
+
+ENAT = SourceFormat(
+    name="enat",
+    title="ENAT",
+    component="transformer",
+    model_class=ENATTransformer2DModel,
+    recognise=lambda names: {"x_embedder.word_embeddings.weight", "y_embedder.embedding_table.weight"} <= set(names),
+    convert=convert_enat_state_dict,
+    unused=_UNUSED,
+    num_attention_heads=16,
+    strategies=_strategies,
+    origin=Origin(
+        description="The class-conditional masked-token transformer of ENAT, trained on ImageNet by its authors",
+        code="https://github.com/LeapLabTHU/ENAT",
+        files={"nnet_ema.pth, nnet_ema_512.pth": "linked in the README of the code, under Pre-trained Model"},
+        license="other",
+        license_note="The repository that publishes the weights states no license; ask its authors.",
+        papers=(
+            """@inproceedings{Ni2024ENAT,
+  title     = {ENAT: Rethinking Spatial-temporal Interactions in Token-based Image Synthesis},
+  author    = {Zanlin Ni and Yulin Wang and Renping Zhou and Yizeng Han and Jiayi Guo and Zhiyuan Liu and Yuan Yao and
+               Gao Huang},
+  booktitle = {NeurIPS},
+  year      = {2024}
+}""",
+        ),
+    ),
+)

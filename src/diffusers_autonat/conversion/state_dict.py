@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 
 import torch
 import torch.nn as nn
+
+
+def without(state_dict: dict[str, torch.Tensor], patterns: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """The tensors whose names match none of `patterns`, such as `*position_ids`."""
+    return {
+        name: tensor
+        for name, tensor in state_dict.items()
+        if not any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
 
 
 def grid_size(num_positions: int) -> int:
@@ -34,6 +44,21 @@ def read_sizes(state_dict: dict[str, torch.Tensor], names: list[str], model_name
     return [state_dict[name].shape for name in names]
 
 
+def check_shapes(
+    state_dict: dict[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], model_name: str
+) -> None:
+    """`ValueError` that lists all tensors that are missing, not expected, or not of their shape in `shapes`."""
+    problems = [f"missing: {name}" for name in shapes if name not in state_dict]
+    problems += [f"not expected: {name}" for name in state_dict if name not in shapes]
+    problems += [
+        f"shape: {name} is {list(state_dict[name].shape)}, expected {list(shape)}"
+        for name, shape in shapes.items()
+        if name in state_dict and tuple(state_dict[name].shape) != tuple(shape)
+    ]
+    if problems:
+        raise ValueError(f"These are not the weights of {model_name}:\n  " + "\n  ".join(problems))
+
+
 def rename(
     state_dict: dict[str, torch.Tensor],
     model: nn.Module,
@@ -52,20 +77,11 @@ def rename(
     Raises:
         ValueError: Lists all tensors that are missing, not expected, or of another shape than the sizes demand.
     """
-    target = model.state_dict()
-    problems = [f"missing: {name}" for name in names if name not in state_dict]
-    problems += [f"not expected: {name}" for name in state_dict if name not in names]
+    target = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = {name: (target[parts[0]][0] * len(parts), *target[parts[0]][1:]) for name, parts in names.items()}
+    check_shapes(state_dict, {**expected, **shapes}, model_name)
     converted = {}
     for name, parts in names.items():
-        if name not in state_dict:
-            continue
-        shape = tuple(target[parts[0]].shape)
-        expected = shapes.get(name, (shape[0] * len(parts), *shape[1:]))
-        if tuple(state_dict[name].shape) != expected:
-            problems.append(f"shape: {name} is {list(state_dict[name].shape)}, expected {list(expected)}")
-            continue
         for part, tensor in zip(parts, state_dict[name].chunk(len(parts))):
-            converted[part] = tensor.reshape(shape).clone()  # cloned: parts that share memory cannot be saved
-    if problems:
-        raise ValueError(f"These are not the weights of {model_name}:\n  " + "\n  ".join(problems))
+            converted[part] = tensor.reshape(target[part]).clone()  # cloned: parts that share memory cannot be saved
     return converted

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from ..models.transformer_uvit import UViTTransformer2DModel
-from .state_dict import count_blocks, grid_size, read_sizes, rename
+from .source_format import Origin, SourceFormat
+from .state_dict import count_blocks, grid_size, read_sizes, rename, without
 
 
 # Released name -> our name. No patch-2 weights were released; the two names for them are ours.
@@ -33,6 +34,7 @@ _BLOCK = {
     "mlp.fc2": ["ff.net.2"],
     "skip_linear": ["skip_linear"],
 }
+_UNUSED = ("*position_ids",)
 
 
 def convert_uvit_state_dict(
@@ -51,9 +53,7 @@ def convert_uvit_state_dict(
     Raises:
         ValueError: The weights are of another model, or some tensors are missing, not expected, or misshapen.
     """
-    state_dict = {name: tensor for name, tensor in state_dict.items() if not name.endswith("position_ids")}
-    if any(name.startswith("x_embedder.") for name in state_dict):
-        raise ValueError("Not U-ViT weights: `x_embedder` belongs to ENAT. Use `convert_enat_state_dict`.")
+    state_dict = without(state_dict, _UNUSED)
     words, positions, fc1 = read_sizes(
         state_dict,
         ["token_emb.word_embeddings.weight", "token_emb.position_embeddings.weight", "mid_block.mlp.fc1.weight"],
@@ -98,3 +98,58 @@ def convert_uvit_state_dict(
     }
     shapes = {"mlm_layer.bias": (1, 1, words[0])}
     return config, rename(state_dict, model, names, shapes, f"a U-ViT with {config}")
+
+
+_AUTONAT_PAPER = """@inproceedings{Ni2024AutoNAT,
+  title     = {Revisiting Non-Autoregressive Transformers for Efficient Image Synthesis},
+  author    = {Zanlin Ni and Yulin Wang and Renping Zhou and Jiayi Guo and Jinyi Hu and Zhiyuan Liu and Shiji Song and
+               Yuan Yao and Gao Huang},
+  booktitle = {CVPR},
+  year      = {2024}
+}"""
+
+AUTONAT = SourceFormat(
+    name="autonat",
+    title="AutoNAT's class-conditional U-ViT",
+    component="transformer",
+    model_class=UViTTransformer2DModel,
+    recognise=lambda names: {"token_emb.word_embeddings.weight", "context_embed.word_embeddings.weight"} <= set(names),
+    convert=convert_uvit_state_dict,
+    unused=_UNUSED,
+    num_attention_heads=8,
+    origin=Origin(
+        description="A class-conditional masked-token transformer of AutoNAT, trained on ImageNet by its authors",
+        code="https://github.com/LeapLabTHU/ImprovedNAT",
+        files={
+            "nnet_ema.pth": "AutoNAT-L, 256 px: linked in the README of the code, under Pre-trained Model",
+            "AutoNAT_L-T8_strategy.yaml": "in the code, folder `configs`",
+        },
+        license="mit",
+        license_note="The repository that publishes the weights is under the MIT license, (c) 2024 LeapLabTHU.",
+        papers=(_AUTONAT_PAPER,),
+    ),
+)
+
+AUTONAT_TEXT = SourceFormat(
+    name="autonat-text",
+    title="AutoNAT's text-conditional U-ViT",
+    component="transformer",
+    model_class=UViTTransformer2DModel,
+    recognise=lambda names: {"token_emb.word_embeddings.weight", "context_embed.weight"} <= set(names),
+    convert=convert_uvit_state_dict,
+    unused=_UNUSED,
+    num_attention_heads=16,
+    has_pipeline=False,  # it needs a text encoder too, which is named on the Hub and not converted
+    origin=Origin(
+        description=(
+            "The masked-token transformer of AutoNAT-Muse, trained on CC3M by its authors. It is conditioned on the 77 "
+            "last hidden states of `laion/CLIP-ViT-bigG-14-laion2B-39B-b160k` (pad token id 0; the empty text is the "
+            "null condition)"
+        ),
+        code="https://github.com/LeapLabTHU/AdaNAT",
+        files={"assets/ckpts/cc3m-285000.ckpt/nnet_ema.pth": "in the Hub repository `nzl-thu/MUSE`"},
+        license="other",
+        license_note="The terms are those of the Hub repository `nzl-thu/MUSE`; look there before you use the weights.",
+        papers=(_AUTONAT_PAPER,),
+    ),
+)

@@ -1,5 +1,6 @@
 """Evaluation: feature extractors, reference statistics, distances and scores."""
 
+from .checkpoints import EvaluationCheckpoint
 from .distances import (
     FeatureBank,
     FeatureStatistics,
@@ -9,6 +10,7 @@ from .distances import (
     frechet_distance,
     kernel_distance,
 )
+from .evaluation import LABEL_POLICIES, Evaluator
 from .extractors import FeatureExtractor, InceptionExtractor, TransformersExtractor, load_extractor
 from .references import Reference, compute_reference, load_reference, save_reference
 from .scores import (
@@ -27,12 +29,15 @@ from .scores import (
 __all__ = [
     "ClassConsistency",
     "ClassifierScore",
+    "EvaluationCheckpoint",
+    "Evaluator",
     "FeatureBank",
     "FeatureExtractor",
     "FeatureStatistics",
     "FrechetDistance",
     "InceptionExtractor",
     "KernelDistance",
+    "LABEL_POLICIES",
     "METRIC_NAMES",
     "ManifoldScores",
     "Reference",

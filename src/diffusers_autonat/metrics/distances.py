@@ -137,7 +137,7 @@ class FrechetDistance(FeatureStatistics):
         super().__init__(len(reference.mu), **kwargs)
         _warn_if_rank_deficient(reference.num_images, len(reference.mu), "reference images")
         self.label = "fid" if reference.is_standard_inception else "frechet_distance"
-        self.reference_mean, self.reference_root = reference.mu, covariance_root(reference.sigma)
+        self.reference_mean, self.reference_root = reference.mu, reference.root
 
     def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
         """`{"frechet_distance": d}`, or `{"fid": d}`."""

@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from .distances import FeatureBank, FeatureStatistics
+from .distances import FeatureBank, FeatureStatistics, covariance_root
 
 
 if TYPE_CHECKING:
@@ -64,6 +66,11 @@ class Reference:
         digest.update(self.sigma.double().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def root(self) -> Tensor:
+        """`covariance_root(sigma)`, computed once: of 2,048 features it takes many seconds."""
+        return covariance_root(self.sigma)
+
     @property
     def is_standard_inception(self) -> bool:
         """Whether the standard FID network measured it."""
@@ -105,6 +112,7 @@ def compute_reference(
     source: str = "memory",
     feature_rows: int = 0,
     batch_size: int = 64,
+    progress: bool = False,
 ) -> Reference:
     """Measure images in this process alone; memory grows with their number only for `feature_rows` above 0.
 
@@ -114,11 +122,13 @@ def compute_reference(
         source: what to call the images in reports.
         feature_rows: how many rows of features to keep, evenly spaced over the images.
         batch_size: images handed over at once; the result does not depend on it.
+        progress: show a progress bar.
     """
     statistics = FeatureStatistics(extractor.num_features, sync_on_compute=False)
     bank = FeatureBank(extractor.num_features, sync_on_compute=False)
     labels: list[int | None] = []
-    for _, same_size in itertools.groupby(samples, key=lambda sample: sample[0].shape):
+    shown = tqdm(samples, desc=f"reference {source}", unit=" images", disable=not progress)
+    for _, same_size in itertools.groupby(shown, key=lambda sample: sample[0].shape):
         while batch := list(itertools.islice(same_size, batch_size)):
             indices = torch.arange(len(labels), len(labels) + len(batch))
             features, _ = extractor(torch.stack([image for image, _ in batch]), indices)
@@ -141,7 +151,9 @@ def compute_reference(
     )
 
 
-def load_reference(source: str | Path | Dataset, extractor: FeatureExtractor, feature_rows: int = 0) -> Reference:
+def load_reference(
+    source: str | Path | Dataset, extractor: FeatureExtractor, feature_rows: int = 0, progress: bool = False
+) -> Reference:
     """Load a reference, or measure one, and check that it fits the extractor.
 
     Args:
@@ -151,12 +163,13 @@ def load_reference(source: str | Path | Dataset, extractor: FeatureExtractor, fe
             its images (`arr_0`), if it has any, are measured where another extractor is asked for.
         extractor: the network of the evaluation.
         feature_rows: how many rows of features to keep, for the kernel distance and precision to coverage.
+        progress: show a progress bar while images are measured.
     """
     path = Path(source) if isinstance(source, (str, Path)) else None
     if path is not None and path.suffix == ".npz":
-        return _load_npz(path, extractor, feature_rows)
+        return _load_npz(path, extractor, feature_rows, progress)
     if path is not None and path.is_dir() and not (path / "dataset_info.json").exists():
-        return compute_reference(_folder_samples(path), extractor, str(path), feature_rows)
+        return compute_reference(_folder_samples(path), extractor, str(path), feature_rows, progress=progress)
     dataset: Any = source
     if path is not None:
         from datasets import load_dataset, load_from_disk
@@ -168,7 +181,7 @@ def load_reference(source: str | Path | Dataset, extractor: FeatureExtractor, fe
             )
         dataset = load_from_disk(str(path)) if path.is_dir() else load_dataset(name, split=split)
     title = str(path or dataset.info.dataset_name or "dataset in memory")
-    return compute_reference(_dataset_samples(dataset), extractor, title, feature_rows)
+    return compute_reference(_dataset_samples(dataset), extractor, title, feature_rows, progress=progress)
 
 
 def save_reference(reference: Reference, path: str | Path) -> None:
@@ -183,10 +196,10 @@ def save_reference(reference: Reference, path: str | Path) -> None:
     provenance = {key: getattr(reference, key) for key in ("extractor", "num_images", "source")}
     arrays = {key: getattr(reference, key) for key in ("mu", "sigma", "features", "labels")}
     present = {key: value.numpy() for key, value in arrays.items() if value is not None}
-    np.savez(path, provenance=json.dumps(provenance), **present)
+    np.savez_compressed(path, provenance=json.dumps(provenance), **present)
 
 
-def _load_npz(path: Path, extractor: FeatureExtractor, feature_rows: int) -> Reference:
+def _load_npz(path: Path, extractor: FeatureExtractor, feature_rows: int, progress: bool) -> Reference:
     """Statistics from a file if this extractor made them, else measured from the file's images."""
     if not path.exists():
         raise ValueError(f"There is no reference {path}.")
@@ -201,7 +214,7 @@ def _load_npz(path: Path, extractor: FeatureExtractor, feature_rows: int) -> Ref
     measured = None
     if images is not None:
         samples = ((torch.from_numpy(image).permute(2, 0, 1), None) for image in images)
-        measured = compute_reference(samples, extractor, str(path), feature_rows)
+        measured = compute_reference(samples, extractor, str(path), feature_rows, progress=progress)
         if from_images:
             return measured
     provenance = json.loads(str(stored["provenance"])) if "provenance" in stored else {}

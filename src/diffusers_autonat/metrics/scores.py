@@ -7,6 +7,7 @@ and `inception_score` stand only for the standard Inception network, other netwo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -205,18 +206,31 @@ def build_metrics(
 
 
 def balanced_labels(num_images: int, num_classes: int) -> Tensor:
-    """Labels `[N]` whose class counts differ by at most one; with fewer images than classes, classes evenly spread."""
-    index = torch.arange(num_images)
-    return index % num_classes if num_images >= num_classes else index * num_classes // num_images
+    """Labels `[N]` whose class counts differ by at most one; more images only add labels at the end.
+
+    A stride near the golden section of the number of classes visits every class once a round, and far-apart classes
+    first: where classes are ordered by kind, as in ImageNet, few images still cover all kinds.
+    """
+    stride = round(num_classes * (math.sqrt(5) - 1) / 2) or 1
+    while math.gcd(stride, num_classes) > 1:
+        stride += 1
+    return torch.arange(num_images) * stride % num_classes
 
 
 def uniform_labels(num_images: int, num_classes: int, seed: int = 0) -> Tensor:
-    """Labels `[N]` drawn independently and uniformly."""
+    """Labels `[N]` drawn independently and uniformly; more images only add labels at the end."""
     return torch.randint(num_classes, (num_images,), generator=torch.Generator().manual_seed(seed))
 
 
 def reference_labels(num_images: int, reference: Reference) -> Tensor:
-    """Labels `[N]` in the proportions of the reference's own."""
+    """Labels `[N]` in the proportions of the reference's own, at every N; more images only add labels at the end.
+
+    The j-th image of a class with n images comes at (j + 1/2) / n of the way: Sainte-Lague's apportionment.
+    """
     if reference.labels is None:
         raise ValueError(f"The reference {reference.source} holds no labels: use balanced or uniform ones.")
-    return reference.labels.sort().values[torch.arange(num_images) * len(reference.labels) // num_images]
+    labels = reference.labels.sort().values
+    size = labels.bincount()
+    first = size.cumsum(0) - size
+    place = (torch.arange(len(labels)) - first[labels] + 0.5).double() / size[labels]
+    return labels[place.argsort(stable=True)][torch.arange(num_images) % len(labels)]

@@ -15,6 +15,7 @@ from diffusers.utils.torch_utils import unwrap_module
 # Loading a saved pipeline looks its components up in modules that are already imported, so they are imported here.
 from ..models.transformer_enat import ENATCache, ENATTransformer2DModel
 from ..models.transformer_uvit import UViTTransformer2DModel
+from ..models.vq_decoder import skip_padding_blocks
 from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import GenerationStrategy
 
@@ -55,6 +56,8 @@ class AutoNATPipeline(DiffusionPipeline):
     ):
         super().__init__()
         self.register_modules(vqvae=vqvae, transformer=transformer, scheduler=scheduler)
+        if vqvae is not None:
+            skip_padding_blocks(vqvae)
         # JSON turns integer keys into strings; the pipeline is saved and loaded with strings, and used with integers.
         self.register_to_config(id2label=None if id2label is None else {str(k): v for k, v in id2label.items()})
         self.id2label = {} if id2label is None else {int(key): name for key, name in id2label.items()}

@@ -169,7 +169,7 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
             return None
         counts = [num_tokens]
         for count in mask_count(num_tokens, self.mask_ratios[:-1].cpu()).long().tolist():
-            counts.append(min(count, counts[-1] - 1))
+            counts.append(max(min(count, counts[-1] - 1), 0))
         return counts
 
     def step(

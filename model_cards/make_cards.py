@@ -1,0 +1,253 @@
+#!/usr/bin/env python
+"""Turn a finished run of `training/fashion_mnist.sh` into the folders shipped here: weights in half precision, pictures, and
+cards whose every figure is read from what the run has recorded.
+
+    python model_cards/make_cards.py outputs/fashion-mnist
+
+For each T the stored strategy is the most recognised one of the grid among those whose distance is within 10 % of the
+grid's best: recognition must not be bought with sameness.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers.utils import make_image_grid
+from PIL import Image
+
+from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler
+from diffusers_autonat.training.loop import History
+from diffusers_autonat.training.model_card import plot_history
+
+
+HERE = Path(__file__).parent
+ENLARGE = 3
+
+CLASSIFIER_CARD = """---
+library_name: transformers
+license: apache-2.0
+pipeline_tag: image-classification
+datasets:
+- zalando-datasets/fashion_mnist
+tags:
+- fashion-mnist
+- evaluation
+---
+
+# Fashion-MNIST classifier
+
+A RegNet of {parameters:,} parameters that recognises {test_accuracy:.2%} of the 10,000 Fashion-MNIST test images. It is the
+judge and the feature extractor of the Fashion-MNIST models of
+[diffusers-autonat](https://pypi.org/project/diffusers-autonat/), and took no part in their training.
+
+```python
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+processor = AutoImageProcessor.from_pretrained("fashion-mnist-classifier", backend="pil")  # grey images, enlarged
+model = AutoModelForImageClassification.from_pretrained("fashion-mnist-classifier")
+```
+
+Trained on the 60,000 training images by `accelerate launch training/train_classifier.py` ({epochs} epochs, seed {seed},
+{minutes:.0f} minutes on {hardware}, a machine shared with other runs), with shifts of up to two pixels and label smoothing
+0.05. [fashion-mnist-test.npz](fashion-mnist-test.npz) holds its features' statistics over the 10,000 test images; a distance
+on these features is not FID.
+
+```bash
+diffusers-autonat evaluate autonat-fashion-mnist --reference fashion-mnist-classifier/fashion-mnist-test.npz \\
+    --feature-extractor fashion-mnist-classifier --metrics fid,class --num-images 1000 --output report.json
+```
+"""
+
+AUTONAT_CARD = """---
+library_name: diffusers
+license: apache-2.0
+pipeline_tag: unconditional-image-generation
+datasets:
+- zalando-datasets/fashion_mnist
+tags:
+- diffusers
+- autonat
+- masked-image-generation
+- class-conditional
+---
+
+# AutoNAT on Fashion-MNIST
+
+A small class-conditional masked-token model (AutoNAT, [arXiv:2406.05478](https://huggingface.co/papers/2406.05478)): a VQ
+tokenizer (28 x 28 grey images to {side} x {side} tokens of a {codes}-entry codebook, {tokenizer_parameters:.2f}M parameters) and a
+U-ViT of {parameters:,} parameters, both trained by the scripts of
+[diffusers-autonat](https://pypi.org/project/diffusers-autonat/) on the 60,000 training images. It is there to see, test and
+search with, not to compete.
+
+```python
+import torch
+from diffusers_autonat import AutoNATPipeline
+
+pipe = AutoNATPipeline.from_pretrained("autonat-fashion-mnist")
+images = pipe(["Sneaker", "Bag"], num_inference_steps=8, generator=torch.Generator().manual_seed(0)).images
+```
+
+![eight samples of each class at T = 8, seed 0](samples.png)
+
+Rows: {classes}. The picture is what
+`diffusers-autonat generate autonat-fashion-mnist --num-images 8 --seed 0` draws.
+
+## Strategies
+
+Stored are the paper's heuristics for {stored}. For each T it is the most recognised one of the grid below among
+those whose distance is within 10 % of the grid's best.
+
+## Quality
+
+Distances are Fréchet distances on the {features} features of [fashion-mnist-classifier](../fashion-mnist-classifier/README.md)
+(weights {extractor_hash}), which is no Inception network: they are **not** FID and compare with nothing measured
+elsewhere. "Recognised" is the share of images that this classifier takes for the class that was asked for. Reference:
+the 10,000 test images (hash {reference_hash}). Generated: N = {num_images:,}, balanced labels, seed {seed}, float32.
+
+| images | distance | recognised |
+|---|---|---|
+| real test images | 0 | {real[class_consistency]:.1%} |
+| their reconstructions (10,000) | {reconstructed[frechet_distance]:.3f} | {reconstructed[class_consistency]:.1%} |
+{stored_rows}
+
+The grid the stored strategies were chosen from:
+
+| T | lambda | k | distance | recognised |
+|---|---|---|---|---|
+{grid_rows}
+
+`python benchmarks/heuristic_grid.py` with the arguments in [evaluation.json](evaluation.json) makes all of these figures
+({evaluated_on}).
+
+## Training
+
+`bash training/fashion_mnist.sh` has every command. Float32, seed 0, on {hardware}, a machine shared with other runs, so that
+the times are upper bounds:
+
+| part | what was run | time |
+|---|---|---|
+| perceptual network | RegNet of {perceptual[parameters]:,} parameters, {perceptual[epochs]} epochs, test accuracy {perceptual[test_accuracy]:.1%} | {perceptual_minutes:.0f} min |
+| tokenizer | {tokenizer_steps:,} steps of {tokenizer_batch} images; L1 + L2 + perceptual, then adversarial too | {tokenizer_minutes:.0f} min |
+| transformer | {steps:,} steps of {batch} images ({seen:,} in all), Beta(12, 3), EMA 0.999 | {minutes:.0f} min |
+
+{notes}Loss and masked-token accuracy at the end: {loss:.2f} and {accuracy:.1%} (low is normal: many codes fit a place).
+
+![loss and token accuracy of the transformer](training.png)
+
+![test of the tokenizer: originals above, reconstructions below](reconstructions.png)
+
+Weights are stored in half precision and loaded in float32; against the float32 weights {equal_tokens:.1%} of the tokens of 100
+images drawn with equal noise are the same.
+
+## Limits
+
+- Fine print and checks are blurred by a tokenizer of {num_tokens} tokens; sandals break apart more often than other classes.
+- Fashion-MNIST has ten classes and one view of each; the model knows nothing else.
+- The tokenizer was trained against features of a network trained on the same images (another one than the judge).
+"""
+
+
+def wall_seconds(history: list[dict]) -> float:
+    """Seconds of all parts of a run; the clock starts anew where it was resumed."""
+    total = last = 0.0
+    for row in history:
+        total += row["seconds"] - last if row["seconds"] >= last else row["seconds"]
+        last = row["seconds"]
+    return total
+
+
+def choose(rows: list[dict], steps: int) -> dict:
+    rows = [row for row in rows if row["steps"] == steps]
+    bound = 1.1 * min(row["frechet_distance"] for row in rows)
+    return max((row for row in rows if row["frechet_distance"] <= bound), key=lambda row: row["class_consistency"])
+
+
+def tokens(pipeline: AutoNATPipeline) -> torch.Tensor:
+    pipeline.set_progress_bar_config(disable=True)
+    generator = [torch.Generator().manual_seed(i) for i in range(100)]
+    return pipeline(list(range(10)) * 10, generator=generator, output_type="latent").images
+
+
+def make_classifier(run: Path, hardware: str) -> None:
+    folder, result = HERE / "fashion-mnist-classifier", json.loads((run / "judge" / "training.json").read_text())
+    folder.mkdir(exist_ok=True)
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json", "training.json"):
+        shutil.copy(run / "judge" / name, folder / name)
+    card = CLASSIFIER_CARD.format(**result, minutes=result["wall_time_s"] / 60, hardware=hardware)
+    (folder / "README.md").write_text(card)
+
+
+def make_autonat(run: Path, notes: str) -> None:
+    folder, evaluation = HERE / "autonat-fashion-mnist", json.loads((run / "evaluation.json").read_text())
+    grid = evaluation["heuristic"]
+    chosen = [choose(grid, steps) for steps in sorted({row["steps"] for row in grid})]
+    strategies = [
+        GenerationStrategy.cosine(
+            row["steps"], remasking_temperature=row["remasking_temperature"], guidance_scale=row["guidance_scale"]
+        ).to_dict()
+        for row in chosen
+    ]
+    pipe = AutoNATPipeline.from_pretrained(run / "autonat" / "pipeline")
+    pipe.scheduler = NATScheduler(pipe.scheduler.config.mask_token_id, strategies)
+    exact = tokens(pipe)
+    pipe.to(dtype=torch.float16)
+    shutil.rmtree(folder, ignore_errors=True)
+    pipe.save_pretrained(folder)
+    pipe = AutoNATPipeline.from_pretrained(folder)
+    equal = (tokens(pipe) == exact).float().mean().item()
+
+    images = pipe(list(range(10)), num_images_per_prompt=8, generator=torch.Generator().manual_seed(0)).images
+    images = [image.resize((image.width * ENLARGE, image.height * ENLARGE), 0) for image in images]
+    make_image_grid(images, rows=10, cols=8).save(folder / "samples.png")
+    picture = Image.open(max((run / "vqgan" / "samples").glob("step-*.png")))
+    picture.resize((picture.width * ENLARGE, picture.height * ENLARGE), 0).save(folder / "reconstructions.png")
+    history = History.read(run / "autonat" / "history.jsonl")
+    plot_history(history, folder / "training.png", {"loss": "loss", "token_accuracy": "masked-token accuracy"})
+    shutil.copy(run / "evaluation.json", folder / "evaluation.json")
+
+    tokenizer_history = History.read(run / "vqgan" / "history.jsonl")
+    perceptual = json.loads((run / "perceptual" / "training.json").read_text())
+    batch = round(history[0]["images_per_second"] * history[0]["seconds"] / history[0]["step"])
+    row_format = "| {kind}{steps} | {remasking_temperature:g} | {guidance_scale:g} | {frechet_distance:.3f} | {class_consistency:.1%} |"
+    config = pipe.transformer.config
+    card = AUTONAT_CARD.format(
+        side=config.sample_size, num_tokens=config.sample_size**2, codes=config.codebook_size,
+        tokenizer_parameters=sum(p.numel() for p in pipe.vqvae.parameters()) / 1e6,
+        parameters=sum(p.numel() for p in pipe.transformer.parameters()), classes=", ".join(pipe.id2label.values()),
+        stored=", ".join(
+            f"T = {row['steps']} (lambda {row['remasking_temperature']:g}, k {row['guidance_scale']:g})" for row in chosen
+        ),
+        features=evaluation["extractor"]["num_features"], extractor_hash=evaluation["extractor"]["weights_hash"],
+        reference_hash=evaluation["reference"]["hash"], num_images=evaluation["num_images"], seed=evaluation["seed"],
+        real=evaluation["real_test_images"], reconstructed=evaluation["reconstructed_test_images"],
+        stored_rows="\n".join(
+            f"| generated, T = {row['steps']}, stored strategy | {row['frechet_distance']:.3f} | {row['class_consistency']:.1%} |"
+            for row in chosen
+        ),
+        grid_rows="\n".join(row_format.format(kind="", **row) for row in grid),
+        evaluated_on=", ".join(
+            [evaluation["hardware"], *(f"{name} {number}" for name, number in evaluation["versions"].items())]
+        ),
+        hardware=evaluation["hardware"], perceptual=perceptual, perceptual_minutes=perceptual["wall_time_s"] / 60,
+        tokenizer_steps=tokenizer_history[-1]["step"], tokenizer_batch=32,
+        tokenizer_minutes=wall_seconds(tokenizer_history) / 60, steps=history[-1]["step"], batch=batch,
+        seen=history[-1]["step"] * batch, minutes=wall_seconds(history) / 60, loss=history[-1]["loss"],
+        accuracy=history[-1]["token_accuracy"], equal_tokens=equal, notes=notes + " " if notes else "",
+    )  # fmt: skip
+    (folder / "README.md").write_text(card)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="output folder of training/fashion_mnist.sh")
+    parser.add_argument("--notes", default="", help="what a reader must know about this run, for the card")
+    args = parser.parse_args()
+    hardware = json.loads((args.run / "evaluation.json").read_text())["hardware"]
+    make_classifier(args.run, hardware)
+    make_autonat(args.run, args.notes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""`diffusers-autonat cost`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from .arguments import positive, read_strategy
+
+
+def format_macs(macs: float) -> str:
+    """Three digits with a unit: 925.8 G."""
+    size, unit = next(((s, u) for s, u in ((1e12, "T"), (1e9, "G"), (1e6, "M")) if abs(macs) >= s), (1e3, "k"))
+    return f"{macs / size:.3g} {unit}"
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Columns as wide as their widest cell; the first flush left, the others right."""
+    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    for row in cells:
+        print("  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip())
+
+
+def run(args: argparse.Namespace) -> None:
+    """Parameters, steps and multiply-accumulates per image, counted by running the models without data."""
+    if args.paper == (args.pipeline is not None):
+        raise ValueError("pass either a pipeline or --paper.")
+    if args.paper:
+        print_paper()
+    else:
+        print_pipeline(args)
+
+
+def print_pipeline(args: argparse.Namespace) -> None:
+    from diffusers import DiffusionPipeline
+
+    import diffusers_autonat
+
+    from ..metrics.cost import pipeline_cost
+
+    class_name = DiffusionPipeline.load_config(args.pipeline)["_class_name"]
+    pipeline_class = getattr(diffusers_autonat, class_name, None)
+    if pipeline_class is None:
+        raise ValueError(f"{args.pipeline} holds a {class_name}, which is not a pipeline of diffusers-autonat.")
+    pipe = pipeline_class.from_pretrained(args.pipeline)
+    if args.strategy:
+        strategies = [read_strategy(path) for path in args.strategy]
+    else:
+        steps = args.num_inference_steps or sorted(pipe.scheduler.stored_strategies) or [8]
+        strategies = [pipe.scheduler.get_strategy(T) for T in steps]
+
+    print(
+        f"{class_name}: {pipe.transformer.num_parameters():,} parameters in the transformer, "
+        f"{pipe.vqvae.num_parameters():,} in the tokenizer"
+    )
+    costs = [pipeline_cost(pipe, strategy, args.guidance_scale) for strategy in strategies]
+    print_table(
+        ["steps", "guided", "per image", "transformer", "decoder", "without attention", "saved by unguided steps"],
+        [
+            [
+                cost.num_inference_steps, cost.num_guided_steps, format_macs(cost.total),
+                format_macs(sum(cost.transformer)), format_macs(sum(cost.decoder)),
+                format_macs(cost.total_without_attention),
+                f"{format_macs(cost.saved)} ({cost.saved / (cost.total + cost.saved):.0%})" if cost.saved else "-",
+            ]
+            for cost in costs
+        ],
+    )  # fmt: skip
+    print(
+        "Multiply-accumulates. `without attention` leaves out the two products inside attention, as the papers do; "
+        "`saved` is against\nrunning the unconditional pass at every step."
+    )
+
+
+def print_paper() -> None:
+    from ..metrics.paper_cost import paper_rows
+
+    print_table(
+        ["model", "table", "pixels", "parameters", "printed", "steps", "guided", "paper's way", "printed", "in full", "saved"],
+        [
+            [
+                row.model, row.table or "-", row.pixels, f"{row.parameters / 1e6:.1f} M",
+                f"{row.printed_parameters} M" if row.printed_parameters else "-",
+                row.cost.num_inference_steps, row.cost.num_guided_steps,
+                f"{row.cost.total_without_attention / 1e12:.3f}",
+                "-" if row.printed_cost is None else f"{row.printed_cost} {'=' if row.agrees else 'differs'}",
+                f"{row.cost.total / 1e12:.3f}", f"{row.cost.saved / 1e12:.3f}" if row.cost.saved else "-",
+            ]
+            for row in paper_rows()
+        ],
+    )  # fmt: skip
+    print(
+        "10^12 multiply-accumulates per image with the decoder. The paper's way leaves out the two products inside "
+        "attention;\n`saved` is what unconditional passes would cost at the steps that are not guided."
+    )
+
+
+def register(commands) -> None:
+    command = commands.add_parser("cost", help="what an image costs", description=run.__doc__)
+    command.add_argument("pipeline", nargs="?", help="folder or Hub id")
+    command.add_argument("--num-inference-steps", type=positive, nargs="*", help="default: all stored strategies'")
+    command.add_argument("--strategy", nargs="*", help="strategy files (.json, .yaml) instead of stored ones")
+    command.add_argument("--guidance-scale", type=float, default=1.0, help="as in generate; 0: no unconditional passes")
+    command.add_argument("--paper", action="store_true", help="the cost columns of the AutoNAT paper's Tables 3, 4, 5")
+    command.set_defaults(run=run)

@@ -1,0 +1,293 @@
+"""`diffusers-autonat evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .arguments import positive, read_strategy
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..metrics import Evaluator, FeatureExtractor, Reference
+    from ..pipelines.pipeline_autonat import AutoNATPipeline
+
+# Named here too: without the extra `eval` the other commands still work.
+METRICS = ("fid", "kid", "is", "prdc", "class")
+DTYPES = ("float32", "bfloat16", "float16")
+PACKAGES = ("diffusers-autonat", "torch", "diffusers", "transformers", "torchmetrics")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Generate images and measure them; or measure a tokenizer's reconstructions, make a reference, compare reports.
+
+    The result is a JSON report and a table. A killed run continues with --resume and ends with the same number. Runs
+    on several processes under `accelerate launch`.
+    """
+    if args.compare:
+        return _compare(args.compare)
+    _check(args)
+
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    try:
+        from ..metrics import load_extractor, save_reference
+    except ImportError as error:
+        raise ValueError(f"evaluate needs more packages: `pip install diffusers-autonat[eval]` ({error}).") from error
+    from ..pipelines.pipeline_autonat import AutoNATPipeline
+
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    progress = state.is_main_process
+    extractor = load_extractor(args.feature_extractor, args.extractor_weights, args.images_per_call).to(state.device)
+    pipe = None
+    if args.pipeline:
+        pipe = AutoNATPipeline.from_pretrained(args.pipeline)
+        # Whether the strategy fits is known before anything long begins.
+        strategy = read_strategy(args.strategy) if args.strategy else None
+        pipe.scheduler.set_timesteps(args.num_inference_steps, strategy=strategy)
+    reference = None
+    if args.reference:
+        rows = (args.num_images or 10_000) if {"kid", "prdc"} & set(args.metrics) else 0
+        reference = _load_reference(args.reference, extractor, rows, progress)
+        if args.save_reference and state.is_main_process:
+            save_reference(reference, args.save_reference)
+            print(f"{reference.source}: {reference.num_images} images, hash {reference.hash}, in {args.save_reference}")
+    if pipe is not None:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            report = _evaluate(args, pipe, extractor, reference, state)
+        messages = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
+        report.setdefault("warnings", messages)
+        if state.is_main_process:
+            _write(args, report)
+    state.destroy_process_group()
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What can be seen from the arguments alone."""
+    if not args.pipeline and not args.save_reference:
+        raise ValueError("name a pipeline to evaluate, or a reference to make with --reference and --save-reference.")
+    if args.save_reference and not args.reference:
+        raise ValueError("--save-reference writes what --reference names: give both.")
+    wrong = [name for name in args.metrics if name not in METRICS]
+    if wrong:
+        raise ValueError(f"--metrics takes {', '.join(METRICS)}, separated by commas, not {wrong[0]!r}.")
+    if args.seed < 0:
+        raise ValueError(f"--seed {args.seed} must not be negative.")
+    if args.pipeline and not args.reference and {"fid", "kid", "prdc"} & set(args.metrics):
+        raise ValueError("distances need something to compare with: give --reference, or ask for --metrics is,class.")
+
+
+def _load_reference(source: str, extractor: FeatureExtractor, feature_rows: int, progress: bool) -> Reference:
+    from ..metrics import load_reference
+
+    name, dataset = _local_dataset(source)
+    reference = load_reference(source if dataset is None else dataset, extractor, feature_rows, progress)
+    return reference if dataset is None else replace(reference, source=name)
+
+
+def _local_dataset(source: str) -> tuple[str, Any]:
+    """Name and images of `FOLDER:SPLIT`, or of a folder of IDX files (its test split); None for other sources."""
+    from ..training.data import load_images
+
+    folder, _, split = source.rpartition(":")
+    if Path(source).is_dir() and any(Path(source).glob("*-images-idx3-ubyte.gz")):
+        folder, split = source, "test"
+    if not folder or not Path(folder).is_dir():
+        return source, None
+    return f"{Path(folder).name}:{split}", load_images(train_data_dir=folder, split=split, label_column=None)
+
+
+def _evaluate(
+    args: argparse.Namespace, pipe: AutoNATPipeline, extractor: FeatureExtractor, reference: Reference | None, state: Any
+) -> dict[str, Any]:
+    """The report, or the one that is there if --resume finds nothing left to do."""
+    import torch
+
+    from ..metrics import EvaluationCheckpoint, Evaluator
+    from ..metrics.image_files import ImageArchive, ImageFolder
+    from ..metrics.reports import flatten, load_report
+    from ..training.model_card import hardware, versions
+    from ..training.tokens import model_hash
+
+    name = Path(args.pipeline).resolve().name if Path(args.pipeline).is_dir() else args.pipeline
+    hashes = {part: model_hash(getattr(pipe, part)) for part in ("transformer", "vqvae")}
+    pipe.to(state.device)
+    # The tokenizer stays as it is: half precision breaks some of them, and it is the smaller part of the work.
+    if args.dtype != "float32":
+        pipe.transformer.to(getattr(torch, args.dtype))
+    evaluator = Evaluator(
+        pipe, extractor, reference, args.metrics, args.label_policy, args.batch_size, state.is_main_process
+    )
+    make_images, labels, images = (_reconstructions if args.reconstruct else _generation)(args, pipe, evaluator)
+    report: dict[str, Any] = {
+        "values": {},
+        "images": images,
+        "pipeline": {"name": name, "class": type(pipe).__name__, **hashes, "dtype": args.dtype},
+        "extractor": extractor.identity(),
+        "reference": reference and {
+            "source": reference.source, "hash": reference.hash, "num_images": reference.num_images,
+            "feature_rows": 0 if reference.features is None else len(reference.features),
+        },
+    }  # fmt: skip
+    made_of = ("images", "pipeline", "extractor", "reference")
+    # Through JSON, so that it compares equal with what was read from a file.
+    identity = json.loads(json.dumps(flatten(report, made_of) | {"metrics": sorted(args.metrics)}))
+    output = Path(args.output)
+    checkpoint = EvaluationCheckpoint(output.with_name(output.name + ".state"), identity, args.save_seconds)
+    writer = None
+    if args.save_images:
+        writer = (ImageArchive if args.save_images.endswith(".npz") else ImageFolder)(args.save_images)
+    unfinished = checkpoint.exists()
+    if args.resume and output.exists() and not unfinished:
+        finished = load_report(output)
+        if flatten(finished, made_of) | {"metrics": sorted(args.metrics)} == identity:
+            return finished
+    if unfinished and not args.resume:
+        raise ValueError(f"{checkpoint.folder} holds an unfinished evaluation: add --resume, or delete the folder.")
+    if writer is not None and writer.exists() and not unfinished:
+        raise ValueError(f"{args.save_images} exists already: name another place for the images, or delete it.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+
+    state.wait_for_everyone()
+    start, count = time.perf_counter(), images["num_images"]
+    ((_, values),) = evaluator.measure(
+        make_images, labels, [count], description=images["kind"], on_images=writer, checkpoint=checkpoint
+    )
+    seconds = time.perf_counter() - start
+    state.wait_for_everyone()
+    if writer is not None and state.is_main_process:
+        writer.finish()
+    report["values"] = values
+    report["run"] = {
+        "seconds": round(seconds, 3),
+        "images_per_second": round((count - evaluator.resumed_images) / seconds, 3),
+        "resumed_images": evaluator.resumed_images,
+        "num_processes": state.num_processes,
+        "batch_size": args.batch_size,
+        "hardware": hardware(),
+        "versions": versions(*PACKAGES),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    return report
+
+
+def _generation(args: argparse.Namespace, pipe: AutoNATPipeline, evaluator: Evaluator) -> tuple[Any, torch.Tensor, dict]:
+    """How images are made, the labels they are asked for, and the report's words on both."""
+    strategy = read_strategy(args.strategy) if args.strategy else pipe.scheduler.get_strategy(args.num_inference_steps)
+    num_images = args.num_images or 10_000
+    make_images, labels = evaluator.generation(num_images, args.seed, strategy, None, args.guidance_scale)
+    stored = strategy.num_inference_steps in pipe.scheduler.stored_strategies
+    return make_images, labels, {
+        "kind": "generated", "num_images": num_images, "label_policy": args.label_policy, "seed": args.seed,
+        "noise": evaluator.noise_device, "num_inference_steps": strategy.num_inference_steps,
+        "strategy_source": Path(args.strategy).name if args.strategy else "stored" if stored else "cosine heuristic",
+        "strategy": strategy.to_dict(), "guidance_scale": args.guidance_scale,
+    }  # fmt: skip
+
+
+def _reconstructions(
+    args: argparse.Namespace, pipe: AutoNATPipeline, evaluator: Evaluator
+) -> tuple[Any, torch.Tensor, dict]:
+    """As `_generation`, for real images passed through the tokenizer: the floor that generation cannot go below."""
+    import torch
+    from datasets import ClassLabel, load_dataset
+    from datasets import Image as ImageFeature
+
+    from ..training.data import ImageTransform, load_images
+    from ..training.tokens import encode_images
+
+    name, dataset = _local_dataset(args.reconstruct)
+    if dataset is None and Path(args.reconstruct).is_dir():
+        name, dataset = Path(args.reconstruct).name, load_images(train_data_dir=args.reconstruct, label_column=None)
+    if dataset is None:
+        path, _, split = args.reconstruct.rpartition(":")
+        if not path:
+            raise ValueError(f"{args.reconstruct} is no folder; name a dataset with its split, as in {split}:test.")
+        dataset = load_dataset(path, split=split)
+    columns = dataset.features or {}
+    image_column = next((key for key, feature in columns.items() if isinstance(feature, ImageFeature)), None)
+    label_column = next((key for key, feature in columns.items() if isinstance(feature, ClassLabel)), None)
+    if image_column is None:
+        raise ValueError(f"{args.reconstruct} has no column of images, only {', '.join(columns)}.")
+    if label_column is None and "class" in args.metrics:
+        raise ValueError(f"{args.reconstruct} has no labels: leave class out of --metrics.")
+    if (args.num_images or 0) > len(dataset):
+        raise ValueError(f"--num-images {args.num_images}: {args.reconstruct} has only {len(dataset)} images.")
+    labels = torch.tensor(dataset[label_column][:]) if label_column else torch.zeros(len(dataset), dtype=torch.int64)
+    resolution = pipe.transformer.config.sample_size * pipe.vae_scale_factor
+    dataset.set_transform(ImageTransform(resolution, pipe.vqvae.config.in_channels, image_column, label_column))
+
+    def reconstruct(indices: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        pixels = torch.stack(dataset[indices.tolist()]["pixel_values"])
+        return pipe.decode_latents(encode_images(pipe.vqvae, pixels.to(pipe.device, pipe.vqvae.dtype)))
+
+    num_images = args.num_images or len(dataset)
+    return reconstruct, labels, {"kind": "reconstructed", "num_images": num_images, "source": name}
+
+
+def _write(args: argparse.Namespace, report: dict[str, Any]) -> None:
+    """The report as a file, whole or not at all; then the table."""
+    from ..metrics import EvaluationCheckpoint
+    from ..metrics.reports import format_report
+
+    output = Path(args.output)
+    partial = output.with_name(output.name + ".partial")
+    partial.write_text(json.dumps(report, indent=2) + "\n")
+    os.replace(partial, output)
+    EvaluationCheckpoint(output.with_name(output.name + ".state"), {}).delete()
+    print(format_report(report))
+    for message in report["warnings"]:
+        print(f"warning: {message}", file=sys.stderr)
+    print(f"saved to {output}")
+
+
+def _compare(paths: list[str]) -> None:
+    """Exit status 1 where two reports cannot be compared."""
+    from ..metrics.reports import compare_reports, format_comparison, load_report
+
+    first, second = (load_report(path) for path in paths)
+    print(format_comparison(first, second, (paths[0], paths[1])))
+    if compare_reports(first, second)[0]:
+        sys.exit(1)
+
+
+def register(commands) -> None:
+    command = commands.add_parser("evaluate", help="measure images against a reference", description=run.__doc__)
+    command.add_argument("pipeline", nargs="?", help="folder or Hub id")
+    group = command.add_argument_group("what is measured")
+    group.add_argument("--num-images", type=positive, help="default: 10000; with --reconstruct all")
+    group.add_argument("--num-inference-steps", type=positive, help="default: the longest stored strategy's")
+    group.add_argument("--strategy", help="a strategy file, .json or the authors' .yaml, instead of a stored one")
+    group.add_argument("--guidance-scale", type=float, default=1.0, help="multiplies the strategy's scales")
+    group.add_argument("--seed", type=int, default=0, help="of noise and labels")
+    group.add_argument("--label-policy", choices=("balanced", "uniform", "reference"), default="balanced")
+    group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the transformer")
+    group.add_argument("--reconstruct", metavar="DATA", help="measure the tokenizer's reconstructions of these images")
+    group = command.add_argument_group("how it is measured")
+    group.add_argument("--reference", help="an .npz, a folder of images or IDX files, FOLDER:SPLIT, or DATASET:SPLIT")
+    group.add_argument("--metrics", type=lambda text: tuple(text.split(",")), default=("fid",), help=",".join(METRICS))
+    group.add_argument("--feature-extractor", default="inception", help="inception, or a transformers vision model")
+    group.add_argument("--extractor-weights", help="weights file of inception; downloaded by default")
+    group.add_argument("--images-per-call", type=positive, default=32,
+                       help="batch of every call of pipeline and extractor; changes last digits, so keep it")  # fmt: skip
+    group.add_argument("--batch-size", type=positive, default=128,
+                       help="images generated before they are measured; changes nothing but memory")  # fmt: skip
+    group = command.add_argument_group("results")
+    group.add_argument("--output", default="evaluation.json", help="the report; a running evaluation's state lies beside")
+    group.add_argument("--resume", action="store_true", help="continue a killed run of the same command")
+    group.add_argument("--save-seconds", type=float, default=60.0, help="between two saves of the state")
+    group.add_argument("--save-images", metavar="PATH", help="a folder for PNG files, or an .npz for the ADM evaluator")
+    group.add_argument("--save-reference", metavar="FILE", help="write the reference to an .npz; needs no pipeline")
+    group.add_argument("--compare", nargs=2, metavar=("A", "B"), help="say whether two reports are comparable")
+    command.set_defaults(run=run)

@@ -1,0 +1,164 @@
+"""Released files -> a folder that `from_pretrained` loads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+
+from ..pipelines.pipeline_autonat import AutoNATPipeline
+from ..schedulers.scheduling_nat import NATScheduler
+from ..strategies import GenerationStrategy
+from . import SOURCES
+from .checkpoint import Checkpoint, read_checkpoint
+from .model_card import describe_sizes, make_card
+from .source_format import SourceFormat
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A component, with the format and the file it came from and the tensors of the file that it does not use."""
+
+    source: SourceFormat
+    checkpoint: Checkpoint
+    model: ModelMixin
+    unused: list[str]
+
+    def describe(self) -> list[str]:
+        config, names = self.model.config, [*self.checkpoint.left_out, *self.unused]
+        sizes = f", {describe_sizes(config)}" if self.source.component == "transformer" else ""
+        lines = [f"{self.source.component}: {self.source.title}, {self.model.num_parameters():,} parameters{sizes}"]
+        return lines + [f"  not used: {', '.join(names)}"] * bool(names)
+
+
+def convert_component(path: str | Path, accepted: Sequence[SourceFormat], **options: int | None) -> Converted:
+    """
+    Read and convert one file.
+
+    Args:
+        accepted: The formats it may have.
+        options: For the format's `convert`, such as `num_attention_heads`.
+
+    Raises:
+        ValueError: The file cannot be read safely, holds another model (which is named), or its tensors are not
+            exactly those of such a model (all differences are listed).
+    """
+    checkpoint = read_checkpoint(path)
+    found = [one for one in SOURCES if one.recognise(checkpoint.tensors)]
+    if found and found[0] not in accepted:
+        flag = f"--model {found[0].name}" if found[0].component == "transformer" else "--vqgan"
+        raise ValueError(f"{path} holds {found[0].title}, not {accepted[0].title}; it belongs to {flag}.")
+    source = found[0] if found else accepted[0]  # of an unknown file it is said what it lacks
+    unused = source.unused_in(checkpoint.tensors)
+    try:
+        config, state_dict = source.convert(checkpoint.tensors, **options)
+        with torch.device("meta"):
+            model = source.model_class(**config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    model.load_state_dict(state_dict, assign=True)
+    return Converted(source, checkpoint, model.eval(), unused)
+
+
+def read_id2label(name: str) -> dict[int, str]:
+    """`imagenet`, whose names are shipped, or a JSON file `{"0": "name, synonym", ...}`.
+
+    The 1000 ImageNet names are the lemmas of their WordNet synsets; a few of them stand for two classes.
+    """
+    path: Any = files(__package__) / "imagenet_id2label.json" if name == "imagenet" else Path(name)
+    try:
+        labels = json.loads(path.read_text())
+        if not isinstance(labels, dict) or not all(isinstance(label, str) for label in labels.values()):
+            raise ValueError
+        return {int(key): label for key, label in labels.items()}
+    except ValueError:
+        raise ValueError(f'{name} is not a JSON file of class names: {{"0": "name", "1": "name", ...}}.') from None
+
+
+def convert_to_folder(
+    model: str,
+    checkpoint: str | Path,
+    output: str | Path,
+    vqgan: str | Path | None = None,
+    strategies: Sequence[GenerationStrategy] = (),
+    num_attention_heads: int | None = None,
+    id2label: dict[int, str] | None = None,
+    name: str | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> None:
+    """
+    Convert released files and save them with a model card. `output` appears when everything is done, or not at all.
+
+    With a tokenizer a class-conditional model becomes a whole [`AutoNATPipeline`]; otherwise `output` holds the
+    components in their folders.
+
+    Args:
+        model: Name of one of `SOURCES`. checkpoint: Its file or training folder. output: New or empty folder.
+        vqgan: The tokenizer's file. strategies: To store in the scheduler, with different numbers of steps.
+        num_attention_heads: Of the transformer; by default those of the released model.
+        id2label: Class names of a pipeline. name: What the card tells users to load; by default the name of `output`.
+        report: Is told what is being done, line by line.
+
+    Raises:
+        ValueError: See `convert_component`; or the parts do not fit together.
+    """
+    output, partial = Path(output), Path(output).with_name(f".{Path(output).name}.partial")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} exists already; name another folder, or remove it first.")
+    for path in (checkpoint, vqgan):
+        if path is not None and not Path(path).exists():
+            raise FileNotFoundError(f"{path} does not exist.")
+    (source,) = (one for one in SOURCES if one.name == model)
+    if id2label is not None and not (vqgan and source.has_pipeline):
+        why = "without a tokenizer none is made" if source.has_pipeline else f"{source.title} is only a component of one"
+        raise ValueError(f"class names belong to a pipeline, and {why}.")
+    NATScheduler(strategies=list(strategies) or None)  # two strategies for one T end here, before anything is read
+
+    heads = num_attention_heads or source.num_attention_heads
+    report(f"reading {checkpoint}")
+    transformer = convert_component(checkpoint, [source], num_attention_heads=heads)
+    parts, config = [transformer], dict(transformer.model.config)
+    if id2label is not None and sorted(id2label) != list(range(config["num_classes"])):
+        raise ValueError(f"id2label names {len(id2label)} classes, but the model has {config['num_classes']}.")
+    if vqgan is not None:
+        report(f"reading {vqgan}")
+        grid_size = config["sample_size"]
+        parts.append(convert_component(vqgan, [one for one in SOURCES if one.component == "vqvae"], grid_size=grid_size))
+        codes = parts[1].model.config.num_vq_embeddings
+        if codes != config["codebook_size"]:
+            raise ValueError(f"{vqgan} has {codes} codes, but {checkpoint} is for {config['codebook_size']}.")
+    stored = list(strategies) or source.strategies(config)
+    scheduler = NATScheduler(config["codebook_size"], stored or None)
+    steps = sorted(strategy.num_inference_steps for strategy in stored)
+    is_pipeline = vqgan is not None and source.has_pipeline
+    label = id2label[0].split(",")[0] if id2label else 0
+    origins = [(part.source, part.checkpoint) for part in parts]
+    card = make_card(name or output.name, origins, config, transformer.model.num_parameters(), steps, label)
+
+    for part in parts:
+        for line in part.describe():
+            report(line)
+    report(f"scheduler: {f'strategies for {steps} steps' if steps else 'the heuristic, for any number of steps'}")
+    report("saving")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    partial.mkdir(parents=True)
+    try:
+        if is_pipeline:
+            AutoNATPipeline(parts[1].model, transformer.model, scheduler, id2label).save_pretrained(partial)
+        else:
+            for part in parts:
+                part.model.save_pretrained(partial / part.source.component)
+            scheduler.save_pretrained(partial / "scheduler")
+        (partial / "README.md").write_text(card)
+        partial.replace(output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    report(f"{'pipeline' if is_pipeline else 'components'} in {output}")

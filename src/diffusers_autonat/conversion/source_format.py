@@ -1,0 +1,60 @@
+"""What converting a released checkpoint needs to know about where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+
+from ..strategies import GenerationStrategy
+
+
+@dataclass(frozen=True)
+class Origin:
+    """For the model card: who made the weights, under which terms, and where one gets them."""
+
+    description: str
+    code: str
+    files: dict[str, str]  # file -> where it is
+    license: str  # an identifier of the Hub
+    license_note: str
+    papers: tuple[str, ...]  # BibTeX
+
+
+@dataclass(frozen=True)
+class SourceFormat:
+    """
+    One kind of released checkpoint. A new member of the family is one more module with such a constant, listed in
+    `conversion.SOURCES`.
+
+    Args:
+        name: As the command line calls it.
+        title: As messages call it.
+        component: Which component of a pipeline it becomes, `"transformer"` or `"vqvae"`.
+        model_class: The class of that component.
+        recognise: Whether a checkpoint with these tensor names is of this kind.
+        convert: State dict -> config and state dict of `model_class`. Transformers' take `num_attention_heads`.
+        origin: For the model card.
+        unused: Patterns of tensor names that checkpoints may have and the model does not use.
+        num_attention_heads: Of the released model; no tensor shows it.
+        strategies: Config -> strategies to store where none are given; none by default.
+        has_pipeline: Whether the transformer and a tokenizer make a whole [`AutoNATPipeline`].
+    """
+
+    name: str
+    title: str
+    component: str
+    model_class: type
+    recognise: Callable[[Collection[str]], bool]
+    convert: Callable[..., tuple[dict[str, Any], dict[str, torch.Tensor]]]
+    origin: Origin
+    unused: tuple[str, ...] = ()
+    num_attention_heads: int | None = None
+    strategies: Callable[[dict[str, Any]], list[GenerationStrategy]] = lambda config: []
+    has_pipeline: bool = True
+
+    def unused_in(self, names: Collection[str]) -> list[str]:
+        return [name for name in names if any(fnmatchcase(name, pattern) for pattern in self.unused)]

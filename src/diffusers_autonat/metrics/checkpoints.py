@@ -1,0 +1,111 @@
+"""What an evaluation keeps on disk, so that a killed one continues and ends with the same number."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .evaluation import process_rank
+
+
+class EvaluationCheckpoint:
+    """A folder with one file for each process: its statistics and which calls of the pipeline they hold.
+
+    Every file adds its own share, so any number of processes can continue what any other number began. A run names
+    its files anew and lists in each which older ones it has taken over; an older file counts until that list is
+    written, and is deleted afterwards. So a kill at any moment neither loses nor doubles a share.
+
+    Args:
+        folder: where to; made on the first save.
+        identity: what the number depends on, by name; another evaluation's state is refused.
+        seconds: at least so long between two saves. What came after the last is made again.
+    """
+
+    def __init__(self, folder: str | Path, identity: dict[str, Any], seconds: float = 60.0):
+        self.folder, self.identity, self.seconds = Path(folder), identity, seconds
+
+    def exists(self) -> bool:
+        """Whether an evaluation has begun here and not ended."""
+        return any(self.folder.glob("*.pt"))
+
+    def load(self, collections: dict[int, Any]) -> set[int]:
+        """Fill the metrics with this process's part of what was kept; return the calls done by all of them.
+
+        To be called by all processes, once.
+
+        Raises:
+            ValueError: the folder holds the state of another evaluation; says in what it differs.
+        """
+        rank, world = process_rank()
+        files = {path.name: torch.load(path, map_location="cpu") for path in sorted(self.folder.glob("*.pt"))}
+        replaced = {name for state in files.values() for name in state["taken_over"]}
+        files = {name: state for name, state in files.items() if name not in replaced}
+        for name, state in files.items():
+            different = [key for key, value in self.identity.items() if state["identity"].get(key) != value]
+            if different:
+                raise ValueError(
+                    f"{self.folder} holds an evaluation with other {', '.join(different)}: delete the folder to start "
+                    "over, or repeat the command that began it."
+                )
+        run = 1 + max((int(name.split("-")[0]) for name in files.keys() | replaced), default=0)
+        self._path = self.folder / f"{run:04d}-{rank:05d}.pt"
+        self._taken_over = list(files)[rank::world]
+        own = [files[name] for name in self._taken_over]
+        self._calls = self._earlier = [call for state in own for call in state["calls"]]
+        if own:
+            for n, collection in collections.items():
+                collection.load_state_dict(_add(state["metrics"][n] for state in own))
+        if world > 1:
+            torch.distributed.barrier()
+        # So that even a run killed at once has left its identity.
+        self._write(collections)
+        return {call for state in files.values() for call in state["calls"]}
+
+    def save(self, collections: dict[int, Any], calls: list[int]) -> None:
+        """Write the state, whole or not at all, if the last save is long enough ago.
+
+        Args:
+            collections: the metrics.
+            calls: what this process has done since `load`.
+        """
+        self._calls = self._earlier + calls
+        if time.monotonic() - self._last_save >= self.seconds:
+            self._write(collections)
+
+    def _write(self, collections: dict[int, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "identity": self.identity,
+            "taken_over": self._taken_over,
+            "calls": self._calls,
+            "metrics": {n: dict(collection.state_dict()) for n, collection in collections.items()},
+        }
+        partial = self._path.with_suffix(".partial")
+        with open(partial, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self._path)
+        for name in self._taken_over:
+            (self.folder / name).unlink(missing_ok=True)
+        self._last_save = time.monotonic()
+
+    def delete(self) -> None:
+        """Remove the state once the result is safe."""
+        for path in [*self.folder.glob("*.pt"), *self.folder.glob("*.partial")]:
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+def _add(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Sums are added, lists of kept features joined: `+` means the right thing for both."""
+    total: dict[str, Any] = {}
+    for state in states:
+        total = {key: total[key] + value for key, value in state.items()} if total else state
+    return total

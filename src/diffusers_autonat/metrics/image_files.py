@@ -1,0 +1,79 @@
+"""Save the evaluated images, as PNG files or in the file that OpenAI's evaluator of ADM reads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+
+class ImageFolder:
+    """PNG files named after the index of the image: `000000.png` and so on."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def exists(self) -> bool:
+        """Whether there is something that would be mixed or overwritten."""
+        return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> None:
+        """Save images `[B, 1 or 3, H, W]` (uint8)."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for image, index in zip(images.numpy(), indices.tolist()):
+            pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+            Image.fromarray(pixels).save(self.path / f"{index:06d}.png", compress_level=1)
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+
+class ImageArchive:
+    """An `.npz` with all images as `arr_0` (uint8 `[N, H, W, 3]`) and their labels as `arr_1` (int64 `[N]`).
+
+    Until `finish` the images lie in a folder beside it, one file for each call, so memory does not grow with N and any
+    number of processes can write.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.parts = self.path.with_name(self.path.name + ".parts")
+
+    def exists(self) -> bool:
+        """Whether there is something that would be mixed or overwritten."""
+        return self.path.exists() or self.parts.exists()
+
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> None:
+        """Save images `[B, 1 or 3, H, W]` (uint8) with labels and indices `[B]`; grey becomes three equal channels."""
+        self.parts.mkdir(parents=True, exist_ok=True)
+        pixels = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous()
+        np.savez(self.parts / f"{int(indices[0]):09d}.npz", images=pixels.numpy(), labels=labels.numpy())
+
+    def finish(self) -> None:
+        """Put the parts together, one after another, once all processes are done."""
+        if self.path.exists():  # killed while the parts were being deleted
+            return shutil.rmtree(self.parts, ignore_errors=True)
+        files = sorted(self.parts.glob("*.npz"))
+        labels = np.concatenate([_member(file, "labels") for file in files])
+        shape = (len(labels), *_member(files[0], "images").shape[1:])
+        partial = self.path.with_name(self.path.name + ".partial")
+        with zipfile.ZipFile(partial, "w") as archive:
+            with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(member, header)
+                for file in files:
+                    member.write(_member(file, "images").tobytes())
+            with archive.open("arr_1.npy", "w") as member:
+                np.lib.format.write_array(member, labels)
+        os.replace(partial, self.path)
+        shutil.rmtree(self.parts)
+
+
+def _member(path: Path, name: str) -> np.ndarray:
+    with np.load(path) as file:
+        return file[name]

@@ -1,0 +1,281 @@
+"""The reference tensors as released files, through the command and `from_pretrained`, back to the authors' numbers."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import VQModel
+from huggingface_hub import ModelCard
+from safetensors.torch import save_file
+
+import diffusers_autonat.schedulers.scheduling_nat as scheduling_nat
+from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler, UViTTransformer2DModel
+from diffusers_autonat.cli import main
+from diffusers_autonat.models.vq_decoder import padding_blocks
+from tests.conftest import load_reference
+from tests.conversion.released import RELEASED_YAML, load_vqgan, randomise, release_uvit
+
+
+OPTIMIZER = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1.0}]}
+
+
+def close(a, b):
+    return (a - b).abs().max() < 2e-5 * b.abs().max()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The released files: each model in another container."""
+    folder = tmp_path_factory.mktemp("released")
+    uvit, text, enat = (load_reference(name)[0] for name in ("uvit", "uvit_text", "enat"))
+    torch.save(uvit | {"token_emb.position_ids": torch.arange(256)[None]}, folder / "nnet_ema.pth")
+    (folder / "cc3m.ckpt").mkdir()
+    torch.save({f"module.{name}": tensor for name, tensor in text.items()}, folder / "cc3m.ckpt" / "nnet_ema.pth")
+    torch.save(OPTIMIZER, folder / "cc3m.ckpt" / "optimizer.pth")
+    save_file({f"nnet_ema.{name}": tensor for name, tensor in enat.items()}, folder / "enat.safetensors")
+    torch.save({"state_dict": load_vqgan()[0]}, folder / "vqgan.ckpt")
+    (folder / "T8.yaml").write_text(RELEASED_YAML)
+    return folder
+
+
+def convert(files, output, model, checkpoint, *args):
+    main(["convert", "--model", model, "--checkpoint", str(files / checkpoint), "--output", str(output), *args])
+
+
+def load(output):
+    pipe = AutoNATPipeline.from_pretrained(output)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def autonat(files, tmp_path_factory):
+    output = tmp_path_factory.mktemp("converted") / "autonat"
+    convert(files, output, "autonat", "nnet_ema.pth", "--num-attention-heads", "4", "--vqgan", str(files / "vqgan.ckpt"),
+            "--strategy", str(files / "T8.yaml"))  # fmt: skip
+    return output
+
+
+def recorded_run(pipe, labels, strategy, prefix, reference):
+    """Tokens before every step of a run equal the recorded ones; returns the final tokens."""
+
+    def check(pipeline, step, timestep, kwargs):
+        if f"{prefix}.step{step + 1}.input_ids" in reference:
+            assert torch.equal(kwargs["latents"], reference[f"{prefix}.step{step + 1}.input_ids"]), step
+        return {}
+
+    return pipe(labels, strategy=strategy, output_type="latent", callback_on_step_end=check).images
+
+
+@torch.no_grad()
+def test_autonat_computes_what_the_authors_do(autonat):
+    reference, pipe = load_reference("uvit")[1], load(autonat)
+    assert pipe.transformer.config.num_attention_heads == 4
+    assert close(pipe.transformer(reference["input_ids"], reference["class_labels"]).sample, reference["logits"])
+    strategy = GenerationStrategy([0.9, 0.7, 0.35, 0.0], [0.0] * 4, [0.0] * 4, [0.0, 0.5, 1.5, 2.5])
+    final = recorded_run(pipe, reference["greedy.class_labels"], strategy, "greedy", reference)
+    assert torch.equal(final, reference["greedy.final_ids"])
+
+
+def test_the_recorded_stochastic_run_with_the_released_strategy(autonat, monkeypatch):
+    reference, pipe = load_reference("uvit")[1], load(autonat)
+    steps = iter(range(8))
+
+    def draw(logits, temperature, gumbel):
+        draw.step = next(steps)
+        return reference[f"stochastic.step{draw.step}.sampled_ids"]
+
+    def gumbel(shape, generator, device):
+        return reference[f"stochastic.step{draw.step}.gumbel"] if len(shape) == 2 else None
+
+    monkeypatch.setattr(scheduling_nat, "draw_tokens", draw)
+    monkeypatch.setattr(scheduling_nat, "gumbel_noise", gumbel)
+    final = recorded_run(pipe, reference["stochastic.class_labels"], None, "stochastic", reference)
+    assert torch.equal(final, reference["stochastic.final_ids"])
+
+
+@torch.no_grad()
+def test_the_tokenizer_is_stock_and_its_padding_is_not_run(autonat):
+    _, reference = load_vqgan()
+    stock = VQModel.from_pretrained(autonat, subfolder="vqvae")
+    latents = stock.encode(reference["image"]).latents
+    assert close(latents, reference["encoder_output"])
+    assert torch.equal(stock.quantize(latents)[2][2].view(2, 8, 8), reference["codes"])
+    for vqvae, skipped in ((stock, 0), (load(autonat).vqvae, 3)):
+        assert len(padding_blocks(vqvae)) == skipped
+        images = vqvae.decode(reference["codes"], force_not_quantize=True, shape=(2, 8, 8, 32)).sample
+        assert (images - reference["reconstruction"]).abs().max() < 1e-4
+    assert stock.config.sample_size == 64  # of the 16 x 16 tokens of the pipeline
+
+
+def test_the_strategy_file_is_the_stored_strategy(autonat, files):
+    stored = load(autonat).scheduler.stored_strategies
+    assert stored == {8: GenerationStrategy.from_yaml(files / "T8.yaml")}
+    assert stored[8].guidance_scales[:3] == (0.0, 0.0, 0.0)
+
+
+def test_the_card(autonat):
+    text = (autonat / "README.md").read_text()
+    data = ModelCard(text).data
+    assert data.license == "mit" and data.library_name == "diffusers"
+    for fact in ("78,705 parameters", "16 x 16 tokens of 48 codes, 10 classes", "LeapLabTHU/ImprovedNAT", "Ni2024AutoNAT",
+                 "Chang2022MaskGIT", "nnet_ema.pth", "vqgan.ckpt", 'from_pretrained("autonat")'):  # fmt: skip
+        assert fact in text
+    assert str(autonat.parent) not in text
+
+
+@torch.no_grad()
+def test_enat_computes_what_the_authors_do(files, tmp_path, capsys):
+    convert(files, tmp_path / "enat", "enat", "enat.safetensors", "--num-attention-heads", "4", "--vqgan",
+            str(files / "vqgan.ckpt"))  # fmt: skip
+    assert "not used: prev_embedder.fc1.bias" in capsys.readouterr().out
+    reference, pipe = load_reference("enat")[1], load(tmp_path / "enat")
+    cache = None
+    for i in range(4):
+        output = pipe.transformer(reference[f"reuse.step{i}.input_ids"], reference["class_labels"], cache=cache)
+        cache = output.cache
+        assert close(output.sample, reference[f"reuse.step{i}.logits"])
+        assert close(cache.features, reference[f"reuse.step{i}.features"])
+        fresh = pipe.transformer(reference[f"reuse.step{i}.input_ids"], reference["class_labels"]).sample
+        assert close(fresh, reference[f"fresh.step{i}.logits"])
+    # The authors' sampler is stored; the recorded run has zero temperatures.
+    assert pipe.scheduler.stored_strategies == {8: GenerationStrategy.enat(8)}
+    strategy = replace(GenerationStrategy.enat(8), sampling_temperatures=[0.0] * 8, remasking_temperatures=[0.0] * 8)
+    final = recorded_run(pipe, reference["greedy.class_labels"], strategy, "greedy", reference)
+    assert torch.equal(final, reference["greedy.final_ids"])
+    assert pipe([0], output_type="pt").images.shape == (1, 3, 32, 32)
+
+
+@torch.no_grad()
+def test_the_text_model_is_a_component(files, tmp_path, capsys):
+    convert(files, tmp_path / "text", "autonat-text", "cc3m.ckpt", "--num-attention-heads", "4")
+    assert "not used: cc3m.ckpt/optimizer.pth" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "text").iterdir()) == ["README.md", "scheduler", "transformer"]
+    _, reference = load_reference("uvit_text")
+    transformer = UViTTransformer2DModel.from_pretrained(tmp_path / "text", subfolder="transformer", context_length=12)
+    logits = transformer(reference["input_ids"], encoder_hidden_states=reference["encoder_hidden_states"]).sample
+    assert close(logits, reference["logits"])
+    assert NATScheduler.from_pretrained(tmp_path / "text", subfolder="scheduler").config.mask_token_id == 48
+    assert 'UViTTransformer2DModel.from_pretrained("text"' in (tmp_path / "text" / "README.md").read_text()
+
+
+def test_released_heads_are_the_default(files, tmp_path):
+    for model, checkpoint, heads in (("autonat", "nnet_ema.pth", 8), ("autonat-text", "cc3m.ckpt", 16)):
+        convert(files, tmp_path / model, model, checkpoint)
+        assert json.loads((tmp_path / model / "transformer" / "config.json").read_text())["num_attention_heads"] == heads
+
+
+def test_imagenet_names(files, tmp_path):
+    config = {"sample_size": 4, "codebook_size": 48, "hidden_size": 8, "num_layers": 1, "num_attention_heads": 8}
+    torch.save(release_uvit(randomise(UViTTransformer2DModel(**config, num_classes=1000))), tmp_path / "w.pth")
+    convert(tmp_path, tmp_path / "out", "autonat", "w.pth", "--vqgan", str(files / "vqgan.ckpt"), "--id2label", "imagenet")
+    pipe = load(tmp_path / "out")
+    assert pipe.get_label_ids(["golden retriever", "Tinca tinca", "toilet paper", "Siberian husky"]) == [207, 0, 999, 250]
+    assert len(pipe.id2label) == 1000 and all(name == name.strip() != "" for name in pipe.id2label.values())
+    for name, ids in {"crane": [134, 517], "maillot": [638, 639]}.items():
+        with pytest.raises(ValueError, match=rf"'{name}' stands for the ids \[{ids[0]}, {ids[1]}\]"):
+            pipe.get_label_ids([name])
+    assert pipe(["golden retriever"], output_type="pt").images.shape == (1, 3, 16, 16)
+
+
+def test_names_of_a_file_and_several_strategies(files, tmp_path):
+    (tmp_path / "names.json").write_text(json.dumps({str(i): f"class {i}, c{i}" for i in range(10)}))
+    GenerationStrategy.cosine(4).to_json(tmp_path / "T4.json")
+    convert(files, tmp_path / "out", "autonat", "nnet_ema.pth", "--vqgan", str(files / "vqgan.ckpt"), "--id2label",
+            str(tmp_path / "names.json"), "--strategy", str(files / "T8.yaml"), str(tmp_path / "T4.json"))  # fmt: skip
+    pipe = load(tmp_path / "out")
+    assert sorted(pipe.scheduler.stored_strategies) == [4, 8] and pipe.get_label_ids("C3") == [3]
+
+
+def test_pushing_uploads_the_folder(files, tmp_path, monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr("huggingface_hub.create_repo", lambda repo, **kwargs: calls.append((repo, kwargs)))
+    monkeypatch.setattr("huggingface_hub.upload_folder", lambda **kwargs: calls.append(kwargs) or "the-url")
+    convert(files, tmp_path / "out", "autonat", "nnet_ema.pth", "--push-to-hub", "me/autonat")
+    assert calls == [("me/autonat", {"exist_ok": True}), {"repo_id": "me/autonat", "folder_path": str(tmp_path / "out")}]
+    assert "pushed to the-url" in capsys.readouterr().out
+    assert 'from_pretrained("me/autonat"' in (tmp_path / "out" / "README.md").read_text()
+
+
+# Wrong input: what is wrong is said, and nothing stays behind
+
+
+def small_checkpoint(path, **changes):
+    weights = load_reference("uvit")[0] | changes
+    torch.save({name: tensor for name, tensor in weights.items() if tensor is not None}, path)
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "message"),
+    [
+        ("autonat", ["--checkpoint", "{files}/enat.safetensors"], "enat.safetensors holds ENAT.*belongs to --model enat"),
+        ("enat", ["--checkpoint", "{files}/cc3m.ckpt"], "text-conditional U-ViT.*belongs to --model autonat-text"),
+        ("autonat", ["--checkpoint", "{files}/vqgan.ckpt"], "MaskGIT's VQGAN.*belongs to --vqgan"),
+        ("autonat", ["--vqgan", "{files}/nnet_ema.pth"], "nnet_ema.pth holds AutoNAT's.*belongs to --model autonat"),
+        ("autonat", ["--checkpoint", "{files}/T8.yaml"], "not a checkpoint by its name"),
+        ("autonat", ["--checkpoint", "{files}/nowhere.pth"], "nowhere.pth does not exist"),
+        ("autonat", ["--vqgan", "{files}/nowhere.ckpt"], "nowhere.ckpt does not exist"),
+        ("autonat", ["--strategy", "{files}/T8.yaml", "{files}/T8.yaml"], "more than one strategy for one number"),
+        ("autonat", ["--num-attention-heads", "5"], "multiple of `num_attention_heads` \\(5\\)"),
+        ("autonat", ["--id2label", "imagenet"], "without a tokenizer none is made"),
+        ("autonat-text", ["--checkpoint", "{files}/cc3m.ckpt", "--vqgan", "{files}/vqgan.ckpt", "--id2label", "imagenet"],
+         "is only a component"),
+        ("autonat", ["--vqgan", "{files}/vqgan.ckpt", "--id2label", "imagenet"], "names 1000 classes, but the model has 10"),
+        ("autonat", ["--id2label", "{files}/T8.yaml"], "not a JSON file of class names"),
+    ],
+)  # fmt: skip
+def test_wrong_input(files, tmp_path, model, args, message):
+    args = [arg.format(files=files) for arg in args]
+    with pytest.raises(SystemExit, match=message):
+        convert(files, tmp_path / "out", model, "nnet_ema.pth", *args)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_wrong_tensors_are_listed_at_once(tmp_path):
+    weights = load_reference("uvit")[0]
+    small_checkpoint(tmp_path / "w.pth", **{
+        "norm.weight": None, "extra.weight": torch.ones(1), "mlm_layer.fc.bias": weights["mlm_layer.fc.bias"][:5]
+    })  # fmt: skip
+    with pytest.raises(SystemExit) as error:
+        convert(tmp_path, tmp_path / "out", "autonat", "w.pth")
+    lines = {line.strip() for line in str(error.value).splitlines()[1:]}
+    assert lines == {"missing: norm.weight", "not expected: extra.weight", "shape: mlm_layer.fc.bias is [5], expected [32]"}
+    assert str(tmp_path / "w.pth") in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_with_another_codebook(files, tmp_path):
+    config = {"sample_size": 4, "codebook_size": 47, "hidden_size": 8, "num_layers": 1, "num_attention_heads": 8}
+    torch.save(release_uvit(randomise(UViTTransformer2DModel(**config))), tmp_path / "w.pth")
+    with pytest.raises(SystemExit, match="vqgan.ckpt has 48 codes, but .*w.pth is for 47"):
+        convert(tmp_path, tmp_path / "out", "autonat", "w.pth", "--vqgan", str(files / "vqgan.ckpt"))
+
+
+def test_an_existing_folder_is_not_touched(files, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="exists already"):
+        convert(files, tmp_path / "out", "autonat", "nnet_ema.pth")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+    (tmp_path / "out" / "mine.txt").unlink()
+    convert(files, tmp_path / "out", "autonat", "nnet_ema.pth")  # an empty one is taken
+    assert (tmp_path / "out" / "README.md").exists()
+
+
+def test_a_run_that_breaks_leaves_nothing(files, tmp_path, monkeypatch):
+    save = NATScheduler.save_pretrained
+
+    def full_disk(self, *args, **kwargs):
+        assert (tmp_path / ".out.partial" / "transformer" / "config.json").exists()
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(NATScheduler, "save_pretrained", full_disk)
+    with pytest.raises(SystemExit, match="No space left"):
+        convert(files, tmp_path / "out", "autonat", "nnet_ema.pth")
+    assert list(tmp_path.iterdir()) == []
+    # What a killed run left is taken away by the next one.
+    monkeypatch.setattr(NATScheduler, "save_pretrained", save)
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "old").write_text("old")
+    convert(files, tmp_path / "out", "autonat", "nnet_ema.pth")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and not (tmp_path / "out" / "old").exists()

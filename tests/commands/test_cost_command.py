@@ -1,0 +1,71 @@
+import pytest
+
+from diffusers_autonat import GenerationStrategy
+from diffusers_autonat.cli import main
+from diffusers_autonat.commands.cost import format_macs
+from diffusers_autonat.metrics.cost import pipeline_cost
+
+
+@pytest.fixture
+def folder(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "pipeline")
+    return str(tmp_path / "pipeline")
+
+
+def table(text: str) -> list[list[str]]:
+    return [line.split("  ") for line in text.splitlines() if line[:1].isdigit()]
+
+
+def test_a_line_for_every_stored_strategy(pipe, folder, capsys):
+    main(["cost", folder])
+    text = capsys.readouterr().out
+    assert f"{pipe.transformer.num_parameters():,} parameters in the transformer" in text
+    assert f"{pipe.vqvae.num_parameters():,} in the tokenizer" in text
+    rows = table(text)
+    assert [row[0] for row in rows] == ["4", "8"]
+    for row, steps in zip(rows, (4, 8)):
+        cost = pipeline_cost(pipe, pipe.scheduler.get_strategy(steps))
+        assert format_macs(cost.total) in " ".join(row) and row[-1].strip() == "-"
+
+
+def test_chosen_steps_strategy_files_and_guidance(pipe, folder, tmp_path, capsys):
+    main(["cost", folder, "--num-inference-steps", "4"])
+    assert len(table(capsys.readouterr().out)) == 1
+    strategy = GenerationStrategy([0.5, 0.0], [1.0] * 2, [1.0] * 2, [0.0, 1.0])
+    strategy.to_json(tmp_path / "s.json")
+    main(["cost", folder, "--strategy", str(tmp_path / "s.json")])
+    (row,) = table(capsys.readouterr().out)
+    cost = pipeline_cost(pipe, strategy)
+    assert f"{format_macs(cost.saved)} ({cost.saved / (cost.total + cost.saved):.0%})" in "  ".join(row)
+    main(["cost", folder, "--num-inference-steps", "8", "--guidance-scale", "0"])
+    assert [cell.strip() for cell in table(capsys.readouterr().out)[0] if cell.strip()][:2] == ["8", "0"]
+
+
+def test_the_papers_rows(capsys):
+    main(["cost", "--paper"])
+    text = capsys.readouterr().out
+    assert text.count(" =") == 13 and "differs" not in text
+    line = next(line for line in text.splitlines() if line.startswith("AutoNAT-L ") and " 512 " in line and "1.2 =" in line)
+    assert "199.0 M" in line and "1.202" in line
+    assert any(line.startswith("ENAT-L") for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("macs", "text"), [(0.0, "0 k"), (1234.0, "1.23 k"), (5.6e6, "5.6 M"), (9.258e11, "926 G"), (1.2e12, "1.2 T")]
+)
+def test_format(macs, text):
+    assert format_macs(macs) == text
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "either a pipeline or --paper"),
+        (["{folder}", "--paper"], "either a pipeline or --paper"),
+        (["{folder}", "--num-inference-steps", "6"], "only for"),
+        (["{folder}-nowhere"], "nowhere"),
+    ],
+)
+def test_errors_are_one_line(folder, args, message):
+    with pytest.raises(SystemExit, match=message):
+        main(["cost", *(arg.format(folder=folder) for arg in args)])

@@ -1,0 +1,251 @@
+"""The command as a user types it, on a tiny pipeline and a tiny random classifier."""
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
+
+from diffusers_autonat import GenerationStrategy
+from diffusers_autonat.cli import main
+from diffusers_autonat.metrics import EvaluationCheckpoint, load_extractor, load_reference
+from tests.conftest import tiny_pipeline
+
+
+TINY = {"num_channels": 1, "embedding_size": 4, "depths": [1, 1], "groups_width": 2, "hidden_sizes": [4, 6]}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, idx_folder):
+    """A folder with `pipeline`, `judge` (a random classifier) and `reference.npz`."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    tiny_pipeline().save_pretrained(folder / "pipeline")
+    torch.manual_seed(0)
+    RegNetForImageClassification(RegNetConfig(**TINY, num_labels=4)).save_pretrained(folder / "judge")
+    processor = ViTImageProcessorPil(size={"height": 28, "width": 28}, image_mean=[0.5], image_std=[0.5])
+    processor.save_pretrained(folder / "judge")
+    main(["evaluate", "--reference", str(idx_folder), "--feature-extractor", str(folder / "judge"),
+          "--metrics", "prdc", "--save-reference", str(folder / "reference.npz")])  # fmt: skip
+    return folder
+
+
+def command(place, output, *more, num_images=40, metrics="fid,class"):
+    return ["evaluate", str(place / "pipeline"), "--feature-extractor", str(place / "judge"), "--metrics", metrics,
+            "--reference", str(place / "reference.npz"), "--num-images", str(num_images), "--num-inference-steps", "4",
+            "--output", str(output), *more]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def report(place):
+    main(command(place, place / "expected.json", "--save-images", str(place / "expected"), metrics="fid,kid,is,prdc,class"))
+    return json.loads((place / "expected.json").read_text())
+
+
+def test_a_number_is_never_without_its_making(place, report, tmp_path, capsys):
+    main(command(place, tmp_path / "r.json", "--seed", "5", "--guidance-scale", "0.5"))
+    out = capsys.readouterr()
+    made = json.loads((tmp_path / "r.json").read_text())
+    assert made["images"] == {
+        "kind": "generated", "num_images": 40, "label_policy": "balanced", "seed": 5, "noise": "cpu",
+        "num_inference_steps": 4, "strategy_source": "stored", "strategy": json.loads(json.dumps(GenerationStrategy.cosine(4).to_dict())),
+        "guidance_scale": 0.5,
+    }  # fmt: skip
+    extractor = load_extractor(str(place / "judge"))
+    assert made["extractor"] == extractor.identity()
+    assert made["reference"]["hash"] == load_reference(place / "reference.npz", extractor).hash
+    assert made["pipeline"]["name"] == "pipeline" and made["pipeline"]["dtype"] == "float32"
+    assert made["run"]["num_processes"] == 1 and made["run"]["images_per_second"] > 0 and "torch" in made["run"]["versions"]
+    for text in ("40 generated, balanced labels, seed 5", "T = 4, stored, guidance x 0.5", extractor.weights_hash,
+                 made["reference"]["hash"], made["pipeline"]["transformer"], "64 images", "torch "):  # fmt: skip
+        assert text in out.out
+    assert set(made["values"]) == {"frechet_distance", "class_consistency"}
+    # The network is not Inception, so nothing that is shown or written may carry that name.
+    assert not re.search(r"\b(fid|kid|inception_score)\b", (out.out + (tmp_path / "r.json").read_text()).lower())
+    assert "frechet" in out.out and not (tmp_path / "r.json.state").exists()
+    assert report["images"]["seed"] == 0 and report["values"]["frechet_distance"] != made["values"]["frechet_distance"]
+
+
+def test_saved_images_are_the_measured_ones(place, report, tmp_path, fashion_mnist):
+    """As PNG files and as the ADM evaluator's archive; measured again they give the same statistics."""
+    files = sorted((place / "expected").iterdir())
+    assert [file.name for file in files] == [f"{i:06d}.png" for i in range(40)]
+    archive = tmp_path / "images.npz"
+    main(command(place, tmp_path / "r.json", "--save-images", str(archive), "--batch-size", "1", metrics="fid"))
+    with np.load(archive) as saved:
+        assert saved["arr_0"].shape == (40, 28, 28, 3) and saved["arr_0"].dtype == np.uint8
+        assert np.bincount(saved["arr_1"]).tolist() == [10] * 4
+        assert all(np.array_equal(image[..., 0], np.asarray(Image.open(file))) for image, file in zip(saved["arr_0"], files))
+        assert (saved["arr_0"][..., :1] == saved["arr_0"]).all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images.npz", "r.json"]
+    extractor = load_extractor(str(place / "judge"))
+    from_folder, from_archive = (load_reference(path, extractor) for path in (place / "expected", archive))
+    assert from_folder.hash == from_archive.hash
+    with pytest.raises(SystemExit, match="exists already"):
+        main(command(place, tmp_path / "other.json", "--save-images", str(archive)))
+
+
+def test_the_shipped_reference_is_of_the_shipped_classifier():
+    """After training the classifier anew the reference must be made anew (docs/evaluation.md has the command)."""
+    folder = Path(__file__).parents[2] / "model_cards" / "fashion-mnist-classifier"
+    reference = load_reference(folder / "fashion-mnist-test.npz", load_extractor(str(folder)))
+    assert reference.num_images == 10_000 and reference.labels.bincount().tolist() == [1000] * 10
+    assert (folder / "fashion-mnist-test.npz").stat().st_size <= 200_000
+
+
+def test_reconstructions(place, idx_folder, tmp_path, capsys):
+    main(["evaluate", str(place / "pipeline"), "--reconstruct", str(idx_folder), "--metrics", "fid",
+          "--feature-extractor", str(place / "judge"), "--reference", str(place / "reference.npz"),
+          "--output", str(tmp_path / "r.json")])  # fmt: skip
+    made = json.loads((tmp_path / "r.json").read_text())
+    assert made["images"]["kind"] == "reconstructed" and made["images"]["num_images"] == 64
+    assert "64 reconstructed from" in capsys.readouterr().out
+    pipe, extractor = tiny_pipeline(), load_extractor(str(place / "judge"))
+    reference = load_reference(place / "reference.npz", extractor)
+    with np.load(Path(__file__).parents[1] / "fixtures" / "fashion_mnist_64.npz") as file:
+        images = torch.from_numpy(file["images"])[:, None]
+    with torch.no_grad():
+        latents = pipe.vqvae.encode(images / 255).latents
+        decoded = pipe.vqvae.decode(latents).sample.clamp(0, 1)
+    features = extractor(decoded)[0].double()
+    mean = features.mean(dim=0)
+    # Independent of FrechetDistance: at least the means' part must be there.
+    assert made["values"]["frechet_distance"] >= (mean - reference.mu).square().sum().item() - 1e-6
+    with pytest.raises(SystemExit, match="--num-images 65: .* has only 64 images"):
+        main(["evaluate", str(place / "pipeline"), "--reconstruct", str(idx_folder), "--metrics", "fid",
+              "--feature-extractor", str(place / "judge"), "--reference", str(place / "reference.npz"),
+              "--num-images", "65", "--output", str(tmp_path / "x.json")])  # fmt: skip
+
+
+def test_comparing(place, report, tmp_path, capsys):
+    def variant(name, section, **changes):
+        other = json.loads(json.dumps(report))
+        other[section].update(changes)
+        (tmp_path / name).write_text(json.dumps(other))
+        return str(tmp_path / name)
+
+    base = str(place / "expected.json")
+    better = variant("strategy.json", "values", frechet_distance=report["values"]["frechet_distance"] - 0.125)
+    main(["evaluate", "--compare", base, better])
+    out = capsys.readouterr().out
+    assert "are comparable" in out and "difference -0.1250" in out and "differs" not in out
+    main(["evaluate", "--compare", base, variant("seed.json", "images", seed=1, num_inference_steps=8)])
+    out = capsys.readouterr().out
+    assert "are comparable" in out and "other draws" in out and "num_inference_steps: 4 | 8" in out
+    for name, section, change, reason in [
+        ("n.json", "images", {"num_images": 50}, "number of images (images.num_images: 40 | 50)"),
+        ("r.json", "reference", {"hash": "ab"}, "another reference set"),
+        ("e.json", "extractor", {"weights_hash": "cd"}, "another network"),
+        ("l.json", "images", {"label_policy": "uniform"}, "other classes"),
+        ("f.json", "reference", {"feature_rows": 7}, "other rows of the reference"),
+    ]:
+        with pytest.raises(SystemExit) as error:
+            main(["evaluate", "--compare", base, variant(name, section, **change)])
+        out = capsys.readouterr().out
+        assert error.value.code == 1 and "not comparable" in out and reason in out and "difference" not in out
+    (tmp_path / "broken.json").write_text("{}")
+    with pytest.raises(SystemExit, match="is no report of `evaluate`: it has no values"):
+        main(["evaluate", "--compare", base, str(tmp_path / "broken.json")])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--metrics", "fid,fud"], "not 'fud'"),
+        (["--num-inference-steps", "6"], "only for"),
+        (["--strategy", "missing.json"], "missing.json"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--num-images", "1"], "at least 2"),
+        (["--reference", "nowhere.npz"], "There is no reference nowhere.npz"),
+        (["--feature-extractor", "no/where"], "not reachable|not a local folder"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(place, tmp_path, more, message):
+    with pytest.raises(SystemExit, match=message) as error:
+        main(command(place, tmp_path / "r.json", *more))
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_a_reference_needs_a_name_and_a_pipeline_a_reference(place):
+    for arguments, message in (([], "name a pipeline"), (["--save-reference", "x.npz"], "give both")):
+        with pytest.raises(SystemExit, match=message):
+            main(["evaluate", *arguments])
+    with pytest.raises(SystemExit, match="give --reference, or ask for --metrics is,class"):
+        main(["evaluate", str(place / "pipeline"), "--feature-extractor", str(place / "judge")])
+
+
+def work(rank, world, port, arguments, kill_at, directory):
+    """`accelerate launch` in small: the environment it sets, and a kill at the n-th save of the state."""
+    torch.set_num_threads(1)
+    os.chdir(directory)
+    if world > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1",
+                          MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")  # fmt: skip
+    saves, write = 0, EvaluationCheckpoint._write
+
+    def killing(self, collections):
+        nonlocal saves
+        saves += 1
+        if saves == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(self, collections)
+
+    EvaluationCheckpoint._write = killing
+    main(arguments)
+
+
+def launch(world, arguments, kill_at, directory):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.commands.test_evaluate", "transformers.models.regnet.modeling_regnet"])
+    arguments = (world, port, arguments, kill_at, str(directory))
+    workers = [context.Process(target=work, args=(rank, *arguments)) for rank in range(world)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=600)
+    return [worker.exitcode for worker in workers]
+
+
+@pytest.mark.parametrize("kill_at", [1, 2, 3])
+def test_killed_and_resumed(kill_at, place, report, tmp_path):
+    """Killed before the first, the second and the third save (1 is the empty one); then resumed to the same number."""
+    images = tmp_path / "images.npz"
+    arguments = command(place, tmp_path / "r.json", "--save-seconds", "0", "--batch-size", "1", "--resume",
+                        "--save-images", str(images), metrics="fid,kid,is,prdc,class")  # fmt: skip
+    assert launch(1, arguments, kill_at, tmp_path) == [-signal.SIGKILL]
+    assert not (tmp_path / "r.json").exists() and not images.exists()
+    if kill_at > 1:
+        with pytest.raises(SystemExit, match="unfinished evaluation: add --resume"):
+            main([argument for argument in arguments if argument != "--resume"])
+        with pytest.raises(SystemExit, match="with other images.seed: delete the folder"):
+            main([*arguments, "--seed", "1"])
+    main(arguments)
+    made = json.loads((tmp_path / "r.json").read_text())
+    assert made["values"] == report["values"]
+    assert made["run"]["resumed_images"] == 32 * max(kill_at - 2, 0)
+    with np.load(images) as saved:
+        assert np.array_equal(saved["arr_0"][39, ..., 0], np.asarray(Image.open(place / "expected" / "000039.png")))
+    # Asked again, nothing is generated.
+    before = (tmp_path / "r.json").read_text()
+    main(arguments)
+    assert (tmp_path / "r.json").read_text() == before
+
+
+def test_several_processes(place, report, tmp_path):
+    images = tmp_path / "images.npz"
+    arguments = command(place, tmp_path / "r.json", "--save-images", str(images), metrics="fid,kid,is,prdc,class")
+    assert launch(2, arguments, 0, tmp_path) == [0, 0]
+    made = json.loads((tmp_path / "r.json").read_text())
+    assert made["values"] == report["values"] and made["run"]["num_processes"] == 2
+    with np.load(images) as saved:
+        assert np.array_equal(saved["arr_0"][39, ..., 0], np.asarray(Image.open(place / "expected" / "000039.png")))
