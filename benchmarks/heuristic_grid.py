@@ -13,44 +13,17 @@ import time
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 from tqdm.auto import tqdm
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy
-from diffusers_autonat.metrics import balanced_labels, build_metrics, load_extractor, load_reference
+from diffusers_autonat.metrics import Evaluator, load_extractor, load_reference
 from diffusers_autonat.training.data import ImageTransform, load_images
 from diffusers_autonat.training.model_card import hardware, versions
 from diffusers_autonat.training.tokens import encode_images
 
 
-@torch.no_grad()
-def measure(batches, extractor, reference, num_images: int) -> dict[str, float]:
-    metrics = build_metrics(["fid", "class"], extractor, num_images, reference)
-    done = 0
-    for images, labels in batches:
-        indices = torch.arange(done, done + len(images))
-        features, logits = extractor(images, indices)
-        metrics.update(features=features, logits=logits, labels=labels, indices=indices)
-        done += len(images)
-    values = metrics.compute()
-    return {name: round(value.item(), 4) for name, value in values.items() if value.numel() == 1}
-
-
-def generated(pipe, num_images: int, batch_size: int, seed: int, **kwargs):
-    labels = balanced_labels(num_images, pipe.transformer.config.num_classes)
-    for start in range(0, num_images, batch_size):
-        indices = range(start, min(start + batch_size, num_images))
-        generator = [torch.Generator().manual_seed(seed * 1_000_000 + i) for i in indices]
-        batch = labels[start : start + batch_size]
-        yield pipe(batch, generator=generator, output_type="pt", **kwargs).images, batch
-
-
-def real(dataset: Dataset, batch_size: int, pipe=None):
-    """Test images, or their reconstructions."""
-    for start in range(0, len(dataset), batch_size):
-        rows = dataset[start : start + batch_size]
-        images = torch.stack(rows["pixel_values"])
-        yield (images if pipe is None else pipe.decode_latents(encode_images(pipe.vqvae, images))), torch.tensor(rows["labels"])
+def rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}
 
 
 def main():
@@ -62,24 +35,35 @@ def main():
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 4])
     parser.add_argument("--remasking-temperatures", type=float, nargs="+", default=[1.0, 2.0, 4.5], help="lambda")
     parser.add_argument("--guidance-scales", type=float, nargs="+", default=[0.5, 1.0, 2.0, 3.0], help="k")
-    parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", default="grid.json")
     args = parser.parse_args()
 
     pipe = AutoNATPipeline.from_pretrained(args.pipeline)
-    pipe.set_progress_bar_config(disable=True)
-    extractor = load_extractor(args.judge).eval()
+    extractor = load_extractor(args.judge)
     test = load_images(train_data_dir=args.data, split="test")
+    labels = torch.tensor(test["label"][:])
     reference = load_reference(test, extractor)
     test.set_transform(ImageTransform(28, 1, "image", "label"))
+    evaluator = Evaluator(pipe, extractor, reference, progress=False)
+
+    def real(indices, labels):
+        return torch.stack(test[indices.tolist()]["pixel_values"])
+
+    def reconstructed(indices, labels):
+        return pipe.decode_latents(encode_images(pipe.vqvae, real(indices, labels)))
+
+    def measure(make_images):
+        ((_, values),) = evaluator.measure(make_images, labels, [len(test)])
+        return rounded(values)
+
     result = {
         "pipeline": args.pipeline, "num_images": args.num_images, "seed": args.seed, "labels": "balanced",
         "reference": {"source": "Fashion-MNIST test", "num_images": len(test), "hash": reference.hash},
         "extractor": extractor.identity(), "hardware": hardware(),
         "versions": versions("torch", "diffusers", "transformers"),
-        "real_test_images": measure(real(test, args.batch_size), extractor, reference, len(test)),
-        "reconstructed_test_images": measure(real(test, args.batch_size, pipe=pipe), extractor, reference, len(test)),
+        "real_test_images": measure(real),
+        "reconstructed_test_images": measure(reconstructed),
         "heuristic": [],
     }  # fmt: skip
     print("real", result["real_test_images"], "\nreconstructed", result["reconstructed_test_images"], flush=True)
@@ -87,10 +71,7 @@ def main():
     for steps, remasking, guidance in tqdm(grid):
         strategy = GenerationStrategy.cosine(steps, remasking_temperature=remasking, guidance_scale=guidance)
         start = time.time()
-        row = measure(
-            generated(pipe, args.num_images, args.batch_size, args.seed, strategy=strategy), extractor, reference,
-            args.num_images,
-        )  # fmt: skip
+        row = rounded(evaluator(args.num_images, args.seed, strategy))
         row |= {"steps": steps, "remasking_temperature": remasking, "guidance_scale": guidance,
                 "seconds": round(time.time() - start, 1)}  # fmt: skip
         result["heuristic"].append(row)

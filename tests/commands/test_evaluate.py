@@ -45,17 +45,18 @@ def command(place, output, *more, num_images=40, metrics="fid,class"):
 
 @pytest.fixture(scope="module")
 def report(place):
-    main(command(place, place / "expected.json", "--save-images", str(place / "expected"), metrics="fid,kid,is,prdc,class"))
+    output, images = place / "expected.json", place / "expected"
+    main(command(place, output, "--save-images", str(images), metrics="fid,kid,is,prdc,class"))
     return json.loads((place / "expected.json").read_text())
 
 
 def test_a_number_is_never_without_its_making(place, report, tmp_path, capsys):
     main(command(place, tmp_path / "r.json", "--seed", "5", "--guidance-scale", "0.5"))
     out = capsys.readouterr()
-    made = json.loads((tmp_path / "r.json").read_text())
+    made, strategy = json.loads((tmp_path / "r.json").read_text()), GenerationStrategy.cosine(4)
     assert made["images"] == {
         "kind": "generated", "num_images": 40, "label_policy": "balanced", "seed": 5, "noise": "cpu",
-        "num_inference_steps": 4, "strategy_source": "stored", "strategy": json.loads(json.dumps(GenerationStrategy.cosine(4).to_dict())),
+        "num_inference_steps": 4, "strategy_source": "stored", "strategy": json.loads(json.dumps(strategy.to_dict())),
         "guidance_scale": 0.5,
     }  # fmt: skip
     extractor = load_extractor(str(place / "judge"))
@@ -82,7 +83,8 @@ def test_saved_images_are_the_measured_ones(place, report, tmp_path, fashion_mni
     with np.load(archive) as saved:
         assert saved["arr_0"].shape == (40, 28, 28, 3) and saved["arr_0"].dtype == np.uint8
         assert np.bincount(saved["arr_1"]).tolist() == [10] * 4
-        assert all(np.array_equal(image[..., 0], np.asarray(Image.open(file))) for image, file in zip(saved["arr_0"], files))
+        for image, file in zip(saved["arr_0"], files):
+            assert np.array_equal(image[..., 0], np.asarray(Image.open(file)))
         assert (saved["arr_0"][..., :1] == saved["arr_0"]).all()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images.npz", "r.json"]
     extractor = load_extractor(str(place / "judge"))

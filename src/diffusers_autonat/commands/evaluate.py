@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         reference = _load_reference(args.reference, extractor, rows, progress)
         if args.save_reference and state.is_main_process:
             save_reference(reference, args.save_reference)
-            print(f"{reference.source}: {reference.num_images} images, hash {reference.hash}, in {args.save_reference}")
+            print(f"{reference.source}: {reference.num_images} images, hash {reference.hash}: {args.save_reference}")
     if pipe is not None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
@@ -109,7 +109,11 @@ def _local_dataset(source: str) -> tuple[str, Any]:
 
 
 def _evaluate(
-    args: argparse.Namespace, pipe: AutoNATPipeline, extractor: FeatureExtractor, reference: Reference | None, state: Any
+    args: argparse.Namespace,
+    pipe: AutoNATPipeline,
+    extractor: FeatureExtractor,
+    reference: Reference | None,
+    state: Any,
 ) -> dict[str, Any]:
     """The report, or the one that is there if --resume finds nothing left to do."""
     import torch
@@ -182,7 +186,9 @@ def _evaluate(
     return report
 
 
-def _generation(args: argparse.Namespace, pipe: AutoNATPipeline, evaluator: Evaluator) -> tuple[Any, torch.Tensor, dict]:
+def _generation(
+    args: argparse.Namespace, pipe: AutoNATPipeline, evaluator: Evaluator
+) -> tuple[Any, torch.Tensor, dict]:
     """How images are made, the labels they are asked for, and the report's words on both."""
     strategy = read_strategy(args.strategy) if args.strategy else pipe.scheduler.get_strategy(args.num_inference_steps)
     num_images = args.num_images or 10_000
@@ -273,21 +279,21 @@ def register(commands) -> None:
     group.add_argument("--seed", type=int, default=0, help="of noise and labels")
     group.add_argument("--label-policy", choices=("balanced", "uniform", "reference"), default="balanced")
     group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the transformer")
-    group.add_argument("--reconstruct", metavar="DATA", help="measure the tokenizer's reconstructions of these images")
+    group.add_argument("--reconstruct", metavar="DATA", help="measure the tokenizer's reconstructions of DATA")
     group = command.add_argument_group("how it is measured")
-    group.add_argument("--reference", help="an .npz, a folder of images or IDX files, FOLDER:SPLIT, or DATASET:SPLIT")
+    group.add_argument("--reference", help=".npz, folder of images or IDX files, FOLDER:SPLIT, or DATASET:SPLIT")
     group.add_argument("--metrics", type=lambda text: tuple(text.split(",")), default=("fid",), help=",".join(METRICS))
-    group.add_argument("--feature-extractor", default="inception", help="inception, or a transformers vision model")
+    group.add_argument("--feature-extractor", default="inception", help="inception or a transformers vision model")
     group.add_argument("--extractor-weights", help="weights file of inception; downloaded by default")
     group.add_argument("--images-per-call", type=positive, default=32,
-                       help="batch of every call of pipeline and extractor; changes last digits, so keep it")  # fmt: skip
+                       help="batch of every call of pipeline and extractor; changes last digits: keep it")  # fmt: skip
     group.add_argument("--batch-size", type=positive, default=128,
                        help="images generated before they are measured; changes nothing but memory")  # fmt: skip
     group = command.add_argument_group("results")
-    group.add_argument("--output", default="evaluation.json", help="the report; a running evaluation's state lies beside")
+    group.add_argument("--output", default="evaluation.json", help="the report; the state of a run lies beside it")
     group.add_argument("--resume", action="store_true", help="continue a killed run of the same command")
     group.add_argument("--save-seconds", type=float, default=60.0, help="between two saves of the state")
-    group.add_argument("--save-images", metavar="PATH", help="a folder for PNG files, or an .npz for the ADM evaluator")
+    group.add_argument("--save-images", metavar="PATH", help="folder for PNG files, or .npz for the ADM evaluator")
     group.add_argument("--save-reference", metavar="FILE", help="write the reference to an .npz; needs no pipeline")
     group.add_argument("--compare", nargs=2, metavar=("A", "B"), help="say whether two reports are comparable")
     command.set_defaults(run=run)

@@ -7,10 +7,10 @@ What makes a number reproducible:
 
 - Image i draws its noise from a stream of its own that depends on the seed and on i alone, and its label on nothing
   else either, so the first n of N images are the n images of a shorter run.
-- Matrix products round differently in another batch shape, which can turn a token or a grey level. So images are always
-  made in calls of `extractor.batch_size`, image i at place i mod that; the last call is filled up and its excess
-  dropped. `batch_size`, the number of processes and an interruption only decide which calls are made where and when.
-  (On a CPU the number of threads rounds differently too; keep it.)
+- Matrix products round differently in another batch shape, which can turn a token or a grey level. So images are
+  always made in calls of `extractor.batch_size`, image i at place i modulo that; the last call is filled up and its
+  excess dropped. `batch_size`, the number of processes and an interruption only decide which calls are made where and
+  when. (On a CPU the number of threads rounds differently too; keep it.)
 - The statistics do not depend on the order of the images (`distances`).
 """
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,7 +117,8 @@ class Evaluator:
         labels = reference_labels(num_images, self.reference)
         if labels.max() >= self.num_classes:
             raise ValueError(
-                f"{self.reference.source} holds class {int(labels.max())}, the pipeline's last is {self.num_classes - 1}."
+                f"{self.reference.source} holds class {int(labels.max())}, "
+                f"the pipeline's last is {self.num_classes - 1}."
             )
         return labels
 
@@ -228,17 +228,15 @@ class Evaluator:
         calls_at_once = math.ceil(self.batch_size / call_size)
         with tqdm(total=rungs[-1], initial=finished, unit=" images", desc=description, disable=hidden) as bar:
             for n in rungs:
-                now, todo = [call for call in todo if call * call_size < n], [call for call in todo if call * call_size >= n]
+                now = [call for call in todo if call * call_size < n]
+                todo = todo[len(now) :]
                 for batch in (now[i : i + calls_at_once] for i in range(0, len(now), calls_at_once)):
                     pieces = []
                     for call in batch:
-                        indices = torch.arange(call * call_size, min((call + 1) * call_size, len(labels)))
-                        images = to_uint8(make_images(indices, labels[indices]))
-                        wanted = indices < rungs[-1]
-                        images, indices = images[: int(wanted.sum())], indices[wanted]
+                        pieces.append(self._make(make_images, labels, call, rungs[-1]))
+                        images, indices = pieces[-1]
                         if on_images is not None:
                             on_images(images.cpu(), labels[indices], indices)
-                        pieces.append((images, indices))
                         # The other processes are as far as this one.
                         bar.update(min(len(indices) * world, rungs[-1] - bar.n))
                     images, indices = (torch.cat(parts) for parts in zip(*pieces))
@@ -247,6 +245,13 @@ class Evaluator:
                     if checkpoint:
                         checkpoint.save(collections, own)
                 yield n, _compute(collections[n])
+
+    def _make(self, make_images: MakeImages, labels: Tensor, call: int, total: int) -> tuple[Tensor, Tensor]:
+        """The images (uint8) of one call and their indices, without those that only fill up the last call."""
+        start = call * self.extractor.batch_size
+        indices = torch.arange(start, min(start + self.extractor.batch_size, len(labels)))
+        images = to_uint8(make_images(indices, labels[indices]))
+        return images[: total - start], indices[: total - start]
 
     def _update(self, collections: dict[int, Any], images: Tensor, indices: Tensor, labels: Tensor) -> None:
         """Add a batch to every rung it belongs to."""
@@ -265,7 +270,9 @@ class Evaluator:
 
 def _compute(collection: Any) -> dict[str, float]:
     """The values of one rung as plain numbers."""
-    with warnings.catch_warnings() if not all(m.update_called for m in collection.values()) else nullcontext():
-        # What came from a checkpoint, or from other processes only, torchmetrics takes for nothing.
-        warnings.filterwarnings("ignore", message=".*was called before the ``update`` method")
-        return {name: value.item() for name, value in collection.compute().items()}
+    if not all(metric.update_called for metric in collection.values()):
+        # torchmetrics takes what came from a checkpoint, or from other processes only, for nothing.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*was called before the ``update`` method")
+            collection.compute()  # is kept for the next line
+    return {name: value.item() for name, value in collection.compute().items()}

@@ -22,7 +22,9 @@ POOLS = {
 
 
 class ConvNormReLU(nn.Module):
-    def __init__(self, in_channels: int, out_channels: int, kernel: int | tuple[int, int], stride: int = 1, pad: bool = True):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int | tuple[int, int], stride: int = 1, pad: bool = True
+    ):
         super().__init__()
         height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
         padding = (height // 2, width // 2) if pad and stride == 1 else 0
@@ -38,8 +40,8 @@ class Mixed(nn.Module):
 
     Args:
         in_channels: of the input.
-        paths: lists of steps. A step is the name of a pool, a convolution (name, channels, kernel[, stride]), or at the
-            end a list of convolutions over the same input.
+        paths: lists of steps. A step is the name of a pool, a convolution (name, channels, kernel[, stride]), or
+            at the end a list of convolutions over the same input.
     """
 
     def __init__(self, in_channels: int, *paths: list[Any]):
@@ -47,7 +49,8 @@ class Mixed(nn.Module):
         self.paths: list[list[Any]] = []
         self.out_channels = 0
         for path in paths:
-            names, channels = [], in_channels
+            names: list[Any] = []
+            channels = in_channels
             for step in path:
                 if isinstance(step, str):
                     names.append(step)
@@ -65,7 +68,10 @@ class Mixed(nn.Module):
 
     def _walk(self, path: list[Any], x: Tensor) -> Tensor:
         for step in path:
-            x = POOLS[step](x) if isinstance(step, str) else torch.cat([self.get_submodule(name)(x) for name in step], dim=1)
+            if isinstance(step, str):
+                x = POOLS[step](x)
+            else:
+                x = torch.cat([self.get_submodule(name)(x) for name in step], dim=1)
         return x
 
 

@@ -21,7 +21,7 @@ NECESSARY = {
 SUBJECT = ("images.kind", "images.source", "images.num_inference_steps", "images.strategy", "images.guidance_scale",
            "pipeline.transformer", "pipeline.vqvae", "pipeline.dtype")  # fmt: skip
 REMARKS = {
-    "images.seed": "noise and labels are other draws: a difference of a few standard deviations over seeds means nothing",
+    "images.seed": "noise and labels are other draws: differences within the noise over seeds mean nothing",
     "images.noise": "equal seeds are other draws where the noise was made on another kind of device",
     "extractor.batch_size": "other batch shapes may turn single grey levels",
     "run.hardware": "other hardware, or another number of threads, may turn single grey levels and tokens",
@@ -60,7 +60,7 @@ def format_report(report: dict[str, Any]) -> str:
         lines += [("images", f"{made} from {images['source']}")]
     weights = f"transformer {pipeline['transformer']}, vqvae {pipeline['vqvae']}"
     lines += [("pipeline", f"{pipeline['name']}, {weights}, {pipeline['dtype']}")]
-    kind = "the standard Inception network" if extractor["is_standard_inception"] else "not the standard Inception network"
+    kind = f"{'' if extractor['is_standard_inception'] else 'not '}the standard Inception network"
     features = f"{extractor['num_features']} features, {kind}"
     lines += [("extractor", f"{extractor['name']}, weights {extractor['weights_hash']}, {features}")]
     if reference:

@@ -1,0 +1,93 @@
+#!/usr/bin/env python
+"""How noisy a measured distance is: its mean and standard deviation over seeds, for several N.
+
+    python benchmarks/evaluation_noise.py model_cards/autonat-fashion-mnist --judge model_cards/fashion-mnist-classifier \\
+        --reference model_cards/fashion-mnist-classifier/fashion-mnist-test.npz --num-inference-steps 8
+
+One run of the largest N for each seed gives the smaller ones on the way. Writes a JSON file and a Markdown table beside
+it. A killed run goes on where it was when the command is repeated.
+"""
+
+import argparse
+import json
+import os
+import statistics
+from pathlib import Path
+
+import torch
+
+from diffusers_autonat import AutoNATPipeline
+from diffusers_autonat.metrics import EvaluationCheckpoint, Evaluator, load_extractor, load_reference
+from diffusers_autonat.training.model_card import hardware, versions
+from diffusers_autonat.training.tokens import model_hash
+
+
+def table(values: dict[str, dict[str, dict[str, float]]], counts: list[int]) -> str:
+    """Markdown: a row for each N, and mean, standard deviation and their ratio of every value."""
+    names = list(next(iter(values.values()))[str(counts[0])])
+    head = "| N | seeds |" + "".join(f" {name} | std | std / mean |" for name in names)
+    rows = [head, "|---|---|" + "---|---|---|" * len(names)]
+    for count in counts:
+        row = f"| {count:,} | {len(values)} |"
+        for name in names:
+            numbers = [by_count[str(count)][name] for by_count in values.values()]
+            mean, std = statistics.mean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else float("nan")
+            row += f" {mean:.4f} | {std:.4f} | {std / mean:.2%} |"
+        rows.append(row)
+    return "\n".join(rows) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pipeline")
+    parser.add_argument("--judge", required=True)
+    parser.add_argument("--reference", required=True)
+    parser.add_argument("--num-inference-steps", type=int, default=8)
+    parser.add_argument("--metrics", default="fid,class")
+    parser.add_argument("--num-images", type=int, nargs="+", default=[500, 1000, 2000, 5000])
+    parser.add_argument("--seeds", type=int, default=10, help="seeds 0 to this minus one")
+    parser.add_argument("--output", default="benchmarks/results/evaluation_noise.json")
+    args = parser.parse_args()
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipe = AutoNATPipeline.from_pretrained(args.pipeline)
+    hashes = {part: model_hash(getattr(pipe, part)) for part in ("transformer", "vqvae")}
+    pipe.to(device)
+    extractor = load_extractor(args.judge).to(device)
+    reference = load_reference(args.reference, extractor)
+    evaluator = Evaluator(pipe, extractor, reference, args.metrics.split(","))
+    strategy = pipe.scheduler.get_strategy(args.num_inference_steps)
+    result = {
+        "pipeline": Path(args.pipeline).name, **hashes, "strategy": strategy.to_dict(), "labels": "balanced",
+        "num_images": args.num_images, "reference": {"hash": reference.hash, "source": reference.source},
+        "extractor": extractor.identity(), "hardware": hardware(),
+        "versions": versions("torch", "diffusers", "torchmetrics"), "values": {},
+    }  # fmt: skip
+    result = json.loads(json.dumps(result))  # as it will be read again
+    output = Path(args.output)
+    if output.exists():
+        earlier = json.loads(output.read_text())
+        different = [key for key in result if key != "values" and earlier.get(key) != result[key]]
+        if different:
+            parser.error(f"{output} was made with other {', '.join(different)}: name another --output or delete it.")
+        result = earlier
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for seed in range(args.seeds):
+        if str(seed) in result["values"]:
+            continue
+        identity = {key: value for key, value in result.items() if key != "values"} | {"seed": seed}
+        checkpoint = EvaluationCheckpoint(output.with_suffix(".state"), identity)
+        rungs = evaluator.rungs(
+            args.num_images, seed, strategy, description=f"seed {seed} of {args.seeds}", checkpoint=checkpoint
+        )
+        result["values"][str(seed)] = {str(count): values for count, values in rungs}
+        partial = output.with_suffix(".partial")
+        partial.write_text(json.dumps(result, indent=2) + "\n")
+        os.replace(partial, output)
+        output.with_suffix(".md").write_text(table(result["values"], args.num_images))
+        checkpoint.delete()
+    print(output.with_suffix(".md").read_text())
+
+
+if __name__ == "__main__":
+    main()
