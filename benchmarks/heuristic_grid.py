@@ -1,15 +1,16 @@
 #!/usr/bin/env python
-"""How good is a Fashion-MNIST pipeline: its tokenizer's reconstructions, and the heuristic strategy over lambda and k.
+"""How good is a Fashion-MNIST pipeline: its tokenizer's reconstructions, and a heuristic strategy over lambda and k.
 
     python benchmarks/heuristic_grid.py PIPELINE --judge JUDGE --data /usr/share/datasets/fashion-mnist --output grid.json
 
 The judge is a classifier trained on real images only. Distances are Fréchet distances between its features and those of
-the 10,000 test images (not FID: the network is not Inception). All strategies draw the same labels and noise.
+the 10,000 test images (not FID: the network is not Inception). All strategies draw the same labels and noise. Run again, it goes on.
 """
 
 import argparse
 import json
 import time
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from diffusers_autonat import AutoNATPipeline, GenerationStrategy
 from diffusers_autonat.metrics import Evaluator, load_extractor, load_reference
 from diffusers_autonat.training.data import ImageTransform, load_images
 from diffusers_autonat.training.model_card import hardware, versions
-from diffusers_autonat.training.tokens import encode_images
+from diffusers_autonat.training.tokens import encode_images, model_hash
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:
@@ -33,6 +34,8 @@ def main():
     parser.add_argument("--data", required=True, help="folder of the IDX files")
     parser.add_argument("--num-images", type=int, default=1000)
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 4])
+    parser.add_argument("--heuristic", choices=["cosine", "enat"], default="cosine", help="AutoNAT's or ENAT's")
+    parser.add_argument("--sampling-temperatures", type=float, nargs="+", default=[1.0], help="tau1; of enat at its start")
     parser.add_argument("--remasking-temperatures", type=float, nargs="+", default=[1.0, 2.0, 4.5], help="lambda")
     parser.add_argument("--guidance-scales", type=float, nargs="+", default=[0.5, 1.0, 2.0, 3.0], help="k")
     parser.add_argument("--seed", type=int, default=0)
@@ -57,26 +60,31 @@ def main():
         ((_, values),) = evaluator.measure(make_images, labels, [len(test)])
         return rounded(values)
 
-    result = {
-        "pipeline": args.pipeline, "num_images": args.num_images, "seed": args.seed, "labels": "balanced",
+    made_of = {
+        "pipeline": args.pipeline, "transformer_hash": model_hash(pipe.transformer), "vqvae_hash": model_hash(pipe.vqvae),
+        "num_images": args.num_images, "seed": args.seed, "labels": "balanced", "heuristic": args.heuristic,
         "reference": {"source": "Fashion-MNIST test", "num_images": len(test), "hash": reference.hash},
         "extractor": extractor.identity(), "hardware": hardware(),
         "versions": versions("torch", "diffusers", "transformers"),
-        "real_test_images": measure(real),
-        "reconstructed_test_images": measure(reconstructed),
-        "heuristic": [],
     }  # fmt: skip
+    made_of, output = json.loads(json.dumps(made_of)), Path(args.output)
+    result = json.loads(output.read_text()) if output.exists() else {}
+    if result and {key: result.get(key) for key in made_of} != made_of:
+        raise ValueError(f"{output} holds the grid of something else: name another --output, or delete it.")
+    if not result:
+        result = {**made_of, "real_test_images": measure(real), "reconstructed_test_images": measure(reconstructed), "grid": []}
     print("real", result["real_test_images"], "\nreconstructed", result["reconstructed_test_images"], flush=True)
-    grid = [(t, tau, k) for t in args.steps for tau in args.remasking_temperatures for k in args.guidance_scales]
-    for steps, remasking, guidance in tqdm(grid):
-        strategy = GenerationStrategy.cosine(steps, remasking_temperature=remasking, guidance_scale=guidance)
+    heuristic = getattr(GenerationStrategy, args.heuristic)
+    points = product(args.steps, args.sampling_temperatures, args.remasking_temperatures, args.guidance_scales)
+    names = ("steps", "sampling_temperature", "remasking_temperature", "guidance_scale")
+    done = {tuple(row[name] for name in names) for row in result["grid"]}
+    for point in tqdm([point for point in points if point not in done]):
         start = time.time()
-        row = rounded(evaluator(args.num_images, args.seed, strategy))
-        row |= {"steps": steps, "remasking_temperature": remasking, "guidance_scale": guidance,
-                "seconds": round(time.time() - start, 1)}  # fmt: skip
-        result["heuristic"].append(row)
+        row = dict(zip(names, point)) | rounded(evaluator(args.num_images, args.seed, heuristic(*point)))
+        row["seconds"] = round(time.time() - start, 1)
+        result["grid"].append(row)
         tqdm.write(json.dumps(row))
-        Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
+        output.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

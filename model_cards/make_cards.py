@@ -181,7 +181,7 @@ def make_classifier(run: Path, hardware: str) -> None:
 
 def make_autonat(run: Path, notes: str) -> None:
     folder, evaluation = HERE / "autonat-fashion-mnist", json.loads((run / "evaluation.json").read_text())
-    grid = evaluation["heuristic"]
+    grid = evaluation["grid"]
     chosen = [choose(grid, steps) for steps in sorted({row["steps"] for row in grid})]
     strategies = [
         GenerationStrategy.cosine(

@@ -12,14 +12,17 @@ launch="accelerate launch --num_machines 1 --num_processes 1 --mixed_precision n
 [ -f "$out/perceptual/config.json" ] || $launch training/train_classifier.py --train_data_dir "$data" --random_flip \
     --num_train_epochs 3 --input_size 28 --hidden_sizes 64 96 --depths 1 1 --seed 1 --output_dir "$out/perceptual"
 
-# No attention and few codes: black background then takes few codes, which makes the tokens easier to predict.
-[ -f "$out/vqgan/vqvae/config.json" ] || $launch training/train_vqgan.py --train_data_dir "$data" \
-    --resolution 28 --num_channels 1 --block_out_channels 32 64 64 --layers_per_block 1 --norm_num_groups 8 \
-    --codebook_size 256 --codebook_dim 16 --perceptual_model "$out/perceptual" --l2_weight 1.0 \
-    --adversarial_weight 0.6 --adversarial_start 800 --discriminator_hidden_size 32 --learning_rate 1.5e-3 \
-    --lr_warmup_steps 50 --adam_beta1 0.8 --adam_beta2 0.95 --revive_steps 100 --train_batch_size 32 \
-    --max_train_steps 4000 --validation_steps 250 --checkpointing_steps 250 --resume_from_checkpoint latest \
-    --output_dir "$out/vqgan"
+# No attention in the tokenizer: with it, black background serves as a notepad, which makes tokens hard to predict. Twice the
+# codes once the first ones are placed: they go where reconstruction is worst.
+tokenizer="--train_data_dir $data --resolution 28 --perceptual_model $out/perceptual --l2_weight 1.0 --adversarial_weight 0.6
+    --discriminator_hidden_size 32 --lr_warmup_steps 50 --adam_beta1 0.8 --adam_beta2 0.95 --revive_steps 100
+    --train_batch_size 32 --validation_steps 250 --checkpointing_steps 250 --resume_from_checkpoint latest"
+[ -f "$out/vqgan-256/vqvae/config.json" ] || $launch training/train_vqgan.py $tokenizer --num_channels 1 \
+    --block_out_channels 32 64 64 --layers_per_block 1 --norm_num_groups 8 --codebook_size 256 --codebook_dim 16 \
+    --adversarial_start 800 --learning_rate 1.5e-3 --max_train_steps 4000 --output_dir "$out/vqgan-256"
+[ -f "$out/vqgan/vqvae/config.json" ] || $launch training/train_vqgan.py $tokenizer \
+    --pretrained_model_name_or_path "$out/vqgan-256/vqvae" --codebook_size 512 \
+    --adversarial_start 100 --learning_rate 1e-3 --max_train_steps 1500 --output_dir "$out/vqgan"
 
 # No flips: in this set every shoe points to the left.
 python training/tokenize_images.py --train_data_dir "$data" --vqvae "$out/vqgan/vqvae" --resolution 28 --no_flips \

@@ -45,7 +45,7 @@ def parse_args():
     model.add_argument("--num_channels", type=int, default=3, choices=[1, 3], help="image channels")
     model.add_argument("--block_out_channels", type=int, nargs="+", default=[128, 128, 256, 256, 512])
     model.add_argument("--layers_per_block", type=int, default=2)
-    model.add_argument("--codebook_size", type=int, default=1024)
+    model.add_argument("--codebook_size", type=int, help="default: 1024; more than a pretrained model has are added")
     model.add_argument("--codebook_dim", type=int, default=256)
     model.add_argument("--norm_num_groups", type=int, default=32)
     model.add_argument("--mid_block_attention", action="store_true", help="self-attention at the lowest resolution")
@@ -88,7 +88,8 @@ def parse_args():
 
 def build_model(args) -> VQModel:
     if args.pretrained_model_name_or_path is not None:
-        return VQModel.from_pretrained(args.pretrained_model_name_or_path)
+        model = VQModel.from_pretrained(args.pretrained_model_name_or_path)
+        return grow_codebook(model, args.codebook_size or model.config.num_vq_embeddings)
     levels = len(args.block_out_channels)
     return VQModel(
         in_channels=args.num_channels,
@@ -99,12 +100,24 @@ def build_model(args) -> VQModel:
         layers_per_block=args.layers_per_block,
         latent_channels=args.codebook_dim,
         sample_size=args.resolution,
-        num_vq_embeddings=args.codebook_size,
+        num_vq_embeddings=args.codebook_size or 1024,
         norm_num_groups=args.norm_num_groups,
         vq_embed_dim=args.codebook_dim,
         mid_block_add_attention=args.mid_block_attention,
         lookup_from_codebook=True,  # decode() takes token ids, which generation needs
     )
+
+
+def grow_codebook(model: VQModel, codebook_size: int) -> VQModel:
+    """The same model with more codes; the new ones are dead until the training revives them."""
+    known = model.quantize.embedding.weight
+    if codebook_size < len(known):
+        raise ValueError(f"--codebook_size {codebook_size} is less than the {len(known)} codes of the pretrained model.")
+    grown = VQModel.from_config(model.config, num_vq_embeddings=codebook_size)
+    weights = model.state_dict() | {"quantize.embedding.weight": grown.quantize.embedding.weight.detach().clone()}
+    weights["quantize.embedding.weight"][: len(known)] = known
+    grown.load_state_dict(weights)
+    return grown
 
 
 def save_reconstructions(path: Path, images: torch.Tensor, reconstructions: torch.Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -180,3 +181,15 @@ def test_vqgan_trains_checkpoints_and_resumes(idx_folder, tmp_path):
     assert (tmp_path / "samples" / "step-000003.png").exists()
     vqvae = VQModel.from_pretrained(tmp_path / "vqvae")
     assert vqvae.config.lookup_from_codebook and json.loads((tmp_path / "vqvae" / "config.json").read_text())
+
+
+def test_a_grown_codebook_keeps_the_codes_it_has():
+    grow_codebook = runpy.run_path(str(SCRIPTS / "train_vqgan.py"))["grow_codebook"]
+    model, images = tiny_vqvae(), torch.rand(2, 1, 28, 28)
+    grown = grow_codebook(model, 24)
+    assert grown.config.num_vq_embeddings == 24 and len(grown.quantize.embedding.weight) == 24
+    assert torch.equal(grown.quantize.embedding.weight[:16], model.quantize.embedding.weight)
+    with torch.no_grad():
+        assert torch.equal(grown.encode(images).latents, model.encode(images).latents)
+    with pytest.raises(ValueError, match="codebook_size 8 is less than the 16"):
+        grow_codebook(model, 8)

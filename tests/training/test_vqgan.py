@@ -90,3 +90,14 @@ def test_perceptual_loss_of_convolutional_and_token_models(kind, tmp_path):
     assert 0 < loss(near, target).item() < loss(far, target).item()
     loss(near, target).backward()
     assert near.grad.abs().max() > 0 and all(p.grad is None for p in loss.parameters())
+
+
+def test_revived_codes_go_where_the_codebook_is_worst():
+    torch.manual_seed(0)
+    latents = torch.zeros(2, 3, 8, 8) + 1e-3 * torch.randn(2, 3, 8, 8)  # background, which code 0 serves well
+    latents[:, :, 3, 3:6] += torch.eye(3) * 5
+    codebook = nn.Parameter(torch.tensor([[0.0, 0.0, 0.0], [9.0, 9.0, 9.0], [9.0, 9.0, -9.0]]))
+    usage = CodebookUsage(3, "cpu")
+    usage.update(torch.zeros(4, dtype=torch.long))
+    assert usage.revive(codebook, latents, torch.Generator().manual_seed(0)) == 2
+    assert (codebook[1:].norm(dim=-1) > 4).all()
