@@ -5,8 +5,13 @@ try:
 except ImportError as error:
     raise ImportError('the search needs Optuna: pip install "diffusers-autonat[search]"') from error
 
+from .confirm import Scored, confirm_trials, score_strategies
 from .finite_difference import FiniteDifferenceSampler
+from .generation import Found, search_generation
 from .line_search import GreedyLineSearchSampler
+from .objective import AnyStepsSpace, EvaluatorScore, FixedStepsSpace, StrategyObjective, pipeline_hash, strategy_of
+from .report import plot_front, plot_schedules, plot_search, save_strategy, save_trials
+from .samplers import ResumableSampler, make_sampler
 from .spaces import (
     DescentParameter,
     GridParameter,
@@ -19,17 +24,43 @@ from .spaces import (
     training_space,
     training_strategy,
 )
+from .study import open_storage, open_study, run_study
+from .training import CandidateTrainer, score_candidates, search_training
 
 
 __all__ = [
+    "AnyStepsSpace",
+    "CandidateTrainer",
     "DescentParameter",
+    "EvaluatorScore",
     "FiniteDifferenceSampler",
+    "FixedStepsSpace",
+    "Found",
     "GreedyLineSearchSampler",
     "GridParameter",
+    "ResumableSampler",
+    "Scored",
+    "StrategyObjective",
+    "confirm_trials",
     "generation_params",
     "generation_space",
     "generation_start",
     "generation_strategy",
+    "make_sampler",
+    "open_storage",
+    "open_study",
+    "pipeline_hash",
+    "plot_front",
+    "plot_schedules",
+    "plot_search",
+    "run_study",
+    "save_strategy",
+    "save_trials",
+    "score_candidates",
+    "score_strategies",
+    "search_generation",
+    "search_training",
+    "strategy_of",
     "suggest",
     "training_params",
     "training_space",

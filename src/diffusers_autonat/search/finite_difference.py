@@ -37,9 +37,13 @@ Rounds = Generator[list[Point], list[float], None]
 
 CLAIM = "autonat:claim"  # trial system attribute: who runs the trial, and which slot it evaluates
 SETTINGS = "autonat:sampler"  # study system attribute: the settings that all workers must share
+FAILURE = "failure"  # trial user attribute: why there is no value
+LOST = "lost: "  # how the reason begins where the worker is to blame and not the point
 ATTEMPTS = 2  # a point whose objective failed is tried once more
 POLL = 2.0  # most seconds between two looks at the storage while waiting
 WEEK = 7 * 24 * 3600.0
+LINE_SEARCH = (0.5, 1.0, 2.0, 4.0)  # multiples of the last distance
+FIRST_DISTANCE, SHORTEST_DISTANCE = 4.0, 0.5  # in steps: about one in each of a dozen parameters
 
 
 @dataclasses.dataclass
@@ -112,6 +116,10 @@ class RoundSampler(BaseSampler):
     def _settings(self) -> dict[str, Any]:
         """What decides the course of the search and hence must not change within a study."""
 
+    def has_ended(self, study: Study) -> bool:
+        """Whether all points of a study have been evaluated: another trial would be pruned."""
+        return self._replay(study, _all_trials(study)).ended
+
     def reseed_rng(self) -> None:
         self._independent_sampler.reseed_rng()
 
@@ -168,7 +176,9 @@ class RoundSampler(BaseSampler):
         claim = trial.system_attrs.get(CLAIM)
         if claim is None or claim["slot"] is None:
             return
-        claim = {**claim, "failed": state == TrialState.FAIL, "seconds": time.time() - claim["since"]}
+        interrupted = trial.user_attrs.get(FAILURE, "").startswith(LOST)
+        failed = state == TrialState.FAIL and not interrupted
+        claim = {**claim, "failed": failed, "seconds": time.time() - claim["since"]}
         study._storage.set_trial_system_attr(trial._trial_id, CLAIM, claim)
         told = copy.copy(trial)
         told.state, told.values = state, values
@@ -178,7 +188,7 @@ class RoundSampler(BaseSampler):
 
     def _claim(self, study: Study, trial: FrozenTrial, me: dict[str, Any]) -> bool:
         """Try to take a point; True if the trial has one, or if the search has ended and it never will."""
-        trials = self._fail_lost_trials(study, trial, _all_trials(study))
+        trials = self.fail_lost_trials(study, own=trial.number)
         current = self._replay(study, trials)
         if current.ended:
             _stop(study)
@@ -227,25 +237,23 @@ class RoundSampler(BaseSampler):
                 break
         return current
 
-    def _fail_lost_trials(self, study: Study, trial: FrozenTrial, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        """Mark trials whose worker is gone, or has been silent for too long, as failed; return the trials after that."""
+    def fail_lost_trials(self, study: Study, own: int | None = None) -> list[FrozenTrial]:
+        """Mark trials whose worker is gone, or has been silent for too long, as failed; return all trials after that.
+
+        Args:
+            own: Number of the trial that asks.
+        """
+        trials = _all_trials(study)
         patience = self._patience(trials)
         lost = []
         for other in trials:
-            if other.number == trial.number or not _is_running(other):
+            if other.number == own or not _is_running(other):
                 continue
             claim = other.system_attrs[CLAIM]
             overdue = claim["slot"] is not None and time.time() - claim["since"] > patience
             if overdue or _is_gone(claim["worker"]):
+                fail_lost_trial(study, other, claim["worker"])
                 lost.append(other)
-        for other in lost:
-            worker = other.system_attrs[CLAIM]["worker"]
-            try:
-                reason = f"lost: worker {worker['pid']} on {worker['host']} ended without reporting a value"
-                study._storage.set_trial_user_attr(other._trial_id, "failure", reason)
-                study._storage.set_trial_state_values(other._trial_id, TrialState.FAIL)
-            except optuna.exceptions.UpdateFinishedTrialError:
-                pass  # it finished just now, or another worker was faster
         return _all_trials(study) if lost else trials
 
     def _patience(self, trials: list[FrozenTrial]) -> float:
@@ -283,6 +291,13 @@ class FiniteDifferenceSampler(RoundSampler):
     The released settings are those of `generation_space` with the defaults here. The end of the last update is
     evaluated as well, so a search over n parameters takes `num_updates * (n + 1) + 1` trials.
 
+    With `line_search` learning rates play no part. Slopes are taken per step rather than per unit, so that parameters
+    of different scales count alike; v, divided by its length, gives the direction; and points at several distances
+    along it are evaluated, in parallel. The search moves to the best of them and tries longer or shorter distances
+    next. If none is better than x it stays, forgets v and shortens its steps: with the noise of all trials shared,
+    the same steps would tell it the same again. So an update follows a few noisy slopes as far as they hold, where a
+    rate that is safe everywhere would need many.
+
     Example:
 
         >>> space = generation_space(generation_start(4))
@@ -294,6 +309,7 @@ class FiniteDifferenceSampler(RoundSampler):
         central: Central instead of one-sided differences.
         momentum: Share of the last move's velocity that is kept.
         max_gradient: Bound on the absolute slope of each parameter; `None` leaves slopes as they are.
+        line_search: Distances to try, as multiples of the present one (`LINE_SEARCH` is a good choice); none by default.
         num_updates: Length of the search; it may be raised to prolong a study.
         stale_after, independent_sampler: See `RoundSampler`.
     """
@@ -306,6 +322,7 @@ class FiniteDifferenceSampler(RoundSampler):
         central: bool = False,
         momentum: float = 0.5,
         max_gradient: float | None = None,
+        line_search: Sequence[float] = (),
         num_updates: int = 100,
         stale_after: float | None = None,
         independent_sampler: BaseSampler | None = None,
@@ -314,38 +331,97 @@ class FiniteDifferenceSampler(RoundSampler):
         self._central = central
         self._momentum = momentum
         self._max_gradient = max_gradient
+        self._line_search = list(line_search)
         self._num_updates = num_updates
 
+    @property
+    def num_trials(self) -> int:
+        """Length of the search in trials, where none is lost, fails or is saved by a parameter resting on a bound."""
+        return self._num_updates * self.trials_per_update + 1
+
+    @property
+    def trials_per_update(self) -> int:
+        probes = (2 if self._central else 1) * len(self._space)
+        return probes + (len(self._line_search) or 1)
+
     def _settings(self) -> dict[str, Any]:
-        return {"central": self._central, "momentum": self._momentum, "max_gradient": self._max_gradient}
+        return {
+            "central": self._central,
+            "momentum": self._momentum,
+            "max_gradient": self._max_gradient,
+            "line_search": self._line_search,
+        }
 
     def _rounds(self) -> Rounds:
+        return self._rounds_with_line_search() if self._line_search else self._rounds_with_learning_rate()
+
+    def _rounds_with_learning_rate(self) -> Rounds:
         point = {name: parameter.start for name, parameter in self._space.items()}
         velocity = dict.fromkeys(self._space, 0.0)
-        bound = math.inf if self._max_gradient is None else self._max_gradient
         for _ in range(self._num_updates):
-            probes = [(name, value) for name in self._space for value in self._probe(name, point[name])]
+            probes = self._probes(point)
             base_value, *values = yield [point, *({**point, name: value} for name, value in probes)]
-
-            curves = {name: [(point[name], base_value)] for name in self._space}
-            for (name, value), f in zip(probes, values):
-                curves[name].append((value, f))
+            slopes = self._slopes(point, base_value, probes, values)
             moved = {}
             for name, parameter in self._space.items():
-                gradient = min(max(_slope(curves[name]), -bound), bound)
-                velocity[name] = self._momentum * velocity[name] + gradient
+                velocity[name] = self._momentum * velocity[name] + slopes[name]
                 moved[name] = parameter.clamp(point[name] - parameter.learning_rate * velocity[name])
             point = moved
         yield [point]
 
-    def _probe(self, name: str, value: float) -> list[float]:
-        """The values of one parameter, other than its own, at which an update evaluates the objective."""
-        parameter = self._space[name]
-        if self._central:
-            steps = [parameter.step, -parameter.step]
-        else:
-            steps = [parameter.step if value + parameter.step <= parameter.high else -parameter.step]
-        return [probe for probe in (parameter.clamp(value + step) for step in steps) if probe != value]
+    def _rounds_with_line_search(self) -> Rounds:
+        point = {name: parameter.start for name, parameter in self._space.items()}
+        velocity = dict.fromkeys(self._space, 0.0)
+        scale, distance = 1.0, FIRST_DISTANCE  # of the steps; of the move, in steps
+        [best] = yield [point]
+        for _ in range(self._num_updates):
+            probes = self._probes(point, scale)
+            values = yield [{**point, name: value} for name, value in probes]
+            slopes = self._slopes(point, best, probes, values)
+            changes = {name: slopes[name] * parameter.step for name, parameter in self._space.items()}
+            length = math.hypot(*changes.values())
+            if length == 0:  # flat as far as these steps reach
+                scale *= 2
+                continue
+            velocity = {name: self._momentum * velocity[name] + changes[name] / length for name in velocity}
+            length = math.hypot(*velocity.values())
+            line = [
+                {
+                    name: parameter.clamp(
+                        point[name] - multiple * distance * scale * parameter.step * velocity[name] / length
+                    )
+                    for name, parameter in self._space.items()
+                }
+                for multiple in self._line_search
+            ]
+            values = yield line
+            winner = min(range(len(line)), key=values.__getitem__)
+            if values[winner] < best:
+                point, best = line[winner], values[winner]
+                distance = max(SHORTEST_DISTANCE, distance * math.sqrt(self._line_search[winner]))
+            else:
+                velocity = dict.fromkeys(self._space, 0.0)
+                scale, distance = 0.7 * scale, max(SHORTEST_DISTANCE, distance / 2)
+
+    def _probes(self, point: Point, scale: float = 1.0) -> list[tuple[str, float]]:
+        """The values of single parameters, other than their own, at which an update evaluates the objective."""
+        probes = []
+        for name, parameter in self._space.items():
+            value, step = point[name], scale * parameter.step
+            if self._central:
+                steps = [step, -step]
+            else:
+                steps = [step if value + step <= parameter.high else -step]
+            tried = [parameter.clamp(value + step) for step in steps]
+            probes += [(name, probe) for probe in tried if probe != value]
+        return probes
+
+    def _slopes(self, point: Point, base: float, probes: list[tuple[str, float]], values: list[float]) -> Point:
+        bound = math.inf if self._max_gradient is None else self._max_gradient
+        curves = {name: [(point[name], base)] for name in self._space}
+        for (name, value), f in zip(probes, values):
+            curves[name].append((value, f))
+        return {name: min(max(_slope(curve), -bound), bound) for name, curve in curves.items()}
 
 
 def _slope(curve: list[tuple[float, float]]) -> float:
@@ -358,6 +434,21 @@ def _slope(curve: list[tuple[float, float]]) -> float:
 
 def _all_trials(study: Study) -> list[FrozenTrial]:
     return study._storage.get_all_trials(study._study_id, deepcopy=False)  # not those of one bracket only
+
+
+def is_lost(trial: FrozenTrial) -> bool:
+    """Whether a trial ended with its worker: killed, interrupted, or failed by the storage for want of a heartbeat."""
+    return trial.state == TrialState.FAIL and trial.user_attrs.get(FAILURE, LOST).startswith(LOST)
+
+
+def fail_lost_trial(study: Study, trial: FrozenTrial, worker: Mapping[str, Any] | None) -> None:
+    """Mark a running trial as failed because its worker is gone; `worker` is None where it never said who it is."""
+    who = f"worker {worker['pid']} on {worker['host']}" if worker else "a worker"
+    try:
+        study._storage.set_trial_user_attr(trial._trial_id, FAILURE, f"{LOST}{who} ended without reporting a value")
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        pass  # it finished just now, or another worker was faster
 
 
 def _write_claim(

@@ -1,0 +1,256 @@
+#!/usr/bin/env python
+"""The studies behind docs/search.md, one command each; results go to --output as JSON and plots.
+
+    python search/experiments.py baseline PIPELINE ...    the heuristic with lambda and k tuned by a grid
+    python search/experiments.py samplers PIPELINE ...    samplers at equal numbers of generated images, several seeds
+    python search/experiments.py free PIPELINE ...        which of r, tau1, tau2, s matter (Table 6e of the paper)
+    python search/experiments.py concurrent ... -- ...    p(r) and the generation strategy in one search (Table 6c)
+    python search/experiments.py training ... -- ...      p(r): Beta candidates, arccos, fixed 0.8 (Tables 2 and 6a)
+
+Each can be killed and run again, and run several times at once. Compare `concurrent` with search/search_alternating.py given
+the same training arguments and candidates folder.
+"""
+
+import argparse
+import itertools
+from pathlib import Path
+
+import optuna
+
+from diffusers_autonat import GenerationStrategy, TrainingStrategy
+from diffusers_autonat.commands.arguments import positive
+from diffusers_autonat.metrics.reports import load_report
+from diffusers_autonat.search.arguments import (
+    Judge,
+    add_evaluation_arguments,
+    add_start_arguments,
+    add_study_arguments,
+    add_training_arguments,
+    candidate_trainer,
+    load_pipeline,
+    main_of_script,
+    parse_args_before_dashes,
+    start_strategy,
+    storage_location,
+)
+from diffusers_autonat.search.confirm import score_strategies
+from diffusers_autonat.search.generation import Found, search_generation
+from diffusers_autonat.search.objective import FixedStepsSpace, StrategyObjective, pipeline_hash
+from diffusers_autonat.search.report import plot_bars, plot_curves, plot_schedules, save_trials, write_json
+from diffusers_autonat.search.samplers import SAMPLERS, STEP_SCALE, make_sampler
+from diffusers_autonat.search.spaces import SCHEDULE_NAMES, training_space
+from diffusers_autonat.search.study import complete_trials, open_storage, open_study, run_study, wait_for_workers
+from diffusers_autonat.search.training import describe, score_candidates
+
+
+SEEDS = 1_000  # between the seeds of two repetitions, which are also those of their noise
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, dest="experiment", metavar="EXPERIMENT")
+    several = [sampler for sampler in SAMPLERS if sampler != "nsga2"]
+    for run in (baseline, samplers, free, concurrent, training):
+        command = commands.add_parser(run.__name__, description=run.__doc__, help=run.__doc__)
+        command.set_defaults(run=run)
+        command.add_argument("--num-inference-steps", type=positive, default=4)
+        if run in (concurrent, training):
+            add_training_arguments(command)
+        else:
+            command.add_argument("pipeline", help="folder or Hub id")
+        if run is baseline:
+            command.add_argument("--lambdas", type=float, nargs="+", default=[1.0, 2.0, 3.0, 4.5, 6.0, 9.0])
+            command.add_argument("--ks", type=float, nargs="+", default=[0.5, 1.0, 1.5, 2.0, 3.0])
+        else:
+            add_start_arguments(command)
+        if run in (samplers, free, concurrent):
+            command.add_argument("--num-trials", type=positive, default=300, help="of each search")
+        if run is samplers:
+            command.add_argument("--samplers", nargs="+", choices=several, default=[s for s in several if s != "random"])
+            command.add_argument("--repetitions", type=positive, default=3)
+        if run is free:
+            command.add_argument("--sampler", choices=several, default="finite-difference")
+        if run is concurrent:
+            command.add_argument("--sampler", choices=["tpe", "random"], default="tpe", help="p(r) is categorical")
+        if run is not training:
+            command.add_argument("--floor", help="report of `diffusers-autonat evaluate --reconstruct` at the same N")
+        add_evaluation_arguments(command)
+        add_study_arguments(command)
+    return parse_args_before_dashes(parser)
+
+
+def floor_of(args, judge: Judge) -> float | None:
+    """Distance of the tokenizer's reconstructions, below which no strategy can go."""
+    return load_report(args.floor)["values"][judge.value_name] if args.floor else None
+
+
+def share_closed(value: float, baseline: float, floor: float | None) -> float | None:
+    """Share of the gap between the baseline and the floor that is closed."""
+    return None if floor is None else round((baseline - value) / (baseline - floor), 4)
+
+
+def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SCHEDULE_NAMES) -> Found:
+    start = start_strategy(args, args.num_inference_steps, pipeline)
+    space = FixedStepsSpace(start, free, STEP_SCALE.get(sampler_name, 1.0))
+    sampler = make_sampler(sampler_name, space.parameters, args.num_trials, seed)
+    of_pipeline = {"pipeline": pipeline_hash(pipeline), "num_inference_steps": args.num_inference_steps}
+    score = judge.score(pipeline)
+    score.seed = seed
+    identity = {**judge.identity(**of_pipeline, sampler=sampler_name, free=list(free), start=start.to_dict()), "seed": seed}
+    return search_generation(
+        storage, name, identity, space, score, sampler, args.num_trials, confirm_score=judge.confirm_score(pipeline),
+        confirm_identity=judge.confirm_identity(**of_pipeline), confirm_top=args.confirm_top, also={"start": start},
+    )  # fmt: skip
+
+
+def best_so_far(study: optuna.Study, num_images: int) -> list[tuple[float, float]]:
+    """(images generated, best value) after each trial, in the order in which they were finished."""
+    trials = sorted(complete_trials(study), key=lambda trial: trial.datetime_complete)
+    best = list(itertools.accumulate((trial.values[0] for trial in trials), min))
+    return [((number + 1) * num_images, value) for number, value in enumerate(best)]
+
+
+def row_of(found: Found, floor: float | None) -> dict:
+    best = found.candidates[0]
+    start = next(one for one in found.candidates if one.label == "start")
+    return {
+        "study": found.study.study_name, "trials": len(complete_trials(found.study)), "best": best.label,
+        "value": best.value, "start_value": start.value, "values": best.record["values"],
+        "share_of_gap_closed": share_closed(best.value, start.value, floor), "strategy": best.strategy.to_dict(),
+    }  # fmt: skip
+
+
+def baseline(args, judge, storage, output):
+    """the heuristic with lambda and k tuned by a grid, the best confirmed on fresh noise"""
+    pipeline, steps = load_pipeline(args.pipeline, args.dtype), args.num_inference_steps
+    of_pipeline = {"pipeline": pipeline_hash(pipeline), "num_inference_steps": steps}
+    grid = {
+        f"lambda {lam:g}, k {k:g}": GenerationStrategy.cosine(steps, remasking_temperature=lam, guidance_scale=k)
+        for lam, k in itertools.product(args.lambdas, args.ks)
+    }
+    name = args.study_name or f"baseline-T{steps}"
+    rows = score_strategies(storage, name, judge.identity(**of_pipeline), grid, judge.score(pipeline))
+    rows.sort(key=lambda row: row.value)
+    winners = {row.label: row.strategy for row in rows[: max(1, args.confirm_top)]}
+    confirmed = score_strategies(
+        storage, f"{name}-confirm-{args.confirm_images}-{args.confirm_seed}", judge.confirm_identity(**of_pipeline), winners,
+        judge.confirm_score(pipeline),
+    )  # fmt: skip
+    confirmed.sort(key=lambda row: row.value)
+    floor = floor_of(args, judge)
+    plot_bars({row.label: row.value for row in confirmed}, output / f"{name}.png", judge.value_name, floor)
+    return name, {
+        "floor": floor, "tuned": confirmed[0].label, "value": confirmed[0].value,
+        "strategy": confirmed[0].strategy.to_dict(),
+        "grid": [{"label": row.label, "value": row.value, "values": row.record["values"]} for row in rows],
+        "confirmed": [{"label": row.label, "value": row.value, "values": row.record["values"]} for row in confirmed],
+    }  # fmt: skip
+
+
+def samplers(args, judge, storage, output):
+    """samplers at equal numbers of generated images"""
+    pipeline, floor = load_pipeline(args.pipeline, args.dtype), floor_of(args, judge)
+    name, rows, curves = args.study_name or f"samplers-T{args.num_inference_steps}", [], {}
+    for repetition, sampler in itertools.product(range(args.repetitions), args.samplers):
+        seed = args.seed + SEEDS * repetition
+        found = one_search(args, judge, pipeline, storage, f"{name}-{sampler}-seed{seed}", sampler, seed)
+        rows.append({"sampler": sampler, "seed": seed, **row_of(found, floor)})
+        curves.setdefault(sampler, []).append(best_so_far(found.study, args.num_images))
+        plot_curves(curves, output / f"{name}.png", "generated images", f"best {judge.value_name} so far")
+        write_json(output / f"{name}.json", result(args, judge, {"floor": floor, "rows": rows, "best_so_far": curves}))
+    means = {s: sum(r["value"] for r in rows if r["sampler"] == s) / args.repetitions for s in args.samplers}
+    plot_bars(means, output / f"{name}-confirmed.png", f"{judge.value_name}, confirmed", floor)
+    return name, {"floor": floor, "confirmed_means": means, "rows": rows, "best_so_far": curves}
+
+
+def free(args, judge, storage, output):
+    """which of r, tau1, tau2, s matter: each searched alone, all but each, and all"""
+    pipeline, floor = load_pipeline(args.pipeline, args.dtype), floor_of(args, judge)
+    name, rows = args.study_name or f"free-T{args.num_inference_steps}", []
+    without = [tuple(one for one in SCHEDULE_NAMES if one != left_out) for left_out in SCHEDULE_NAMES]
+    for schedules in [*((one,) for one in SCHEDULE_NAMES), *without, SCHEDULE_NAMES]:
+        label = "all" if schedules == SCHEDULE_NAMES else schedules[0] if len(schedules) == 1 else (
+            "all but " + next(one for one in SCHEDULE_NAMES if one not in schedules)
+        )  # fmt: skip
+        study_name = f"{name}-{label.replace(' ', '-')}"
+        found = one_search(args, judge, pipeline, storage, study_name, args.sampler, args.seed, schedules)
+        rows.append({"free": list(schedules), "label": label, **row_of(found, floor)})
+        bars = {"start": rows[0]["start_value"], **{row["label"]: row["value"] for row in rows}}
+        plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", floor)
+        write_json(output / f"{name}.json", result(args, judge, {"floor": floor, "rows": rows}))
+    return name, {"floor": floor, "rows": rows}
+
+
+def concurrent(args, judge, storage, output):
+    """p(r) and the generation strategy in one search, to compare with the alternating one"""
+    train, floor = candidate_trainer(args), floor_of(args, judge)
+    training = TrainingStrategy(args.start_alpha, args.start_beta)
+    grid = training_space(training, args.alphas, args.betas)
+    start = start_strategy(args, args.num_inference_steps, None)
+    space = FixedStepsSpace(start)
+    first = {name: parameter.start for name, parameter in [*grid.items(), *space.parameters.items()]}
+    sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed, [first])
+    name = args.study_name or f"concurrent-T{args.num_inference_steps}"
+    recipe = {"training": train.command[1:], "alphas": args.alphas, "betas": args.betas}
+    identity = judge.identity(**recipe, sampler=args.sampler, start=start.to_dict())
+    study = open_study(storage, name, identity, sampler)
+
+    def objective(trial: optuna.Trial) -> float:
+        params = {key: trial.suggest_categorical(key, parameter.values) for key, parameter in grid.items()}
+        folder = train(TrainingStrategy(params["alpha"], params["beta"]))
+        score = judge.score(load_pipeline(str(folder), args.dtype))
+        return StrategyObjective(space, score)(trial)
+
+    run_study(study, objective, args.num_trials)
+    wait_for_workers(study)
+    rows = []
+    for trial in complete_trials(study)[: max(1, args.confirm_top)]:
+        chosen = TrainingStrategy(trial.params["alpha"], trial.params["beta"])
+        folder = train(chosen)
+        strategy = GenerationStrategy.from_dict(trial.user_attrs["strategy"])
+        [row] = score_strategies(
+            storage, f"{name}-confirm-{trial.number}-{args.confirm_images}", judge.confirm_identity(**recipe),
+            {describe(chosen): strategy}, judge.confirm_score(load_pipeline(str(folder), args.dtype)),
+        )  # fmt: skip
+        rows.append({"trial": trial.number, "training": chosen.to_dict(), "value": row.value, "search_value": trial.values[0],
+                     "values": row.record["values"], "strategy": strategy.to_dict()})  # fmt: skip
+    rows.sort(key=lambda row: row["value"])
+    save_trials(study, output / f"{name}.csv")
+    curve = best_so_far(study, args.num_images)
+    plot_curves({"concurrent": [curve]}, output / f"{name}.png", "generated images", f"best {judge.value_name} so far")
+    found = GenerationStrategy.from_dict(rows[0]["strategy"])
+    plot_schedules({"found": found, "start": start}, output / f"{name}-schedules.png")
+    trained = len({(trial.params["alpha"], trial.params["beta"]) for trial in complete_trials(study)})
+    return name, {"floor": floor, **recipe, "trials": len(complete_trials(study)), "models_trained": trained, "rows": rows,
+                  "best_so_far": curve}  # fmt: skip
+
+
+def training(args, judge, storage, output):
+    """p(r): all Beta candidates of the grid, arccos and fixed 0.8, trained alike and scored with one strategy"""
+    train = candidate_trainer(args)
+    strategies = [TrainingStrategy(a, b) for a, b in itertools.product(args.alphas, args.betas)]
+    candidates = {describe(one): one for one in [*strategies, TrainingStrategy.arccos(), TrainingStrategy.fixed(0.8)]}
+    strategy = start_strategy(args, args.num_inference_steps, None)
+    recipe = {"training": train.command[1:], "strategy": strategy.to_dict()}
+    name = args.study_name or f"training-strategies-T{args.num_inference_steps}"
+    score = judge.folder_score(strategy, confirm=True)
+    ranked = score_candidates(storage, name, judge.confirm_identity(**recipe), train, score, candidates)
+    plot_bars(dict(ranked), output / f"{name}.png", judge.value_name)
+    return name, {**recipe, "rows": [{"label": label, **candidates[label].to_dict(), "value": value} for label, value in ranked]}
+
+
+def result(args, judge: Judge, data: dict) -> dict:
+    settings = {key: getattr(args, key) for key in ("num_inference_steps", "num_trials", "start") if hasattr(args, key)}
+    confirmed = {"confirm_images": args.confirm_images, "confirm_seed": args.confirm_seed}
+    return {"experiment": args.experiment, "metric_name": judge.value_name, **judge.identity(), **settings, **confirmed, **data}
+
+
+def run(args):
+    storage, judge, output = open_storage(storage_location(args)), Judge.from_args(args), Path(args.output)
+    name, data = args.run(args, judge, storage, output)
+    write_json(output / f"{name}.json", result(args, judge, data))
+    print(f"Written to {output}/{name}.json and its plots")
+
+
+if __name__ == "__main__":
+    main_of_script(run, parse_args())

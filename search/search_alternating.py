@@ -1,0 +1,155 @@
+#!/usr/bin/env python
+"""Algorithm 1: search the generation strategy and the training strategy in turn, then once more for a bigger model.
+
+    python search/search_alternating.py --num-inference-steps 4 --rounds 3 --epsilon 0.05 --num-trials 120 \
+        --reference REFERENCE.npz --feature-extractor EXTRACTOR --output outputs/alternating \
+        --final-pipeline outputs/autonat-L/pipeline -- \
+        --train_data_dir outputs/tokens --vqvae outputs/vqgan/vqvae --use_ema --max_train_steps 2000
+
+A round searches the generation strategy for the model trained with the present p(r), then p(r) with that strategy. Rounds
+end when the confirmed distance changes by no more than epsilon. What follows `--` goes to training/train_autonat.py and
+makes the small models of the search; a bigger model is trained with the p(r) that was found, and named with
+`--final-pipeline` when the same command is run again. Every stage is a study: run the command again to resume, or several
+times at once to share the work.
+"""
+
+import argparse
+from pathlib import Path
+
+from diffusers_autonat import GenerationStrategy, TrainingStrategy
+from diffusers_autonat.commands.arguments import positive
+from diffusers_autonat.search.arguments import (
+    Judge,
+    add_evaluation_arguments,
+    add_start_arguments,
+    add_study_arguments,
+    add_training_arguments,
+    candidate_trainer,
+    load_pipeline,
+    main_of_script,
+    parse_args_before_dashes,
+    provenance,
+    start_strategy,
+    storage_location,
+)
+from diffusers_autonat.search.confirm import Scored
+from diffusers_autonat.search.generation import search_generation
+from diffusers_autonat.search.objective import FixedStepsSpace, pipeline_hash
+from diffusers_autonat.search.report import plot_bars, plot_schedules, save_strategy, write_json
+from diffusers_autonat.search.samplers import SAMPLERS, STEP_SCALE, make_sampler
+from diffusers_autonat.search.spaces import training_space, training_strategy
+from diffusers_autonat.search.study import complete_trials, open_storage
+from diffusers_autonat.search.training import CandidateTrainer, describe, score_candidates, search_training
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num-inference-steps", type=positive, default=4)
+    parser.add_argument("--rounds", type=positive, default=3, help="at most")
+    parser.add_argument("--epsilon", type=float, default=0.05, help="change of the distance that ends the search")
+    parser.add_argument("--sampler", choices=[s for s in SAMPLERS if s != "nsga2"], default="finite-difference")
+    parser.add_argument("--num-trials", type=positive, default=300, help="of each generation search")
+    parser.add_argument("--final-pipeline", help="a bigger model, searched once from where the rounds ended")
+    add_start_arguments(parser)
+    add_training_arguments(parser)
+    add_evaluation_arguments(parser)
+    add_study_arguments(parser)
+    return parse_args_before_dashes(parser)
+
+
+class Alternation:
+    """The two searches, each given what the other found."""
+
+    def __init__(self, args, storage, judge: Judge, train: CandidateTrainer, name: str):
+        self.args, self.storage, self.judge, self.train, self.name = args, storage, judge, train, name
+
+    def generation(self, stage: str, pipeline, start: GenerationStrategy) -> Scored:
+        """The best generation strategy for a pipeline, confirmed, and never worse than `start`."""
+        args, judge = self.args, self.judge
+        space = FixedStepsSpace(start, step_scale=STEP_SCALE.get(args.sampler, 1.0))
+        sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed)
+        of_pipeline = {"pipeline": pipeline_hash(pipeline), "num_inference_steps": start.num_inference_steps}
+        found = search_generation(
+            self.storage, f"{self.name}-{stage}",
+            judge.identity(**of_pipeline, sampler=args.sampler, start=start.to_dict()), space, judge.score(pipeline),
+            sampler, args.num_trials, confirm_score=judge.confirm_score(pipeline),
+            confirm_identity=judge.confirm_identity(**of_pipeline), confirm_top=args.confirm_top, also={"start": start},
+        )  # fmt: skip
+        return found.candidates[0]
+
+    def training(self, stage: str, strategy: GenerationStrategy, start: TrainingStrategy) -> tuple[TrainingStrategy, float]:
+        """The best p(r) for a generation strategy, with its confirmed value."""
+        args, judge = self.args, self.judge
+        recipe = {"training": self.train.command[1:], "strategy": strategy.to_dict()}
+        space = training_space(start, args.alphas, args.betas)
+        identity = judge.identity(**recipe, alphas=args.alphas, betas=args.betas, start=start.to_dict())
+        name = f"{self.name}-{stage}"
+        study = search_training(self.storage, name, identity, self.train, judge.folder_score(strategy), space)
+        found = [training_strategy(trial.params) for trial in complete_trials(study)[: args.confirm_top]]
+        candidates = {describe(one): one for one in [*found, start]}
+        score = judge.folder_score(strategy, confirm=True)
+        ranked = score_candidates(
+            self.storage, f"{name}-confirm", judge.confirm_identity(**recipe), self.train, score, candidates
+        )
+        return candidates[ranked[0][0]], ranked[0][1]
+
+    def first_model(self, training: TrainingStrategy) -> None:
+        """Train where the search begins; a study, so that one worker trains and the others wait."""
+        score_candidates(
+            self.storage, f"{self.name}-first-model", {"training": self.train.command[1:]}, self.train,
+            lambda folder, trial: 0.0, {describe(training): training},
+        )  # fmt: skip
+
+
+def run(args):
+    # 1. Everything that can be wrong, before the first training
+    if args.confirm_top < 1:
+        raise ValueError("--confirm-top 0: rounds are compared by confirmed values")
+    storage, train = open_storage(storage_location(args)), candidate_trainer(args)
+    training = TrainingStrategy(args.start_alpha, args.start_beta)
+    training_space(training, args.alphas, args.betas)
+    judge = Judge.from_args(args)
+    output = Path(args.output)
+    alternation = Alternation(args, storage, judge, train, args.study_name or f"alternating-T{args.num_inference_steps}")
+
+    # 2. Rounds
+    alternation.first_model(training)
+    strategy, rounds = None, []
+    for number in range(1, args.rounds + 1):
+        pipeline = load_pipeline(str(train(training)), args.dtype)
+        start = strategy or start_strategy(args, args.num_inference_steps, pipeline)
+        found = alternation.generation(f"round{number}-generation", pipeline, start)
+        strategy = found.strategy
+        training, value = alternation.training(f"round{number}-training", strategy, training)
+        rounds.append({"round": number, "after_generation": found.value, "after_training": value,
+                       "training": training.to_dict(), "strategy": strategy.to_dict()})  # fmt: skip
+        write_json(output / "alternating.json", {
+            "metric_name": judge.value_name, "epsilon": args.epsilon, **judge.confirm_identity(), "rounds": rounds
+        })  # fmt: skip
+        print(f"Round {number}: {judge.value_name} {found.value:.4f}, then {value:.4f} with {describe(training)}")
+        if number > 1 and abs(value - rounds[-2]["after_training"]) <= args.epsilon:
+            break
+    values = {}
+    for row in rounds:
+        values[f"round {row['round']}: generation"] = row["after_generation"]
+        values[f"round {row['round']}: training"] = row["after_training"]
+    plot_bars(values, output / "rounds.png", judge.value_name)
+
+    # 3. The strategy for the model that is to be used
+    folder = args.final_pipeline or str(train(training))
+    pipeline = load_pipeline(folder, args.dtype)
+    first = start_strategy(args, args.num_inference_steps, pipeline)
+    if args.final_pipeline:
+        found = alternation.generation("final-generation", pipeline, strategy)
+        strategy, value = found.strategy, found.value
+    origin = provenance(
+        judge.confirm_identity(), pipeline, study=alternation.name, metric_name=judge.value_name, value=value,
+        training=training.to_dict(), confirmed=True,
+    )  # fmt: skip
+    save_strategy(output, pipeline.scheduler, strategy, origin)
+    plot_schedules({"found": strategy, args.start: first}, output / "schedules.png")
+    print(f"{judge.value_name} {value:.4f}: {describe(training)} and {output}/scheduler_config.json")
+
+
+if __name__ == "__main__":
+    main_of_script(run, parse_args())

@@ -1,0 +1,173 @@
+#!/usr/bin/env python
+"""Search the generation strategy of a pipeline: r, tau1, tau2 and s of each step.
+
+    python search/search_generation.py PIPELINE --num-inference-steps 4 --reference REFERENCE.npz \
+        --feature-extractor EXTRACTOR --output outputs/search-T4
+
+Run the same command again to resume, and any number of times at once to share the work; on several machines give all
+the same `--storage`. With `--objective distance,cost` and several numbers of steps the result is the Pareto front of
+quality against multiply-accumulates. `optuna-dashboard outputs/search-T4/search.journal` shows the study.
+"""
+
+import argparse
+from pathlib import Path
+
+from diffusers_autonat import NATScheduler
+from diffusers_autonat.commands.arguments import positive
+from diffusers_autonat.metrics.cost import pipeline_cost
+from diffusers_autonat.search.arguments import (
+    Judge,
+    add_evaluation_arguments,
+    add_start_arguments,
+    add_study_arguments,
+    load_pipeline,
+    main_of_script,
+    provenance,
+    start_strategy,
+    storage_location,
+)
+from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
+from diffusers_autonat.search.objective import AnyStepsSpace, FixedStepsSpace, pipeline_hash
+from diffusers_autonat.search.report import (
+    plot_front,
+    plot_schedules,
+    plot_search,
+    save_strategy,
+    save_trials,
+    write_json,
+)
+from diffusers_autonat.search.samplers import SAMPLERS, STEP_SCALE, make_sampler
+from diffusers_autonat.search.spaces import SCHEDULE_NAMES
+from diffusers_autonat.search.study import complete_trials, open_storage
+
+
+MULTI_OBJECTIVE = ("nsga2", "tpe", "random")
+WITH_RUNGS = ("tpe", "random", "gp")  # the others learn from finished trials only
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pipeline", help="folder or Hub id")
+    parser.add_argument("--num-inference-steps", type=positive, nargs="+", default=[8], help="several with a cost only")
+    parser.add_argument("--free", nargs="+", choices=SCHEDULE_NAMES, default=SCHEDULE_NAMES, help="what is searched")
+    parser.add_argument("--objective", choices=["distance", "distance,cost"], default="distance")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="default: finite-difference, with a cost nsga2; released: the paper's")
+    parser.add_argument("--num-trials", type=positive, default=300, help="of all workers together")
+    parser.add_argument("--rungs", type=positive, nargs="+", help="numbers of images at which bad trials are given up")
+    parser.add_argument("--write-to-pipeline", action="store_true", help="store the result in the pipeline folder too")
+    add_start_arguments(parser)
+    add_evaluation_arguments(parser)
+    add_study_arguments(parser)
+    args = parser.parse_args()
+    args.sampler = args.sampler or ("finite-difference" if args.objective == "distance" else "nsga2")
+    return args
+
+
+def check(args):
+    if args.objective == "distance" and len(args.num_inference_steps) > 1:
+        raise ValueError(f"--num-inference-steps {args.num_inference_steps}: several need --objective distance,cost")
+    if args.objective == "distance,cost" and args.sampler not in MULTI_OBJECTIVE:
+        raise ValueError(f"--sampler {args.sampler} has one objective; with a cost there are {', '.join(MULTI_OBJECTIVE)}")
+    if args.redraw_noise and args.sampler == "finite-difference":
+        raise ValueError("--redraw-noise: a line search compares values of several rounds; take --sampler released")
+    if args.objective == "distance" and args.sampler == "nsga2":
+        raise ValueError("--sampler nsga2 is for --objective distance,cost")
+    if args.rungs and (args.objective != "distance" or args.sampler not in WITH_RUNGS):
+        raise ValueError(f"--rungs go with one objective and the samplers {', '.join(WITH_RUNGS)}, not {args.sampler}")
+    if args.rungs and sorted(set(args.rungs)) != args.rungs or args.rungs and args.rungs[-1] >= args.num_images:
+        raise ValueError(f"--rungs {args.rungs} must rise and stay below --num-images {args.num_images}")
+    if args.write_to_pipeline and not Path(args.pipeline, "scheduler").is_dir():
+        raise ValueError(f"--write-to-pipeline: {args.pipeline} is not a local pipeline folder")
+
+
+def run(args):
+    # 1. Everything that can be wrong, before the first image
+    check(args)
+    storage = open_storage(storage_location(args))
+    pipeline = load_pipeline(args.pipeline, args.dtype)
+    starts = [start_strategy(args, steps, pipeline) for steps in args.num_inference_steps]
+    with_cost = args.objective == "distance,cost"
+    if with_cost:
+        space = AnyStepsSpace(starts, args.free)
+    else:
+        space = FixedStepsSpace(starts[0], args.free, STEP_SCALE.get(args.sampler, 1.0))
+    first = space.first_points() if with_cost else None
+    sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed, first)
+    judge = Judge.from_args(args)
+
+    # 2. Search and confirm
+    of_pipeline = {"pipeline": pipeline_hash(pipeline), "num_inference_steps": args.num_inference_steps}
+    name = args.study_name or "-".join([args.sampler, *(f"T{steps}" for steps in args.num_inference_steps)])
+    identity = judge.identity(
+        **of_pipeline,
+        objective=args.objective,
+        sampler=args.sampler,
+        free=list(args.free),
+        start=[start.to_dict() for start in starts],
+        rungs=args.rungs or [],
+    )
+    found = search_generation(
+        storage,
+        name,
+        identity,
+        space,
+        judge.score(pipeline, args.rungs),
+        sampler,
+        args.num_trials,
+        cost=(lambda strategy: pipeline_cost(pipeline, strategy).total) if with_cost else None,
+        pruner=rung_pruner() if args.rungs else None,
+        confirm_score=judge.confirm_score(pipeline) if args.confirm_top else None,
+        confirm_identity=judge.confirm_identity(**of_pipeline),
+        confirm_top=args.confirm_top or 1,
+        also={f"start, T = {start.num_inference_steps}": start for start in starts} if args.confirm_top else None,
+    )
+
+    # 3. Report
+    report(args, found, pipeline, judge, starts, with_cost)
+
+
+def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
+    output, name = Path(args.output), judge.value_name
+    confirmed = {"num_images": args.confirm_images, "seed": args.confirm_seed} if found.confirmed else {}
+    rows = [
+        {"label": one.label, "value": one.value, "num_inference_steps": one.strategy.num_inference_steps,
+         "macs": pipeline_cost(pipeline, one.strategy).total, "values": one.record["values"],
+         "strategy": one.strategy.to_dict()}
+        for one in found.candidates
+    ]  # fmt: skip
+    origin = provenance(
+        judge.identity(**confirmed), pipeline, study=found.study.study_name, sampler=args.sampler,
+        confirmed=found.confirmed, search={"num_images": args.num_images, "seed": args.seed,
+                                           "num_trials": len(complete_trials(found.study))},
+    )  # fmt: skip
+    write_json(output / "result.json", {"metric_name": name, **origin, "candidates": rows})
+    save_trials(found.study, output / "trials.csv")
+    for start in starts:
+        steps = start.num_inference_steps
+        same = [one for one in found.candidates if one.strategy.num_inference_steps == steps]
+        if not same:
+            continue
+        best = min(same, key=lambda one: one.value)
+        for folder in [output, *([Path(args.pipeline, "scheduler")] if args.write_to_pipeline else [])]:
+            # What an earlier search or T has stored there is kept.
+            stored = Path(folder, NATScheduler.config_name).exists()
+            scheduler = NATScheduler.from_pretrained(folder) if stored else pipeline.scheduler
+            of_trial = {"trial": best.label, "metric_name": name, "value": best.value}
+            save_strategy(folder, scheduler, best.strategy, {**of_trial, **origin})
+        suffix = f"-T{steps}" if with_cost else ""
+        plot_schedules({f"found ({best.label})": best.strategy, args.start: start}, output / f"schedules{suffix}.png")
+        print(f"T = {steps}: {name} {best.value:.4f} ({best.label}{', fresh noise' if found.confirmed else ''})")
+    if with_cost:
+        trials = [(trial.values[0], trial.values[1]) for trial in complete_trials(found.study)]
+        groups = {f"search, N = {args.num_images:,}": trials}
+        if found.confirmed:
+            groups[f"confirmed, N = {args.confirm_images:,}"] = [(row["value"], row["macs"]) for row in rows]
+        plot_front(groups, output / "front.png", name, "multiply-accumulates per image")
+    else:
+        plot_search(found.study, output / "history.png", f"{name}, N = {args.num_images:,}")
+    print(f"Written to {output}" + (f" and into {args.pipeline}/scheduler" if args.write_to_pipeline else ""))
+
+
+if __name__ == "__main__":
+    arguments = parse_args()
+    main_of_script(run, arguments)

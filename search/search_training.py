@@ -1,0 +1,89 @@
+#!/usr/bin/env python
+"""Search the training strategy: Beta(alpha, beta) of the mask ratio, each candidate trained and scored.
+
+    python search/search_training.py --strategy outputs/search-T4/scheduler_config.json --num-inference-steps 4 \
+        --reference REFERENCE.npz --feature-extractor EXTRACTOR --output outputs/search-training -- \
+        --train_data_dir outputs/tokens --vqvae outputs/vqgan/vqvae --use_ema --max_train_steps 2000
+
+What follows `--` goes to training/train_autonat.py. Run the same command again to resume: a candidate that is done is not
+trained again, one that was interrupted goes on from its last checkpoint. Run it several times at once to train several
+candidates at a time.
+"""
+
+import argparse
+from pathlib import Path
+
+from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
+from diffusers_autonat.commands.arguments import positive, read_strategy
+from diffusers_autonat.search.arguments import (
+    Judge,
+    add_evaluation_arguments,
+    add_study_arguments,
+    add_training_arguments,
+    candidate_trainer,
+    main_of_script,
+    parse_args_before_dashes,
+    storage_location,
+)
+from diffusers_autonat.search.report import plot_bars, save_trials, write_json
+from diffusers_autonat.search.spaces import training_space, training_strategy
+from diffusers_autonat.search.study import complete_trials, open_storage
+from diffusers_autonat.search.training import describe, score_candidates, search_training
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num-inference-steps", type=positive, default=8)
+    parser.add_argument("--strategy", help="strategy file or scheduler_config.json to score with; default: heuristic")
+    add_training_arguments(parser)
+    add_evaluation_arguments(parser)
+    add_study_arguments(parser)
+    return parse_args_before_dashes(parser)
+
+
+def scoring_strategy(args) -> GenerationStrategy:
+    """The generation strategy that all candidates are scored with."""
+    if args.strategy is None:
+        return GenerationStrategy.cosine(args.num_inference_steps)
+    if Path(args.strategy).name == NATScheduler.config_name:
+        return NATScheduler.from_pretrained(Path(args.strategy).parent).get_strategy(args.num_inference_steps)
+    return read_strategy(args.strategy)
+
+
+def run(args):
+    # 1. Everything that can be wrong, before the first training
+    storage = open_storage(storage_location(args))
+    train, strategy = candidate_trainer(args), scoring_strategy(args)
+    space = training_space(TrainingStrategy(args.start_alpha, args.start_beta), args.alphas, args.betas)
+    judge = Judge.from_args(args)
+
+    # 2. Search and confirm
+    name = args.study_name or f"training-T{strategy.num_inference_steps}"
+    recipe = {"training": train.command[1:], "strategy": strategy.to_dict()}
+    identity = judge.identity(**recipe, alphas=args.alphas, betas=args.betas)
+    study = search_training(storage, name, identity, train, judge.folder_score(strategy), space)
+    trials = complete_trials(study)
+    found = {describe(one): one for one in (training_strategy(trial.params) for trial in trials)}
+    rows = [(label, trial.values[0]) for label, trial in zip(found, trials)]
+    if args.confirm_top:
+        top = dict(list(found.items())[: args.confirm_top])
+        confirm_name = f"{name}-confirm-{args.confirm_top}x{args.confirm_images}-{args.confirm_seed}"
+        rows = score_candidates(
+            storage, confirm_name, judge.confirm_identity(**recipe), train, judge.folder_score(strategy, confirm=True), top
+        )
+
+    # 3. Report
+    output, best = Path(args.output), found[rows[0][0]]
+    save_trials(study, output / "trials.csv")
+    plot_bars(dict(rows), output / "candidates.png", judge.value_name)
+    write_json(output / "training_strategy.json", {
+        **best.to_dict(), "metric_name": judge.value_name, "value": rows[0][1], "study": name,
+        "confirmed": bool(args.confirm_top),
+        **(judge.confirm_identity(**recipe) if args.confirm_top else judge.identity(**recipe)),
+        "candidates": [{"label": label, **found[label].to_dict(), "value": value} for label, value in rows],
+    })  # fmt: skip
+    print(f"Best p(r): {rows[0][0]}, {judge.value_name} {rows[0][1]:.4f}. Written to {output}")
+
+
+if __name__ == "__main__":
+    main_of_script(run, parse_args())

@@ -1,0 +1,240 @@
+"""What the search scripts read from the command line, and what they make of it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from diffusers import DiffusionPipeline
+
+import diffusers_autonat
+
+from ..commands.arguments import positive, read_strategy
+from ..metrics import LABEL_POLICIES, Evaluator, load_extractor, load_reference
+from ..strategies import GenerationStrategy
+from .objective import METRICS, EvaluatorScore, pipeline_hash
+from .spaces import generation_start
+from .training import CandidateTrainer, training_command
+
+
+DEFAULT_JOURNAL = "search.journal"
+
+
+def add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("study", "start the same command again to resume, or elsewhere to share the work")
+    group.add_argument("--storage", help=f"journal file or database URL; default: {DEFAULT_JOURNAL} in --output")
+    group.add_argument("--study-name", help="default: made of the script's own arguments")
+    group.add_argument("--output", required=True, help="folder for what the search finds")
+
+
+def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("evaluation", "what a strategy's value is")
+    group.add_argument("--reference", required=True, help=".npz, folder of images, or dataset:split")
+    group.add_argument("--feature-extractor", default="inception", help="inception, or a transformers vision model")
+    group.add_argument("--metric", choices=list(METRICS), default="fid", help="distance on the extractor's features")
+    group.add_argument("--num-images", type=positive, default=1000, help="for each trial")
+    group.add_argument("--seed", type=int, default=0, help="of labels and noise, the same in each trial, and of samplers")
+    group.add_argument("--redraw-noise", action="store_true", help="new noise for each round (or trial)")
+    group.add_argument("--label-policy", choices=LABEL_POLICIES, default="balanced")
+    group.add_argument("--batch-size", type=positive, default=128)
+    group.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    group.add_argument("--confirm-top", type=int, default=5, help="trials measured again on fresh noise; 0: none")
+    group.add_argument("--confirm-images", type=positive, default=5000)
+    group.add_argument("--confirm-seed", type=int, default=1_000_003, help="of the fresh noise")
+
+
+def add_start_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("start")
+    group.add_argument(
+        "--start", default="heuristic", help="heuristic, released (where the paper's search starts), stored, or a file"
+    )
+    group.add_argument("--remasking-temperature", type=float, default=4.5, help="lambda of the heuristic")
+    group.add_argument("--guidance-scale", type=float, default=3.0, help="k of the heuristic")
+
+
+def start_strategy(args: argparse.Namespace, num_inference_steps: int, pipeline: Any) -> GenerationStrategy:
+    """The strategy that `--start` names, of that many steps."""
+    if args.start == "heuristic":
+        return GenerationStrategy.cosine(
+            num_inference_steps,
+            remasking_temperature=args.remasking_temperature,
+            guidance_scale=args.guidance_scale,
+        )
+    if args.start == "released":
+        return generation_start(num_inference_steps)
+    if args.start == "stored":
+        if pipeline is None:
+            raise ValueError("--start stored: there is no pipeline yet; take heuristic, released or a file")
+        return pipeline.scheduler.get_strategy(num_inference_steps)
+    strategy = read_strategy(args.start)
+    if strategy.num_inference_steps != num_inference_steps:
+        raise ValueError(
+            f"--start {args.start} has {strategy.num_inference_steps} steps, and --num-inference-steps is"
+            f" {num_inference_steps}"
+        )
+    return strategy
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("candidates of the training strategy")
+    group.add_argument("--start-alpha", type=float, default=1.0)
+    group.add_argument("--start-beta", type=float, default=1.0)
+    group.add_argument("--alphas", type=float, nargs="+", default=[1, 2, 4, 8, 12, 16, 24])
+    group.add_argument("--betas", type=float, nargs="+", default=[0.5, 1, 2, 3, 4, 6])
+    group.add_argument("--launcher", default="", help="e.g. 'accelerate launch --multi_gpu'; default: this Python")
+    group.add_argument("--candidates", help="folder of the trained candidates; default: candidates in --output")
+
+
+def parse_args_before_dashes(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse what stands before `--`; what follows becomes `training_args`, in subcommands too."""
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    args = parser.parse_args(words[:end])
+    args.training_args = words[end + 1 :]
+    return args
+
+
+def candidate_trainer(args: argparse.Namespace) -> CandidateTrainer:
+    script = Path(sys.argv[0]).resolve().parents[1] / "training" / "train_autonat.py"
+    command = training_command(script, shlex.split(args.launcher), args.training_args)
+    return CandidateTrainer(args.candidates or Path(args.output, "candidates"), command)
+
+
+@dataclass
+class Judge:
+    """How strategies of a pipeline are measured, as the evaluation arguments say.
+
+    Args:
+        args: Parsed `add_evaluation_arguments`.
+        extractor, reference: Loaded once, and checked against each other before the first image.
+    """
+
+    args: argparse.Namespace
+    extractor: Any
+    reference: Any
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Judge:
+        if args.confirm_top and args.confirm_seed == args.seed:
+            raise ValueError(f"--confirm-seed {args.seed} is that of the search: winners need fresh noise")
+        extractor = load_extractor(args.feature_extractor).to(default_device())
+        reference = load_reference(args.reference, extractor, feature_rows=5000 if args.metric == "kid" else 0)
+        reference.check_extractor(extractor)
+        return cls(args, extractor, reference)
+
+    def evaluator(self, pipeline: Any, progress: bool = False) -> Evaluator:
+        same_classes = self.extractor.id2label and self.extractor.num_classes == pipeline.transformer.config.num_classes
+        return Evaluator(
+            pipeline,
+            self.extractor,
+            self.reference,
+            metrics=(self.args.metric, "class") if same_classes else (self.args.metric,),
+            label_policy=self.args.label_policy,
+            batch_size=self.args.batch_size,
+            progress=progress,
+        )
+
+    def score(self, pipeline: Any, rungs: list[int] | None = None) -> EvaluatorScore:
+        """The score of the search's trials."""
+        args = self.args
+        return EvaluatorScore(
+            self.evaluator(pipeline), args.num_images, args.seed, args.metric, args.redraw_noise, rungs or ()
+        )
+
+    def confirm_score(self, pipeline: Any) -> EvaluatorScore:
+        """The score of the winners: fresh noise, more images, and a bar of its own where someone looks."""
+        evaluator = self.evaluator(pipeline, progress=sys.stderr.isatty())
+        return EvaluatorScore(evaluator, self.args.confirm_images, self.args.confirm_seed, self.args.metric)
+
+    def folder_score(self, strategy: GenerationStrategy, confirm: bool = False) -> Callable[[Path, optuna.Trial], float]:
+        """Score of a pipeline folder that has just been trained, with a fixed strategy."""
+
+        def score(folder: Path, trial: optuna.Trial) -> float:
+            pipeline = load_pipeline(str(folder), self.args.dtype)
+            return (self.confirm_score if confirm else self.score)(pipeline)(strategy, trial)
+
+        return score
+
+    def identity(self, **more: Any) -> dict[str, Any]:
+        """What every value depends on, for `open_study`."""
+        args = self.args
+        return {
+            "metric": args.metric,
+            "num_images": args.num_images,
+            "seed": args.seed,
+            "redraw_noise": args.redraw_noise,
+            "label_policy": args.label_policy,
+            "dtype": args.dtype,
+            "extractor": self.extractor.weights_hash,
+            "extractor_batch_size": self.extractor.batch_size,
+            "reference": self.reference.hash,
+            **more,
+        }
+
+    def confirm_identity(self, **more: Any) -> dict[str, Any]:
+        fresh = {"num_images": self.args.confirm_images, "seed": self.args.confirm_seed, "redraw_noise": False}
+        return {**self.identity(**more), **fresh}
+
+    @property
+    def value_name(self) -> str:
+        """The distance by the name it may have: FID is only that of the standard network."""
+        return METRICS[self.args.metric][0 if self.extractor.is_standard_inception else 1]
+
+
+def load_pipeline(path: str, dtype: str = "float32") -> Any:
+    """A pipeline of this package, of whichever class its folder or repository names, without progress bars."""
+    class_name = DiffusionPipeline.load_config(path)["_class_name"]
+    pipeline_class = getattr(diffusers_autonat, str(class_name), None)
+    if pipeline_class is None:
+        raise ValueError(f"{path} is a {class_name}, which is no pipeline of this package")
+    pipeline = pipeline_class.from_pretrained(path, dtype=getattr(torch, dtype)).to(default_device())
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def storage_location(args: argparse.Namespace) -> str:
+    return args.storage or str(Path(args.output, DEFAULT_JOURNAL))
+
+
+def provenance(identity: Mapping[str, Any], pipeline: Any, **more: Any) -> dict[str, Any]:
+    """What `search.json` says about a stored strategy."""
+    packages = ("diffusers-autonat", "optuna", "torch", "diffusers")
+    return {
+        **more,
+        **identity,
+        "pipeline": pipeline_hash(pipeline),
+        "versions": {package: version(package) for package in packages},
+    }
+
+
+def main_of_script(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """Run a script: quiet libraries, one-line errors (exit status 1), and an interruption that says how to go on (130)."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # failed trials are recorded with their reasons
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings("once", message="The covariance of")  # one note, not one for each trial
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    for chatty in ("httpx", "alembic", "diffusers", "transformers"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as clusters end jobs
+    try:
+        run(args)
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")

@@ -1,0 +1,125 @@
+"""Strategies scored on fresh noise: the lowest of many noisy values is too low, so winners are measured again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from ..strategies import GenerationStrategy
+from .objective import STRATEGY, Score, strategy_of
+from .samplers import ResumableSampler
+from .study import complete_trials, open_study, run_study, wait_for_workers
+
+
+CANDIDATES = "candidates"  # study user attribute: labels and strategies, in the order they were added
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A strategy with what was measured: its value, and everything the score recorded with it."""
+
+    label: str
+    strategy: GenerationStrategy
+    value: float
+    record: Mapping[str, Any]
+
+
+def score_strategies(
+    storage: BaseStorage,
+    name: str,
+    identity: Mapping[str, Any],
+    strategies: Mapping[str, GenerationStrategy],
+    score: Score,
+    progress: bool = True,
+) -> list[Scored]:
+    """Score given strategies in a study of their own, which any number of workers share and which resumes.
+
+    Args:
+        storage: From `open_storage`.
+        name: Of that study; strategies that it has scored before are not scored again.
+        identity: As for `open_study`.
+        strategies: By label.
+        score: From a strategy and its trial to the value, the lower the better.
+        progress: Show a bar.
+
+    Returns:
+        Those whose score did not fail, in the order given.
+    """
+    study = open_study(storage, name, identity, ResumableSampler(lambda seed: optuna.samplers.RandomSampler(seed)))
+    candidates: list[dict[str, Any]] = study.user_attrs.get(CANDIDATES, [])
+    wanted = [{"label": label, "strategy": strategy.to_dict()} for label, strategy in strategies.items()]
+    if new := [candidate for candidate in wanted if candidate not in candidates]:
+        candidates = [*candidates, *new]
+        study.set_user_attr(CANDIDATES, candidates)
+    # The i-th trial scores the i-th candidate, whoever runs it.
+    study.sampler = ResumableSampler(
+        lambda seed: optuna.samplers.RandomSampler(seed), starts=[{"candidate": i} for i in range(len(candidates))]
+    )
+
+    def objective(trial: optuna.Trial) -> float:
+        # The upper bound is that of no list: a distribution must not change as candidates are added.
+        candidate = candidates[trial.suggest_int("candidate", 0, 10**6)]
+        trial.set_user_attr("label", candidate["label"])
+        trial.set_user_attr(STRATEGY, candidate["strategy"])
+        return score(GenerationStrategy.from_dict(candidate["strategy"]), trial)
+
+    run_study(study, objective, len(candidates), progress)
+    wait_for_workers(study)
+    found = {
+        trial.user_attrs["label"]: Scored(
+            trial.user_attrs["label"], strategy_of(trial), trial.values[0], trial.user_attrs
+        )
+        for trial in complete_trials(study)
+        if {"label": trial.user_attrs["label"], "strategy": trial.user_attrs[STRATEGY]} in wanted
+    }
+    return [found[label] for label in strategies if label in found]
+
+
+def best_trials(study: Study, top: int) -> list[FrozenTrial]:
+    """The `top` best trials of different strategies; of two objectives, so many of the front, spread over it."""
+    if len(study.directions) == 1:
+        different = {str(trial.user_attrs[STRATEGY]): trial for trial in reversed(complete_trials(study))}
+        return sorted(different.values(), key=lambda trial: (trial.values[0], trial.number))[:top]
+    complete_trials(study)  # an error where there is none
+    front = sorted({tuple(t.values): t for t in reversed(study.best_trials)}.values(), key=lambda t: t.values[-1])
+    if len(front) <= top:
+        return front
+    return [front[round(i * (len(front) - 1) / max(1, top - 1))] for i in range(top)]
+
+
+def confirm_trials(
+    study: Study,
+    storage: BaseStorage,
+    identity: Mapping[str, Any],
+    score: Score,
+    top: int,
+    also: Mapping[str, GenerationStrategy] | None = None,
+    progress: bool = True,
+) -> list[Scored]:
+    """Score the best trials of a finished study again; resumes, and is shared by workers, as every study.
+
+    Args:
+        study: The search. Its running trials are waited for.
+        storage: Where the search's study lives; the confirmation becomes a study beside it.
+        identity: What the confirmation's values depend on: fresh seed, larger N.
+        score: With that seed and N.
+        top: How many trials.
+        also: Strategies to measure with them, such as the start of the search; known by this label if they are trials.
+        progress: Show a bar.
+
+    Returns:
+        The candidates, best first, labelled `trial <number>` or as in `also`.
+    """
+    wait_for_workers(study)
+    also = also or {}
+    best = {f"trial {trial.number}": strategy_of(trial) for trial in best_trials(study, top)}
+    strategies = {label: strategy for label, strategy in best.items() if strategy not in also.values()}
+    name = f"{study.study_name}-confirm-{identity['num_images']}-{identity['seed']}"
+    scored = score_strategies(storage, name, identity, {**strategies, **also}, score, progress)
+    return sorted(scored, key=lambda candidate: candidate.value)

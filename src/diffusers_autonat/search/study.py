@@ -1,0 +1,223 @@
+"""Studies that many workers share, that survive kills, and that refuse to mix what does not belong together."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import torch
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from tqdm.auto import tqdm
+
+from .finite_difference import CLAIM, FAILURE, LOST, RoundSampler, fail_lost_trial, is_lost
+from .samplers import RUN, fail_lost_trials
+
+
+logger = logging.getLogger(__name__)
+
+IDENTITY = "identity"  # study user attribute: what the study is about
+HEARTBEAT = 60  # seconds between two signs of life of a worker in a database
+NAMELESS = 10  # seconds after which a running trial that no worker has claimed counts as lost
+POLL = 1.0  # seconds between two looks at the storage while waiting
+
+Objective = Callable[[optuna.Trial], float | Sequence[float]]
+
+
+def open_storage(location: str | Path) -> BaseStorage:
+    """Open what all workers of a study share.
+
+    Args:
+        location: A file (Optuna's JournalStorage, also on NFS), created with its folder; or the URL of a database,
+            such as `postgresql://...` or `sqlite:///study.db`, whose workers give signs of life.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    if "://" in str(location):
+        try:
+            return RDBStorage(str(location), heartbeat_interval=HEARTBEAT, grace_period=3 * HEARTBEAT)
+        except Exception as error:  # SQLAlchemy, its drivers and missing drivers have no common base
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"the storage {location} cannot be opened: {reason}") from error
+    path = Path(location)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise ValueError(f"the storage {location} cannot be written: {error.strerror}") from error
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"the storage {location} cannot be locked: its folder is not writable")
+    try:
+        return JournalStorage(JournalFileBackend(str(path)))
+    except ValueError as error:
+        raise ValueError(f"the storage {location} is not a journal of Optuna: {error}") from error
+
+
+def open_study(
+    storage: BaseStorage,
+    name: str,
+    identity: Mapping[str, Any],
+    sampler: BaseSampler,
+    directions: Sequence[Literal["minimize", "maximize"]] = ("minimize",),
+    pruner: BasePruner | None = None,
+) -> Study:
+    """Create a study, or join it if it is about the same thing.
+
+    Args:
+        storage: From `open_storage`.
+        name: Of the study.
+        identity: What decides a trial's value: weights, T, metric, N, extractor, reference and so on, as JSON data.
+        sampler, directions, pruner: As `optuna.create_study` takes them.
+
+    Raises:
+        ValueError: the study is about something else, and about what.
+    """
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        sampler=sampler,
+        pruner=pruner or optuna.pruners.NopPruner(),
+        directions=list(directions),
+        load_if_exists=True,
+    )
+    stored = study.user_attrs.get(IDENTITY)
+    if stored is None:
+        if study.trials:
+            raise ValueError(f"study {name!r} was not begun by this package: choose another name")
+        study.set_user_attr(IDENTITY, dict(identity))
+        stored = study.user_attrs[IDENTITY]  # as JSON, and another worker may have been faster
+    keys = [key for key in {**stored, **identity} if stored.get(key) != _as_json(identity.get(key))]
+    if keys:
+        differences = "; ".join(f"{key} {stored.get(key)!r} there and {identity.get(key)!r} here" for key in keys)
+        raise ValueError(f"study {name!r} is about something else ({differences}): choose another name")
+    return study
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def finished_trials(study: Study) -> list[FrozenTrial]:
+    """Trials that are over for good: with a value, pruned, or failed by themselves. Lost ones are run again."""
+    return [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and not is_lost(t)]
+
+
+def complete_trials(study: Study) -> list[FrozenTrial]:
+    """Trials with a value, best first where there is one objective, otherwise by number.
+
+    Raises:
+        ValueError: there is none, with the reason of the first failure.
+    """
+    trials = study.get_trials(deepcopy=False)
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    if not complete:
+        reasons = [t.user_attrs[FAILURE] for t in trials if FAILURE in t.user_attrs]
+        because = f": all failed, the first with {reasons[0]!r}" if reasons else " yet"
+        raise ValueError(f"study {study.study_name!r} has no finished trial{because}")
+    if len(study.directions) > 1:
+        return complete
+    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
+    return sorted(complete, key=lambda t: (sign * t.values[0], t.number))
+
+
+def run_study(study: Study, objective: Objective, num_trials: int | None, progress: bool = True) -> None:
+    """Work on a study until it is finished, together with all other workers that do the same.
+
+    A trial whose objective raises, runs out of memory or gives no finite value is recorded as failed with the reason
+    (user attribute `failure`), and the search goes on. On Ctrl-C the running trial is given back and
+    `KeyboardInterrupt` is raised; the same call goes on later.
+
+    Args:
+        study: From `open_study`.
+        objective: From a trial to its value or values.
+        num_trials: How many trials the study is to have in the end, of all workers together. Samplers that work in
+            rounds know their own end; for them it is only the length of the progress bar.
+        progress: Show a bar.
+    """
+    with tqdm(total=num_trials, desc=study.study_name, unit="trial", disable=not progress) as bar:
+        show = _Progress(bar)
+        show(study)
+        guarded = _guarded(objective)
+        if isinstance(study.sampler, RoundSampler):
+            if not study.sampler.has_ended(study):
+                study.optimize(guarded, catch=(Exception,), callbacks=[lambda study, _: show(study)])
+            return
+        while len(finished_trials(study)) < (num_trials or 0):
+            fail_lost_trials(study)
+            trials = study.get_trials(deepcopy=False)
+            running = sum(t.state == TrialState.RUNNING and RUN in t.system_attrs for t in trials)
+            if len(finished_trials(study)) + running >= (num_trials or 0):
+                time.sleep(POLL)  # the last trials are with other workers, which may die
+            else:
+                study.optimize(guarded, n_trials=1, catch=(Exception,))
+            show(study)
+
+
+def wait_for_workers(study: Study) -> None:
+    """Return when no trial is running: from then on every worker sees the same finished study."""
+    while True:
+        if isinstance(study.sampler, RoundSampler):
+            study.sampler.fail_lost_trials(study)
+        else:
+            fail_lost_trials(study)
+        running = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+        for trial in running:
+            # Killed between creating the trial and saying whose it is, which takes no time.
+            nameless = RUN not in trial.system_attrs and CLAIM not in trial.system_attrs
+            if nameless and trial.datetime_start and (datetime.now() - trial.datetime_start).total_seconds() > NAMELESS:
+                fail_lost_trial(study, trial, None)
+        if not running:
+            return
+        logger.info("waiting for trials %s of other workers", [trial.number for trial in running])
+        time.sleep(POLL)
+
+
+class _Progress:
+    def __init__(self, bar: tqdm):
+        self.bar = bar
+
+    def __call__(self, study: Study) -> None:
+        trials = study.get_trials(deepcopy=False)
+        self.bar.n = len([t for t in trials if t.state.is_finished() and not is_lost(t)])
+        shown = {}
+        if len(study.directions) == 1 and any(t.state == TrialState.COMPLETE for t in trials):
+            shown = {"best": f"{study.best_value:.4g}"}
+        failed = sum(t.state == TrialState.FAIL for t in trials)
+        self.bar.set_postfix({**shown, **({"failed": failed} if failed else {})})
+
+
+def _guarded(objective: Objective) -> Objective:
+    """The objective, which also records why it failed."""
+
+    def guarded(trial: optuna.Trial) -> float | Sequence[float]:
+        try:
+            result = objective(trial)
+            values = result if isinstance(result, Sequence) else [result]
+            if not all(math.isfinite(value) for value in values):
+                raise ValueError(f"the value is {result}, not a finite number")
+            return result
+        except optuna.TrialPruned:
+            raise
+        except KeyboardInterrupt:
+            trial.set_user_attr(FAILURE, f"{LOST}the worker was interrupted")
+            raise
+        except Exception as error:
+            trial.set_user_attr(FAILURE, f"{type(error).__name__}: {error}")
+            if isinstance(error, torch.OutOfMemoryError):
+                torch.cuda.empty_cache()
+            raise
+
+    return guarded

@@ -1,0 +1,213 @@
+"""The search for a training strategy: transformers trained with a given p(r), in processes that a kill cannot waste."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+from optuna.storages import BaseStorage
+from optuna.study import Study
+
+from ..strategies import TrainingStrategy
+from .finite_difference import _host
+from .line_search import GreedyLineSearchSampler
+from .report import write_json
+from .samplers import ResumableSampler
+from .spaces import GridParameter, suggest, training_strategy
+from .study import complete_trials, open_study, run_study, wait_for_workers
+
+
+logger = logging.getLogger(__name__)
+
+Train = Callable[[TrainingStrategy], Path]  # from p(r) to the folder of the trained pipeline
+FolderScore = Callable[[Path, optuna.Trial], float]
+
+RECORD = "candidate.json"  # in a candidate's folder: its command, and whether it is done
+LOG = "train.log"
+
+
+def training_flags(strategy: TrainingStrategy) -> list[str]:
+    """The arguments of training/train_autonat.py that mean this mask-ratio distribution."""
+    flags = ["--mask_distribution", strategy.distribution]
+    for flag, value in (("alpha", strategy.alpha), ("beta", strategy.beta), ("ratio", strategy.ratio)):
+        if value is not None:
+            flags += [f"--mask_{flag}", repr(float(value))]
+    return flags
+
+
+class CandidateTrainer:
+    """Trains a pipeline for each p(r) it is asked for, once, and resumes what a kill interrupted.
+
+    Each candidate has a folder of its own under `folder`, named after p(r): checkpoints, `train.log`, the pipeline. A
+    candidate that is done is not trained again, by whichever search asks. A training that outlived its worker is
+    waited for.
+
+    Args:
+        folder: Where the candidates are kept; all searches and workers that share them name the same one.
+        command: The training script with all its arguments but p(r), the output folder and resuming.
+
+    Raises:
+        ValueError: a candidate was trained with another command.
+        RuntimeError: a training failed; the message ends with what it printed last.
+    """
+
+    def __init__(self, folder: str | Path, command: Sequence[str]):
+        self.folder = Path(folder)
+        self.command = list(command)
+
+    def __call__(self, strategy: TrainingStrategy) -> Path:
+        """The folder of the trained pipeline."""
+        name = "-".join(str(part) for part in strategy.to_dict().values())
+        folder = self.folder / name
+        flags = training_flags(strategy)
+        recipe = {"command": self.command, "p(r)": flags}
+        record = _read_record(folder)
+        if record and {key: record.get(key) for key in recipe} != recipe:
+            raise ValueError(f"{folder} was trained with another command: {' '.join(record['command'])}")
+        if record and record["done"]:
+            return folder / "pipeline"
+
+        folder.mkdir(parents=True, exist_ok=True)
+        if record:
+            _wait_for_orphan(record)
+        seconds = record.get("seconds", 0.0) if record else 0.0
+        start = time.time()
+        arguments = [*self.command, *flags, "--output_dir", str(folder), "--resume_from_checkpoint", "latest"]
+        with (folder / LOG).open("a") as log:
+            process = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            started = psutil.Process(process.pid).create_time()
+            who = {"host": _host(), "pid": process.pid, "started": started}
+            write_json(folder / RECORD, {**recipe, "done": False, "seconds": seconds, "process": who})
+            try:
+                status = process.wait()
+            except BaseException:  # interrupted: the training has its own checkpoints and need not go on
+                for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                    one.terminate()
+                process.wait()
+                raise
+        seconds += time.time() - start
+        if status != 0:
+            write_json(folder / RECORD, {**recipe, "done": False, "seconds": seconds})
+            last = (folder / LOG).read_text(errors="replace").strip().splitlines()[-1:]
+            raise RuntimeError(f"the training of {folder} failed with status {status}: {' '.join(last)}")
+        write_json(folder / RECORD, {**recipe, "done": True, "seconds": round(seconds, 1)})
+        return folder / "pipeline"
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _wait_for_orphan(record: Mapping[str, Any]) -> None:
+    """Two trainings must not write the same checkpoints: let one whose worker was killed finish first."""
+    who = record.get("process")
+    if who is None or who["host"] != _host():
+        return
+    try:
+        process = psutil.Process(who["pid"])
+        if abs(process.create_time() - who["started"]) < 10:
+            logger.info("waiting for a training that outlived its worker, process %d", who["pid"])
+            process.wait()
+    except psutil.NoSuchProcess:
+        pass
+
+
+def training_command(script: str | Path, launcher: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """The command of a `CandidateTrainer`, with what it sets itself refused here.
+
+    Args:
+        script: training/train_autonat.py.
+        launcher: What starts it, such as `accelerate launch`; this Python by default.
+        arguments: Of the script.
+    """
+    if not Path(script).is_file():
+        raise ValueError(f"there is no training script {script}")
+    own = [word for word in arguments if word.split("=")[0].startswith(("--mask_", "--output_dir", "--resume_from"))]
+    if own:
+        raise ValueError(f"{own[0]} is set by the search: leave it out of the training's arguments")
+    if not any(word.split("=")[0] in ("--train_data_dir", "--dataset_name") for word in arguments):
+        raise ValueError("the training's arguments name no data: after `--` give --train_data_dir and so on")
+    return [*(launcher or [sys.executable]), str(script), *arguments]
+
+
+def search_training(
+    storage: BaseStorage,
+    name: str,
+    identity: Mapping[str, Any],
+    train: Train,
+    score: FolderScore,
+    space: Mapping[str, GridParameter],
+    progress: bool = True,
+) -> Study:
+    """The paper's line search over alpha and beta; call it again, anywhere, to resume or to help.
+
+    Args:
+        storage: From `open_storage`.
+        name: Of the study.
+        identity: What a candidate's value depends on, see `open_study`.
+        train: Usually a `CandidateTrainer`.
+        score: Of what it trained.
+        space: From `training_space`.
+        progress: Show a bar.
+
+    Returns:
+        The finished study.
+    """
+    study = open_study(storage, name, identity, GreedyLineSearchSampler(space))
+
+    def objective(trial: optuna.Trial) -> float:
+        return score(train(training_strategy(suggest(trial, space))), trial)
+
+    run_study(study, objective, None, progress)
+    wait_for_workers(study)
+    return study
+
+
+def score_candidates(
+    storage: BaseStorage,
+    name: str,
+    identity: Mapping[str, Any],
+    train: Train,
+    score: FolderScore,
+    candidates: Mapping[str, TrainingStrategy],
+    progress: bool = True,
+) -> list[tuple[str, float]]:
+    """Train and score given candidates, in a study of their own that workers share and that resumes.
+
+    Args:
+        storage, name, identity, train, score, progress: As above.
+        candidates: By label. The same ones each time: they are part of the study's identity.
+
+    Returns:
+        Label and value of those whose trial did not fail, best first.
+    """
+    labels = list(candidates)
+    recipes = {label: candidates[label].to_dict() for label in labels}
+    starts = [{"candidate": float(index)} for index in range(len(labels))]
+    sampler = ResumableSampler(lambda seed: optuna.samplers.RandomSampler(seed), starts=starts)
+    study = open_study(storage, name, {**identity, "candidates": recipes}, sampler)
+
+    def objective(trial: optuna.Trial) -> float:
+        label = labels[trial.suggest_int("candidate", 0, max(1, len(labels) - 1))]
+        trial.set_user_attr("label", label)
+        return score(train(candidates[label]), trial)
+
+    run_study(study, objective, len(labels), progress)
+    wait_for_workers(study)
+    return [(trial.user_attrs["label"], trial.values[0]) for trial in complete_trials(study)]
+
+
+def describe(strategy: TrainingStrategy) -> str:
+    """A distribution's name in tables and plots."""
+    if strategy.distribution == "beta":
+        return f"Beta({strategy.alpha:g}, {strategy.beta:g})"
+    return f"fixed {strategy.ratio:g}" if strategy.distribution == "fixed" else strategy.distribution

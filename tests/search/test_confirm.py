@@ -1,0 +1,120 @@
+"""Winners measured again: on fresh noise, once each, and resumable."""
+
+import multiprocessing
+import os
+import signal
+
+import optuna
+import pytest
+
+from diffusers_autonat import GenerationStrategy
+from diffusers_autonat.search import (
+    FixedStepsSpace,
+    make_sampler,
+    open_storage,
+    score_strategies,
+    search_generation,
+)
+from diffusers_autonat.search.confirm import best_trials
+
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+START = GenerationStrategy.cosine(2)
+SEARCH, FRESH = {"num_images": 10, "seed": 0}, {"num_images": 50, "seed": 9}
+
+
+def lucky(strategy, trial):
+    """The truth, but with noise that makes one trial look best."""
+    return sum(strategy.guidance_scales) - (100 if trial.number == 3 else 0)
+
+
+def truth(strategy, trial):
+    return sum(strategy.guidance_scales)
+
+
+def search(path, top=3, num_trials=12, confirm_score=truth, **settings):
+    space = FixedStepsSpace(START, ["guidance_scales"])
+    return search_generation(
+        open_storage(path), "s", SEARCH, space, lucky, make_sampler("random", space.parameters, num_trials), num_trials,
+        confirm_score=confirm_score, confirm_identity=FRESH, confirm_top=top, also={"start": START}, progress=False,
+        **settings,
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def test_the_winner_is_not_the_lucky_one(tmp_path):
+    found = search(tmp_path / "s")
+    assert found.study.best_trial.number == 3
+    assert found.confirmed and len(found.candidates) == 4
+    values = [one.value for one in found.candidates]
+    assert values == sorted(values) == [sum(one.strategy.guidance_scales) for one in found.candidates]
+    assert found.candidates[0].label != "trial 3" and "trial 3" in {one.label for one in found.candidates}
+    assert found.candidates[[one.label for one in found.candidates].index("start")].strategy == START
+
+
+def test_nothing_is_measured_twice(tmp_path):
+    calls = []
+
+    def counting(strategy, trial):
+        calls.append(strategy)
+        return truth(strategy, trial)
+
+    first = search(tmp_path / "s", top=2, confirm_score=counting)
+    assert len(calls) == 3
+    again = search(tmp_path / "s", top=2, confirm_score=counting)
+    assert len(calls) == 3 and [one.label for one in again.candidates] == [one.label for one in first.candidates]
+    more = search(tmp_path / "s", top=5, confirm_score=counting)
+    assert len(calls) == 5 and len(more.candidates) == 5  # the start, trial 0, is now one of the five
+    fewer = search(tmp_path / "s", top=2, confirm_score=counting)
+    assert len(calls) == 5 and len(fewer.candidates) == 3
+
+
+def test_killed_while_confirming(tmp_path):
+    count = 0
+
+    def deadly(strategy, trial):
+        nonlocal count
+        count += 1
+        if count == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return truth(strategy, trial)
+
+    process = multiprocessing.get_context("fork").Process(target=search, args=(tmp_path / "s",), kwargs={"confirm_score": deadly})
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    calls = []
+    found = search(tmp_path / "s", confirm_score=lambda strategy, trial: calls.append(1) or truth(strategy, trial))
+    assert len(calls) == 2 and len(found.candidates) == 4
+    assert [one.label for one in found.candidates] == [one.label for one in search(tmp_path / "other").candidates]
+
+
+def test_without_confirmation(tmp_path):
+    found = search(tmp_path / "s", confirm_score=None)
+    assert not found.confirmed and found.candidates[0].label == "trial 3"
+
+
+def test_a_candidate_that_fails_is_left_out(tmp_path):
+    strategies = {"good": START, "bad": GenerationStrategy.cosine(2, guidance_scale=5.0)}
+
+    def score(strategy, trial):
+        return truth(strategy, trial) if strategy == START else float("nan")
+
+    storage = open_storage(tmp_path / "s")
+    assert [one.label for one in score_strategies(storage, "c", FRESH, strategies, score, progress=False)] == ["good"]
+    with pytest.raises(ValueError, match="seed 9 there and 10 here"):
+        score_strategies(storage, "c", {**FRESH, "seed": 10}, strategies, score, progress=False)
+
+
+def test_equal_strategies_are_one_candidate():
+    study = optuna.create_study()
+    for value in (2.0, 1.0, 1.0):
+        trial = study.ask()
+        trial.set_user_attr("strategy", (START if value == 1.0 else GenerationStrategy.cosine(2, 1.1)).to_dict())
+        study.tell(trial, value)
+    assert [trial.number for trial in best_trials(study, 5)] == [1, 0]

@@ -1,0 +1,138 @@
+"""From trials to values: spaces, common random numbers, rungs, cost, and what a pipeline's weights are called."""
+
+import optuna
+import pytest
+import torch
+
+from diffusers_autonat import GenerationStrategy
+from diffusers_autonat.search import (
+    AnyStepsSpace,
+    EvaluatorScore,
+    FixedStepsSpace,
+    StrategyObjective,
+    make_sampler,
+    open_storage,
+    open_study,
+    pipeline_hash,
+    run_study,
+    strategy_of,
+)
+from diffusers_autonat.search.generation import rung_pruner
+from tests.conftest import tiny_pipeline
+
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+START = GenerationStrategy.cosine(4)
+
+
+class FakeEvaluator:
+    """Remembers what it is asked; its distance is the mean guidance scale, larger with fewer images."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, num_images, seed=0, strategy=None):
+        self.calls.append((num_images, seed))
+        return {"class_consistency": 0.5, "frechet_distance": sum(strategy.guidance_scales) / 4 + 10 / num_images}
+
+    def rungs(self, num_images, seed=0, strategy=None):
+        for count in num_images:
+            yield count, self(count, seed, strategy)
+
+
+def run(score, sampler="random", num_trials=6, pruner=None, space=None, **settings):
+    space = space or FixedStepsSpace(START, ["guidance_scales"])
+    study = optuna.create_study(sampler=make_sampler(sampler, space.parameters, num_trials), pruner=pruner)
+    study.optimize(StrategyObjective(space, score, **settings), n_trials=num_trials)
+    return study
+
+
+def test_trials_share_their_noise():
+    evaluator = FakeEvaluator()
+    study = run(EvaluatorScore(evaluator, 100, seed=7))
+    assert evaluator.calls == [(100, 7)] * 6
+    assert study.trials[0].user_attrs["values"]["class_consistency"] == 0.5
+    assert study.trials[0].user_attrs["num_images"] == 100
+    assert strategy_of(study.trials[0]) == START
+    assert study.trials[3].value == study.trials[3].user_attrs["values"]["frechet_distance"]
+
+
+def test_noise_is_redrawn_when_asked():
+    evaluator = FakeEvaluator()
+    run(EvaluatorScore(evaluator, 100, seed=7, redraw=True))
+    assert [seed for _, seed in evaluator.calls] == [7, 8, 9, 10, 11, 12]
+    evaluator = FakeEvaluator()
+    run(EvaluatorScore(evaluator, 100, seed=7, redraw=True), "released", 11)
+    assert [seed for _, seed in evaluator.calls] == [7] * 5 + [8] * 5 + [9]  # the points of an update share it
+
+
+def test_rungs_give_bad_trials_up():
+    evaluator = FakeEvaluator()
+    study = run(EvaluatorScore(evaluator, 100, rungs=[10, 50]), num_trials=30, pruner=rung_pruner())
+    pruned = [t for t in study.trials if t.state == optuna.trial.TrialState.PRUNED]
+    assert pruned and all(t.user_attrs["num_images"] in (10, 50) for t in pruned)
+    assert study.best_trial.user_attrs["num_images"] == 100
+    assert len(evaluator.calls) == sum([10, 50, 100].index(t.user_attrs["num_images"]) + 1 for t in study.trials)
+
+
+def test_a_metric_by_the_name_that_the_extractor_gives_it():
+    for name in ("fid", "frechet_distance"):
+        score = EvaluatorScore(lambda num_images, seed, strategy, name=name: {"other": 1.0, name: 2.0}, 10)
+        assert run(score, num_trials=1).best_value == 2.0
+
+
+def test_steps_of_any_number_share_parameters():
+    starts = [GenerationStrategy.cosine(steps) for steps in (4, 8)]
+    space = AnyStepsSpace(starts)
+    assert set(space.parameters) == set(FixedStepsSpace(starts[0]).parameters)
+    assert space.strategy(space.first_points()[0], 4) == GenerationStrategy(
+        **{**starts[0].to_dict(), "remasking_temperatures": [4.5, 3.375, 2.25, 2.25]}
+    )
+    long = space.strategy(space.first_points()[2], 8)
+    assert long.num_inference_steps == 8
+    assert long.mask_ratios[1::2] == starts[0].mask_ratios  # the knots lie at every second step
+    assert long.mask_ratios[0] == pytest.approx((1 + starts[0].mask_ratios[0]) / 2)
+    assert list(long.mask_ratios) == sorted(long.mask_ratios, reverse=True)
+
+
+def test_guidance_can_be_off():
+    space = AnyStepsSpace([GenerationStrategy.cosine(4), GenerationStrategy.cosine(8)])
+    off = space.first_points()[1]
+    assert space.strategy(off, 4).guidance_scales == (0.0,) * 4
+    half = {**off, "guidance_scales.2": 2.0, "guidance_scales.3": 2.0}
+    assert space.strategy(half, 8).guidance_scales == pytest.approx((0, 0, 0, 0, 0, 2, 2, 2))
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
+def test_front_of_quality_and_cost(tmp_path, sampler):
+    space = AnyStepsSpace([GenerationStrategy.cosine(2), GenerationStrategy.cosine(3)], ["guidance_scales"])
+
+    def cost(strategy):
+        return strategy.num_inference_steps + sum(s > 0 for s in strategy.guidance_scales)
+
+    study = open_study(
+        open_storage(tmp_path / "s"), "s", {}, make_sampler(sampler, space.parameters, 40, 0, space.first_points()),
+        ["minimize", "minimize"],
+    )  # fmt: skip
+    objective = StrategyObjective(space, lambda strategy, trial: abs(3 - sum(strategy.guidance_scales)), cost)
+    run_study(study, objective, 40, progress=False)
+    first = [(t.params["num_inference_steps"], t.values[1]) for t in study.trials[:4]]
+    assert first == [(2, 4), (2, 2), (3, 6), (3, 3)]
+    assert {cost(strategy_of(t)) == t.values[1] for t in study.trials} == {True}
+    assert len({t.values[1] for t in study.best_trials}) >= 2
+
+
+def test_pipeline_hash():
+    pipe = tiny_pipeline()
+    assert pipeline_hash(pipe) == pipeline_hash(tiny_pipeline()) != pipeline_hash(tiny_pipeline(seed=1))
+    with torch.no_grad():
+        next(pipe.vqvae.parameters()).view(-1)[0] += 1e-3
+    assert pipeline_hash(pipe) != pipeline_hash(tiny_pipeline())
+
+
+def test_nothing_free():
+    with pytest.raises(ValueError, match="nothing is free"):
+        FixedStepsSpace(START, [])
+    with pytest.raises(ValueError, match="one start for each number of steps"):
+        AnyStepsSpace([START, START])

@@ -1,0 +1,92 @@
+"""What a search leaves behind: configs that load, provenance, tables and plots."""
+
+import csv
+import json
+
+import optuna
+import pytest
+from PIL import Image
+
+from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler
+from diffusers_autonat.search import (
+    EvaluatorScore,
+    FixedStepsSpace,
+    StrategyObjective,
+    make_sampler,
+    plot_front,
+    plot_schedules,
+    plot_search,
+    save_strategy,
+    save_trials,
+)
+from diffusers_autonat.search.report import pareto_front, plot_bars, plot_curves
+from tests.conftest import tiny_pipeline
+
+
+FOUND = GenerationStrategy([0.9, 0.1 + 0.2, 0.1, 0], [1 / 3, 1, 1, 1], [2, 1, 1, 0], [0, 0, 1, 2])
+
+
+@pytest.fixture
+def study():
+    space = FixedStepsSpace(GenerationStrategy.cosine(4), ["guidance_scales"])
+
+    def evaluator(num_images, seed, strategy):
+        if strategy.guidance_scales[0] > 4:
+            raise RuntimeError("no memory")
+        return {"frechet_distance": sum(strategy.guidance_scales), "class_consistency": 0.25}
+
+    study = optuna.create_study(sampler=make_sampler("random", space.parameters, 12))
+    study.optimize(StrategyObjective(space, EvaluatorScore(evaluator, 10)), n_trials=12, catch=(Exception,))
+    return study
+
+
+def test_the_config_loads_unchanged(tmp_path, recwarn):
+    save_strategy(tmp_path, NATScheduler(16), FOUND, {"study": "s", "trial": "trial 7"})
+    scheduler = NATScheduler.from_pretrained(tmp_path)
+    assert scheduler.get_strategy(4) == FOUND and scheduler.config.mask_token_id == 16
+    assert json.loads((tmp_path / "search.json").read_text()) == {"4": {"study": "s", "trial": "trial 7"}}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scheduler_config.json", "search.json"]
+    assert not [warning for warning in recwarn if "strategies" in str(warning.message)]
+
+
+def test_into_a_pipeline_folder(tmp_path):
+    """The strategy of the same T is replaced, others and their provenance stay, and the pipeline still loads."""
+    pipe = tiny_pipeline()
+    pipe.save_pretrained(tmp_path)
+    folder = tmp_path / "scheduler"
+    save_strategy(folder, pipe.scheduler, GenerationStrategy.cosine(8, guidance_scale=1.0), {"study": "eight"})
+    save_strategy(folder, NATScheduler.from_pretrained(folder), FOUND, {"study": "four"})
+    loaded = AutoNATPipeline.from_pretrained(tmp_path).scheduler.stored_strategies
+    assert loaded == {4: FOUND, 8: GenerationStrategy.cosine(8, guidance_scale=1.0)}
+    assert json.loads((folder / "search.json").read_text()) == {"8": {"study": "eight"}, "4": {"study": "four"}}
+
+
+def test_all_trials_are_in_the_table(tmp_path, study):
+    save_trials(study, tmp_path / "trials.csv")
+    rows = list(csv.DictReader((tmp_path / "trials.csv").open()))
+    assert len(rows) == 12
+    for row, trial in zip(rows, study.trials):
+        assert row["state"] == trial.state.name
+        assert float(row["guidance_scales.2"]) == trial.params["guidance_scales.2"]
+        if trial.value is None:
+            assert row["value"] == row["frechet_distance"] == ""
+        else:
+            assert float(row["value"]) == float(row["frechet_distance"]) == trial.value
+            assert float(row["class_consistency"]) == 0.25
+    assert {row["state"] for row in rows} == {"COMPLETE", "FAIL"}
+
+
+def test_plots(tmp_path, study):
+    plot_schedules({"found": FOUND, "heuristic": GenerationStrategy.cosine(4)}, tmp_path / "schedules.png")
+    plot_search(study, tmp_path / "history.png", "distance", {"heuristic": 4.0})
+    plot_front({"search": [(1.0, 3.0), (2.0, 1.0), (2.0, 3.0)]}, tmp_path / "front.png", "distance", "cost")
+    runs = [[(10, 3.0), (20, 2.0)], [(10, 4.0), (30, 1.0)]]
+    plot_curves({"tpe": runs, "gp": runs[:1]}, tmp_path / "curves.png", "images", "best", {"floor": 0.5})
+    plot_bars({"a": 1.0, "b": 2.0}, tmp_path / "bars.png", "distance", 0.5)
+    for name in ("schedules", "history", "front", "curves", "bars"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.width > 500 and len(set(image.convert("L").getdata())) > 50  # something is drawn
+
+
+def test_pareto_front():
+    assert pareto_front([(1, 3), (2, 1), (2, 3), (3, 0), (1, 4)]) == [(1, 3), (2, 1), (3, 0)]

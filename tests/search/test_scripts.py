@@ -1,0 +1,135 @@
+"""The scripts as a user runs them, on a tiny pipeline: results, resuming after SIGKILL, and errors before the first image."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler
+from diffusers_autonat.search import open_storage
+from diffusers_autonat.search.finite_difference import is_lost
+
+
+SCRIPTS = Path(__file__).parents[2] / "search"
+ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def command(script, tiny, *args):
+    evaluation = ["--reference", tiny / "reference.npz", "--feature-extractor", tiny / "judge", "--num-images", 12]
+    return [str(word) for word in (sys.executable, SCRIPTS / script, *args[:1], *evaluation, *args[1:])]
+
+
+def trials_of(journal, study):
+    import optuna
+
+    return optuna.load_study(study_name=study, storage=open_storage(journal)).trials
+
+
+@pytest.fixture(scope="module")
+def searched(tiny, tmp_path_factory):
+    """A search of two workers, one of which is killed with SIGKILL on the way; written into the pipeline."""
+    output = tmp_path_factory.mktemp("search")
+    args = [tiny / "pipeline", "--num-inference-steps", 4, "--free", "guidance_scales", "--sampler", "released",
+            "--num-trials", 21, "--confirm-top", 2, "--confirm-images", 24, "--output", output, "--write-to-pipeline"]  # fmt: skip
+    words = command("search_generation.py", tiny, *args)
+    workers = [subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    journal = output / "search.journal"
+    while all(worker.poll() is None for worker in workers):
+        if journal.exists() and journal.read_text().count('"state":1') >= 3:
+            break
+        time.sleep(0.02)
+    workers[0].kill()
+    finished = [t for t in trials_of(journal, "released-T4") if t.value is not None]
+    text = workers[1].communicate(timeout=300)[0]
+    workers[0].communicate()
+    assert [worker.returncode for worker in workers] == [-signal.SIGKILL, 0]
+    return output, finished, text
+
+
+def test_one_of_two_workers_killed(searched):
+    output, finished, text = searched
+    trials = trials_of(output / "search.journal", "released-T4")
+    complete = [t for t in trials if t.value is not None]
+    assert len(complete) == 21 and sum(is_lost(t) for t in trials) <= 1
+    assert 3 <= len(finished) < 21 and {t.number: t.values for t in finished}.items() <= {t.number: t.values for t in complete}.items()
+    assert text.startswith("T = 4: frechet_distance ") and "fresh noise" in text
+
+
+def test_results_load(searched, tiny):
+    output = searched[0]
+    result = json.loads((output / "result.json").read_text())
+    best = GenerationStrategy.from_dict(result["candidates"][0]["strategy"])
+    assert NATScheduler.from_pretrained(output).get_strategy(4) == best
+    stored = AutoNATPipeline.from_pretrained(tiny / "pipeline").scheduler.stored_strategies
+    assert stored == {4: best, 8: GenerationStrategy.cosine(8)}
+    origin = json.loads((tiny / "pipeline" / "scheduler" / "search.json").read_text())["4"]
+    assert origin["num_images"] == 24 and origin["seed"] == 1_000_003 and origin["search"]["num_images"] == 12
+    assert origin["study"] == "released-T4" and origin["metric_name"] == "frechet_distance" and origin["confirmed"]
+    assert origin["versions"]["torch"] and len(origin["pipeline"]) == 16 and "fid" not in result["candidates"][0]["values"]
+    for name in ("trials.csv", "schedules.png", "history.png"):
+        assert (output / name).stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--num-inference-steps", 8], "search_generation.py: study 'mine' is about something else (num_inference_steps [4]"),
+        (["--seed", 5], "study 'mine' is about something else (seed 0 there and 5 here): choose another name"),
+        (["--free"], "expected at least one argument"),
+        (["--storage", "/proc/nothing/journal"], "the storage /proc/nothing/journal cannot be written"),
+        (["--objective", "distance,cost", "--sampler", "cmaes"], "--sampler cmaes has one objective"),
+        (["--rungs", 50], "--rungs [50] must rise and stay below --num-images 12"),
+        (["--confirm-seed", 0, "--confirm-top", 1], "winners need fresh noise"),
+    ],
+)  # fmt: skip
+def test_clear_errors(tiny, tmp_path_factory, change, message, in_process, capsys):
+    folder = tmp_path_factory.getbasetemp() / "errors"
+    args = [tiny / "pipeline", "--num-inference-steps", 4, "--sampler", "random", "--num-trials", 1, "--confirm-top", 0,
+            "--study-name", "mine", "--output", folder]  # fmt: skip
+    if not folder.exists():
+        in_process(args)
+    with pytest.raises(SystemExit) as stopped:
+        in_process([*args, *change])
+    text = str(stopped.value.code) if isinstance(stopped.value.code, str) else capsys.readouterr().err
+    assert message in text
+
+
+def test_wrong_feature_width(tiny, tmp_path, in_process):
+    import numpy as np
+
+    np.savez(tmp_path / "wide.npz", mu=np.zeros(9), sigma=np.eye(9))
+    with pytest.raises(SystemExit, match="9 features"):
+        in_process([tiny / "pipeline", "--sampler", "random", "--reference", tmp_path / "wide.npz", "--output", tmp_path])
+    assert not trials_count(tmp_path)
+
+
+def trials_count(folder):
+    import optuna
+
+    return len(optuna.get_all_study_names(open_storage(folder / "search.journal")))
+
+
+@pytest.fixture
+def in_process(tiny, monkeypatch):
+    """Run search_generation.py in this process: starting Python takes longer than everything the script does."""
+    import runpy
+
+    import optuna
+
+    def call(args):
+        words = command("search_generation.py", tiny, *args)[1:]
+        monkeypatch.setattr(sys, "argv", words)
+        previous = signal.getsignal(signal.SIGTERM)
+        verbosity = optuna.logging.get_verbosity()
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            optuna.logging.set_verbosity(verbosity)
+
+    return call

@@ -1,0 +1,261 @@
+"""Studies of Optuna's samplers: resumed exactly, shared by workers, refused where they do not belong."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import time
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from diffusers_autonat.search import (
+    DescentParameter,
+    FiniteDifferenceSampler,
+    ResumableSampler,
+    make_sampler,
+    open_storage,
+    open_study,
+    run_study,
+    suggest,
+)
+from diffusers_autonat.search.finite_difference import FAILURE, is_lost
+from diffusers_autonat.search.samplers import RUN
+from diffusers_autonat.search.study import complete_trials, finished_trials, wait_for_workers
+
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+SPACE = {
+    "x": DescentParameter(start=0.0, low=-2.0, high=2.0, step=0.1, learning_rate=0.1),
+    "y": DescentParameter(start=1.5, low=-2.0, high=2.0, step=0.2, learning_rate=0.2),
+}
+IDENTITY = {"pipeline": "abc", "num_inference_steps": [4], "metric": "fid"}
+NUM_TRIALS = 15
+
+
+def value(trial):
+    params = suggest(trial, SPACE)
+    return (params["x"] - 0.3) ** 2 + (params["y"] - 1.1) ** 2
+
+
+def open_it(path, sampler, identity=IDENTITY):
+    return open_study(open_storage(path), "search", identity, make_sampler(sampler, SPACE, NUM_TRIALS, seed=3))
+
+
+def work(path, sampler, dies_in=None, seconds=0.0):
+    """One worker; killed within its n-th trial."""
+    count = 0
+
+    def objective(trial):
+        nonlocal count
+        count += 1
+        result = value(trial)
+        time.sleep(seconds)
+        if count == dies_in:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    run_study(open_it(path, sampler), objective, NUM_TRIALS, progress=False)
+
+
+def start(*args, **settings):
+    process = multiprocessing.get_context("fork").Process(target=work, args=args, kwargs=settings)
+    process.start()
+    return process
+
+
+def outcome(path, sampler):
+    """Points and values in the order of the search."""
+    return sorted(
+        ((t.params, t.values) for t in complete_trials(open_it(path, sampler))), key=lambda pair: str(pair)
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.mark.parametrize("sampler", ["finite-difference", "released", "tpe", "cmaes", "random"])
+def test_a_killed_search_ends_where_an_unbroken_one_does(tmp_path, sampler):
+    work(tmp_path / "unbroken", sampler)
+    expected = outcome(tmp_path / "unbroken", sampler)
+    for dies_in in (1, 6, 14):
+        path = tmp_path / f"killed-{dies_in}"
+        process = start(path, sampler, dies_in)
+        process.join()
+        if process.exitcode == 0:  # finite differences made fewer trials than that
+            continue
+        assert process.exitcode == -signal.SIGKILL
+        before = complete_trials(open_it(path, sampler)) if dies_in > 1 else []
+        work(path, sampler)
+        assert outcome(path, sampler) == expected
+        after = open_it(path, sampler).trials
+        assert [t.values for t in sorted(before, key=lambda t: t.number)] == [t.values for t in after[: len(before)]]
+        assert sum(is_lost(t) for t in after) == 1
+        assert "ended without reporting a value" in next(t for t in after if is_lost(t)).user_attrs[FAILURE]
+
+
+def test_gp_is_resumed_by_its_trials_alone(tmp_path):
+    """Its eleventh trial, the first that it models, is the same in another process."""
+    proposals = []
+    for name in ("one", "two"):
+        sampler = make_sampler("gp", SPACE, 12, seed=3)
+        study = open_study(open_storage(tmp_path / name), "search", IDENTITY, sampler)
+        run_study(study, value, 11, progress=False)
+        if name == "two":
+            study = open_study(open_storage(tmp_path / name), "search", IDENTITY, make_sampler("gp", SPACE, 12, seed=3))
+        run_study(study, value, 12, progress=False)
+        proposals.append(study.trials[-1].params)
+    assert proposals[0] == proposals[1]
+
+
+@pytest.mark.parametrize("sampler", ["finite-difference", "tpe"])
+def test_two_workers_one_killed(tmp_path, sampler):
+    path = tmp_path / "two"
+    doomed = start(path, sampler, dies_in=3, seconds=0.02)
+    survivor = start(path, sampler, seconds=0.02)
+    survivor.join()
+    doomed.join()
+    assert survivor.exitcode == 0 and doomed.exitcode == -signal.SIGKILL
+    study = open_it(path, sampler)
+    wait_for_workers(study)
+    assert sum(is_lost(t) for t in study.trials) <= 1
+    if sampler == "tpe":
+        assert NUM_TRIALS <= len(finished_trials(study)) <= NUM_TRIALS + 1
+        indices = [t.system_attrs[RUN]["index"] for t in study.trials if t.state == TrialState.COMPLETE]
+        assert len(set(indices)) == len(indices)
+    else:
+        work(tmp_path / "one", sampler)
+        assert outcome(path, sampler) == outcome(tmp_path / "one", sampler)
+
+
+def test_a_finished_search_is_left_alone(tmp_path):
+    for sampler in ("finite-difference", "random"):
+        work(tmp_path / sampler, sampler)
+        number = len(open_it(tmp_path / sampler, sampler).trials)
+        work(tmp_path / sampler, sampler)
+        assert len(open_it(tmp_path / sampler, sampler).trials) == number
+
+
+def test_the_first_trial_is_the_start(tmp_path):
+    study = open_study(open_storage(tmp_path / "s"), "s", IDENTITY, make_sampler("random", SPACE, 2))
+    run_study(study, value, 2, progress=False)
+    assert study.trials[0].params == {"x": 0.0, "y": 1.5}
+    assert study.trials[1].params != study.trials[0].params
+
+
+@pytest.mark.parametrize("sampler", ["released", "random"])
+def test_failed_trials_are_recorded_and_the_search_goes_on(tmp_path, sampler):
+    def objective(trial):
+        if trial.number in (1, 2):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return float("nan") if trial.number == 3 else value(trial)
+
+    study = open_it(tmp_path / "s", sampler)
+    run_study(study, objective, 10, progress=False)
+    reasons = [t.user_attrs[FAILURE] for t in study.trials if t.state == TrialState.FAIL]
+    assert reasons[:2] == ["OutOfMemoryError: CUDA out of memory"] * 2
+    assert reasons[2] == "ValueError: the value is nan, not a finite number"
+    assert len(complete_trials(study)) >= 7
+    if sampler == "random":
+        assert len(finished_trials(study)) == 10  # failures count: the same point would fail again
+
+
+def test_all_failed(tmp_path):
+    study = open_it(tmp_path / "s", "random")
+    run_study(study, lambda trial: 1 / 0, 2, progress=False)
+    with pytest.raises(ValueError, match="no finished trial: all failed, the first with 'ZeroDivisionError"):
+        complete_trials(study)
+
+
+@pytest.mark.parametrize("sampler", ["finite-difference", "random"])
+def test_an_interruption_gives_the_trial_back(tmp_path, sampler):
+    work(tmp_path / "unbroken", sampler)
+    for _ in range(3):  # more often than a point may fail
+        def objective(trial):
+            if len(trial.study.trials) % 4 == 3:
+                raise KeyboardInterrupt
+            return value(trial)
+
+        with pytest.raises(KeyboardInterrupt):
+            run_study(open_it(tmp_path / "s", sampler), objective, NUM_TRIALS, progress=False)
+    work(tmp_path / "s", sampler)
+    assert outcome(tmp_path / "s", sampler) == outcome(tmp_path / "unbroken", sampler)
+
+
+@pytest.mark.parametrize(
+    "change", [{"pipeline": "xyz"}, {"num_inference_steps": [8]}, {"metric": "kid"}], ids=lambda change: next(iter(change))
+)
+def test_another_study_is_refused_by_name(tmp_path, change):
+    open_it(tmp_path / "s", "random")
+    open_it(tmp_path / "s", "random")
+    [(key, here)] = change.items()
+    with pytest.raises(ValueError, match=rf"{key} .*{IDENTITY[key]}.* there and .*{here}.* here".replace("[", r"\[")):
+        open_it(tmp_path / "s", "random", {**IDENTITY, **change})
+
+
+def test_a_study_of_someone_else_is_refused(tmp_path):
+    storage = open_storage(tmp_path / "s")
+    optuna.create_study(study_name="search", storage=storage).optimize(value, n_trials=1)
+    with pytest.raises(ValueError, match="was not begun by this package"):
+        open_it(tmp_path / "s", "random")
+
+
+def test_storage_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written: "):
+        open_storage(tmp_path / "file" / "journal")
+    with pytest.raises(ValueError, match="cannot be written: Is a directory"):
+        open_storage(tmp_path)
+    with pytest.raises(ValueError, match="sqlite:////nowhere/s.db cannot be opened: .*unable to open"):
+        open_storage("sqlite:////nowhere/s.db")
+
+
+def test_database(tmp_path):
+    study = open_study(open_storage(f"sqlite:///{tmp_path}/s.db"), "s", IDENTITY, make_sampler("random", SPACE, 3))
+    run_study(study, value, 3, progress=False)
+    assert len(complete_trials(study)) == 3
+
+
+def test_silent_worker_of_another_machine(tmp_path):
+    """Nothing is known about its process; its trial is lost when it is overdue, and its index is free again."""
+    sampler = make_sampler("random", SPACE, 3)
+    study = open_study(open_storage(tmp_path / "s"), "s", IDENTITY, sampler)
+    trial = study.ask()
+    run = study.trials[0].system_attrs[RUN]
+    elsewhere = {**run, "worker": {**run["worker"], "host": "elsewhere"}}
+    study._storage.set_trial_system_attr(trial._trial_id, RUN, elsewhere)
+    study.sampler = ResumableSampler(sampler._make, stale_after=3600)
+    assert study.ask().number == 1 and study.trials[0].state == TrialState.RUNNING
+    study.sampler = ResumableSampler(sampler._make, stale_after=0.0)
+    study.ask()
+    assert is_lost(study.trials[0]) and study.trials[2].system_attrs[RUN]["index"] == 0
+
+
+def test_not_enough_trials_for_an_update():
+    with pytest.raises(ValueError, match="3 trials are not enough for one update, which takes 9"):
+        make_sampler("finite-difference", SPACE, 3)
+    with pytest.raises(ValueError, match="no sampler 'bayes'"):
+        make_sampler("bayes", SPACE, 3)
+
+
+def search_path(name, factor):
+    """Values of the best trial so far, in units of `factor`, and the points of all trials."""
+    study = optuna.create_study(sampler=make_sampler(name, SPACE, 60))
+    study.optimize(lambda trial: factor * value(trial))
+    assert isinstance(study.sampler, FiniteDifferenceSampler) and len(study.trials) <= 60
+    return list(itertools.accumulate((t.values[0] / factor for t in study.trials), min)), [t.params for t in study.trials]
+
+
+def test_line_search_does_not_depend_on_the_scale_of_the_value():
+    """A learning rate does: where slopes are small, the released descent crawls."""
+    small, points = search_path("finite-difference", 0.03125)
+    large, same = search_path("finite-difference", 1.0)
+    assert points[:20] == [pytest.approx(point, rel=1e-9) for point in same[:20]]
+    assert min(large) < 1e-3
+    released, _ = search_path("released", 0.03125)
+    assert small[19] < released[-1] / 3
