@@ -2,10 +2,11 @@
 """Turn a finished run of `training/fashion_mnist.sh` into the folders shipped here: weights in half precision, pictures, and
 cards whose every figure is read from what the run has recorded.
 
-    python model_cards/make_cards.py outputs/fashion-mnist
+    python model_cards/make_cards.py outputs/fashion-mnist --data /usr/share/datasets/fashion-mnist
 
 For each T the stored strategy is the most recognised one of the grid among those whose distance is within 10 % of the
-grid's best: recognition must not be bought with sameness.
+grid's best: recognition must not be bought with sameness. What the card reports is measured anew, with `diffusers-autonat
+evaluate` on other noise than the grid's.
 """
 
 import argparse
@@ -18,11 +19,14 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler
+from diffusers_autonat.cli import main as diffusers_autonat
 from diffusers_autonat.training.loop import History
 from diffusers_autonat.training.model_card import plot_history
 
 
 HERE = Path(__file__).parent
+CLASSIFIER, AUTONAT = HERE / "fashion-mnist-classifier", HERE / "autonat-fashion-mnist"
+REFERENCE = CLASSIFIER / "fashion-mnist-test.npz"
 ENLARGE = 3
 
 CLASSIFIER_CARD = """---
@@ -104,22 +108,30 @@ those whose distance is within 10 % of the grid's best.
 Distances are Fréchet distances on the {features} features of [fashion-mnist-classifier](../fashion-mnist-classifier/README.md)
 (weights {extractor_hash}), which is no Inception network: they are **not** FID and compare with nothing measured
 elsewhere. "Recognised" is the share of images that this classifier takes for the class that was asked for. Reference:
-the 10,000 test images (hash {reference_hash}). Generated: N = {num_images:,}, balanced labels, seed {seed}, float32.
+the 10,000 test images (hash {reference_hash}).
 
-| images | distance | recognised |
-|---|---|---|
-| real test images | 0 | {real[class_consistency]:.1%} |
-| their reconstructions (10,000) | {reconstructed[frechet_distance]:.3f} | {reconstructed[class_consistency]:.1%} |
+| images (N = {report_images:,}) | distance | recognised | report |
+|---|---|---|---|
+| reconstructions of test images | {floor[frechet_distance]:.3f} | {floor[class_consistency]:.1%} | [reconstructions.json](evaluation/reconstructions.json) |
 {stored_rows}
 
-The grid the stored strategies were chosen from:
+Generated with balanced labels, seed {report_seed}, float32. Of all 10,000 test images the classifier recognises
+{real[class_consistency]:.1%}, of their reconstructions {reconstructed[class_consistency]:.1%}. `diffusers-autonat evaluate` makes every report
+again:
+
+```bash
+diffusers-autonat evaluate autonat-fashion-mnist --num-inference-steps 8 --num-images {report_images} --seed {report_seed} \\
+    --metrics fid,class --feature-extractor fashion-mnist-classifier \\
+    --reference fashion-mnist-classifier/fashion-mnist-test.npz --output report.json
+```
+
+The grid the stored strategies were chosen from (N = {num_images:,}, seed {seed}; `benchmarks/heuristic_grid.py`, [grid.json](evaluation/grid.json)):
 
 | T | lambda | k | distance | recognised |
 |---|---|---|---|---|
 {grid_rows}
 
-`python benchmarks/heuristic_grid.py` with the arguments in [evaluation.json](evaluation.json) makes all of these figures
-({evaluated_on}).
+Measured on {evaluated_on}.
 
 ## Training
 
@@ -170,17 +182,26 @@ def tokens(pipeline: AutoNATPipeline) -> torch.Tensor:
     return pipeline(list(range(10)) * 10, generator=generator, output_type="latent").images
 
 
-def make_classifier(run: Path, hardware: str) -> None:
-    folder, result = HERE / "fashion-mnist-classifier", json.loads((run / "judge" / "training.json").read_text())
+def make_classifier(run: Path, data: str, hardware: str) -> None:
+    folder, result = CLASSIFIER, json.loads((run / "judge" / "training.json").read_text())
     folder.mkdir(exist_ok=True)
     for name in ("config.json", "model.safetensors", "preprocessor_config.json", "training.json"):
         shutil.copy(run / "judge" / name, folder / name)
     card = CLASSIFIER_CARD.format(**result, minutes=result["wall_time_s"] / 60, hardware=hardware)
     (folder / "README.md").write_text(card)
+    extractor = ["--feature-extractor", str(folder)]
+    diffusers_autonat(["evaluate", "--reference", f"{data}:test", *extractor, "--save-reference", str(REFERENCE)])
 
 
-def make_autonat(run: Path, notes: str) -> None:
-    folder, evaluation = HERE / "autonat-fashion-mnist", json.loads((run / "evaluation.json").read_text())
+def evaluate(output: Path, *arguments: str) -> dict:
+    """The report of `diffusers-autonat evaluate`."""
+    judge = ["--feature-extractor", str(CLASSIFIER), "--reference", str(REFERENCE), "--metrics", "fid,class"]
+    diffusers_autonat(["evaluate", str(AUTONAT), *judge, *arguments, "--output", str(output)])
+    return json.loads(output.read_text())
+
+
+def make_autonat(run: Path, data: str, num_images: int, seed: int, notes: str) -> None:
+    folder, evaluation = AUTONAT, json.loads((run / "grid.json").read_text())
     grid = evaluation["grid"]
     chosen = [choose(grid, steps) for steps in sorted({row["steps"] for row in grid})]
     strategies = [
@@ -205,7 +226,15 @@ def make_autonat(run: Path, notes: str) -> None:
     picture.resize((picture.width * ENLARGE, picture.height * ENLARGE), 0).save(folder / "reconstructions.png")
     history = History.read(run / "autonat" / "history.jsonl")
     plot_history(history, folder / "training.png", {"loss": "loss", "token_accuracy": "masked-token accuracy"})
-    shutil.copy(run / "evaluation.json", folder / "evaluation.json")
+    reports = folder / "evaluation"
+    reports.mkdir()
+    shutil.copy(run / "grid.json", reports)
+    size = ["--num-images", str(num_images)]
+    floor = evaluate(reports / "reconstructions.json", "--reconstruct", f"{data}:test", *size)["values"]
+    measured = {}
+    for steps in (row["steps"] for row in chosen):
+        arguments = ["--num-inference-steps", str(steps), "--seed", str(seed), *size]
+        measured[steps] = evaluate(reports / f"T{steps}.json", *arguments)["values"]
 
     tokenizer_history = History.read(run / "vqgan" / "history.jsonl")
     perceptual = json.loads((run / "perceptual" / "training.json").read_text())
@@ -222,9 +251,11 @@ def make_autonat(run: Path, notes: str) -> None:
         features=evaluation["extractor"]["num_features"], extractor_hash=evaluation["extractor"]["weights_hash"],
         reference_hash=evaluation["reference"]["hash"], num_images=evaluation["num_images"], seed=evaluation["seed"],
         real=evaluation["real_test_images"], reconstructed=evaluation["reconstructed_test_images"],
+        floor=floor, report_images=num_images, report_seed=seed,
         stored_rows="\n".join(
-            f"| generated, T = {row['steps']}, stored strategy | {row['frechet_distance']:.3f} | {row['class_consistency']:.1%} |"
-            for row in chosen
+            f"| generated, T = {steps}, stored strategy | {values['frechet_distance']:.3f} | {values['class_consistency']:.1%} "
+            f"| [T{steps}.json](evaluation/T{steps}.json) |"
+            for steps, values in measured.items()
         ),
         grid_rows="\n".join(row_format.format(kind="", **row) for row in grid),
         evaluated_on=", ".join(
@@ -242,11 +273,14 @@ def make_autonat(run: Path, notes: str) -> None:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of training/fashion_mnist.sh")
+    parser.add_argument("--data", required=True, help="folder of the IDX files")
+    parser.add_argument("--num-images", type=int, default=5000, help="of each report")
+    parser.add_argument("--seed", type=int, default=1, help="of each report; another than the grid's")
     parser.add_argument("--notes", default="", help="what a reader must know about this run, for the card")
     args = parser.parse_args()
-    hardware = json.loads((args.run / "evaluation.json").read_text())["hardware"]
-    make_classifier(args.run, hardware)
-    make_autonat(args.run, args.notes)
+    hardware = json.loads((args.run / "grid.json").read_text())["hardware"]
+    make_classifier(args.run, args.data, hardware)
+    make_autonat(args.run, args.data, args.num_images, args.seed, args.notes)
 
 
 if __name__ == "__main__":

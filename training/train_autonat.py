@@ -168,7 +168,12 @@ def stored_strategies(args, enat: bool) -> list[GenerationStrategy]:
 
 def build_transformer(args, info, num_classes: int) -> UViTTransformer2DModel | ENATTransformer2DModel:
     if args.pretrained_model_name_or_path:
-        return TRANSFORMERS[args.transformer].from_pretrained(args.pretrained_model_name_or_path, subfolder="transformer")
+        model = TRANSFORMERS[args.transformer].from_pretrained(args.pretrained_model_name_or_path, subfolder="transformer")
+        wanted = {"num_classes": num_classes, "codebook_size": info.codebook_size, "sample_size": info.sample_size}
+        for name, value in wanted.items():
+            if model.config[name] != value:
+                raise ValueError(f"the pretrained transformer has {name} = {model.config[name]}, the tokens have {value}.")
+        return model
     common = {
         "sample_size": info.sample_size, "codebook_size": info.codebook_size, "hidden_size": args.hidden_size,
         "num_attention_heads": args.num_attention_heads, "num_classes": num_classes, "dropout": args.dropout,
@@ -252,6 +257,8 @@ def main():
 
     # 2. Transformer, EMA, optimiser
     model = build_transformer(args, info, num_classes)
+    if sharded:
+        accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = model._repeated_blocks
     model.train()
     if args.gradient_checkpointing:
         model.enable_gradient_checkpointing()

@@ -177,6 +177,7 @@ def main():
     plain, plain_discriminator = accelerator.unwrap_model(autoencoder), accelerator.unwrap_model(discriminator)
     codebook = plain.vqvae.quantize.embedding.weight
     usage = CodebookUsage(len(codebook), accelerator.device)
+    accelerator.register_for_checkpointing(usage)
 
     if accelerator.is_main_process:
         accelerator.init_trackers("vqgan", {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str))})
@@ -245,7 +246,7 @@ def main():
             with torch.no_grad():
                 pictures = plain(validation.to(accelerator.device))[0]
             save_reconstructions(Path(args.output_dir, "samples", f"step-{step:06d}.png"), validation, pictures)
-        if step % args.checkpointing_steps == 0 and step < max_steps:
+        if step % args.checkpointing_steps == 0 or step == max_steps:
             save_checkpoint(accelerator, args.output_dir, step, args.checkpoints_total_limit)
 
     progress.close()

@@ -41,7 +41,10 @@ class GenerationStrategy:
             if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
                 raise ValueError(f"{field.name} must be a list of floats, one per step, got {values!r}.")
             # float() makes NumPy and torch scalars serialisable, and a tuple cannot be changed behind a config's back.
-            object.__setattr__(self, field.name, tuple(float(value) for value in values))
+            try:
+                object.__setattr__(self, field.name, tuple(float(value) for value in values))
+            except (TypeError, ValueError):
+                raise ValueError(f"{field.name} must be a list of floats, one per step, got {values!r}.") from None
         steps = len(self.mask_ratios)
         if steps < 1:
             raise ValueError("a strategy needs at least one step, mask_ratios is empty.")
@@ -113,19 +116,26 @@ class GenerationStrategy:
         """
         import yaml
 
-        data = yaml.safe_load(Path(path).read_text())
+        try:
+            data = yaml.safe_load(Path(path).read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
         keys = ("manual_ratios", "manual_samp_temp", "manual_temp", "manual_cfg")
         missing = [key for key in keys if not isinstance(data, Mapping) or key not in data]
         if missing:
             raise ValueError(f"{path} is not a strategy file of the AutoNAT authors: it has no {', '.join(missing)}.")
-        r, tau1, tau2, s = ([0.0 if float(value) <= 1e-4 else float(value) for value in data[key]] for key in keys)
-        return cls([*r, 0.0], tau1, [*tau2, 0.0], s)
+        try:
+            r, tau1, tau2, s = ([0.0 if float(value) <= 1e-4 else float(value) for value in data[key]] for key in keys)
+            return cls([*r, 0.0], tau1, [*tau2, 0.0], s)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Sequence[float]]) -> GenerationStrategy:
         names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            raise ValueError(f"a strategy has the keys {sorted(names)}, got {sorted(values)}.")
+        if not isinstance(values, Mapping) or set(values) != names:
+            found = sorted(values) if isinstance(values, Mapping) else repr(values)
+            raise ValueError(f"a strategy has the keys {sorted(names)}, got {found}.")
         return cls(**values)
 
     def to_dict(self) -> dict[str, list[float]]:

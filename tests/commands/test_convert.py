@@ -10,11 +10,17 @@ from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 
 import diffusers_autonat.schedulers.scheduling_nat as scheduling_nat
-from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler, UViTTransformer2DModel
+from diffusers_autonat import (
+    AutoNATPipeline,
+    ENATTransformer2DModel,
+    GenerationStrategy,
+    NATScheduler,
+    UViTTransformer2DModel,
+)
 from diffusers_autonat.cli import main
 from diffusers_autonat.models.vq_decoder import padding_blocks
 from tests.conftest import load_reference
-from tests.conversion.released import RELEASED_YAML, load_vqgan, randomise, release_uvit
+from tests.conversion.released import RELEASED_YAML, load_vqgan, randomise, release_enat, release_uvit
 
 
 OPTIMIZER = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1.0}]}
@@ -61,8 +67,8 @@ def recorded_run(pipe, labels, strategy, prefix, reference):
     """Tokens before every step of a run equal the recorded ones; returns the final tokens."""
 
     def check(pipeline, step, timestep, kwargs):
-        if f"{prefix}.step{step + 1}.input_ids" in reference:
-            assert torch.equal(kwargs["latents"], reference[f"{prefix}.step{step + 1}.input_ids"]), step
+        after = "final_ids" if step + 1 == pipeline.num_timesteps else f"step{step + 1}.input_ids"
+        assert torch.equal(kwargs["latents"], reference[f"{prefix}.{after}"]), step
         return {}
 
     return pipe(labels, strategy=strategy, output_type="latent", callback_on_step_end=check).images
@@ -119,8 +125,9 @@ def test_the_card(autonat):
     text = (autonat / "README.md").read_text()
     data = ModelCard(text).data
     assert data.license == "mit" and data.library_name == "diffusers"
-    for fact in ("78,705 parameters", "16 x 16 tokens of 48 codes, 10 classes", "LeapLabTHU/ImprovedNAT", "Ni2024AutoNAT",
-                 "Chang2022MaskGIT", "nnet_ema.pth", "vqgan.ckpt", 'from_pretrained("autonat")'):  # fmt: skip
+    for fact in ("78,705 parameters", "16 x 16 tokens of 48 codes, 10 classes, 5 blocks, 4 heads", "LeapLabTHU/ImprovedNAT", "Ni2024AutoNAT",
+                 "Chang2022MaskGIT", "nnet_ema.pth", "vqgan.ckpt", 'from_pretrained("autonat")',
+                 "U-ViT: tensors are renamed", "VQGAN: layers are folded"):  # fmt: skip
         assert fact in text
     assert str(autonat.parent) not in text
 
@@ -149,21 +156,61 @@ def test_enat_computes_what_the_authors_do(files, tmp_path, capsys):
 
 @torch.no_grad()
 def test_the_text_model_is_a_component(files, tmp_path, capsys):
-    convert(files, tmp_path / "text", "autonat-text", "cc3m.ckpt", "--num-attention-heads", "4")
-    assert "not used: cc3m.ckpt/optimizer.pth" in capsys.readouterr().out
+    convert(files, tmp_path / "text", "autonat-text", "cc3m.ckpt", "--num-attention-heads", "4", "--context-length", "12")
+    printed = capsys.readouterr().out
+    assert "not used: cc3m.ckpt/optimizer.pth" in printed and "assumed" not in printed
     assert sorted(path.name for path in (tmp_path / "text").iterdir()) == ["README.md", "scheduler", "transformer"]
     _, reference = load_reference("uvit_text")
-    transformer = UViTTransformer2DModel.from_pretrained(tmp_path / "text", subfolder="transformer", context_length=12)
+    transformer = UViTTransformer2DModel.from_pretrained(tmp_path / "text", subfolder="transformer")
     logits = transformer(reference["input_ids"], encoder_hidden_states=reference["encoder_hidden_states"]).sample
     assert close(logits, reference["logits"])
     assert NATScheduler.from_pretrained(tmp_path / "text", subfolder="scheduler").config.mask_token_id == 48
-    assert 'UViTTransformer2DModel.from_pretrained("text"' in (tmp_path / "text" / "README.md").read_text()
+    text = (tmp_path / "text" / "README.md").read_text()
+    assert 'UViTTransformer2DModel.from_pretrained("text"' in text and "12 text states of width " in text
+    assert "VQGAN" not in text  # nothing is said about a tokenizer that is not there
 
 
-def test_released_heads_are_the_default(files, tmp_path):
-    for model, checkpoint, heads in (("autonat", "nnet_ema.pth", 8), ("autonat-text", "cc3m.ckpt", 16)):
-        convert(files, tmp_path / model, model, checkpoint)
-        assert json.loads((tmp_path / model / "transformer" / "config.json").read_text())["num_attention_heads"] == heads
+@pytest.mark.parametrize(
+    ("model", "checkpoint", "assumed"),
+    [
+        ("autonat", "nnet_ema.pth", {"num_attention_heads": 8}),
+        ("autonat-text", "cc3m.ckpt", {"num_attention_heads": 16, "context_length": 77}),
+        ("enat", "enat.safetensors", {"num_attention_heads": 16, "num_decoder_layers": 2}),
+    ],
+)
+def test_what_no_tensor_shows_is_as_released_and_said(files, tmp_path, capsys, model, checkpoint, assumed):
+    convert(files, tmp_path / model, model, checkpoint)
+    config = json.loads((tmp_path / model / "transformer" / "config.json").read_text())
+    assert {key: config[key] for key in assumed} == assumed
+    printed = capsys.readouterr().out
+    assert f"no tensor shows {', '.join(f'{key}={value}' for key, value in assumed.items())}: assumed" in printed
+
+
+@torch.no_grad()
+def test_the_split_of_enat_is_an_option(tmp_path, capsys):
+    config = {"sample_size": 3, "codebook_size": 7, "hidden_size": 8, "num_encoder_layers": 3, "num_decoder_layers": 3,
+              "num_attention_heads": 2, "num_classes": 4}  # fmt: skip
+    model = randomise(ENATTransformer2DModel(**config))
+    torch.save(release_enat(model), tmp_path / "w.pth")
+    convert(tmp_path, tmp_path / "out", "enat", "w.pth", "--num-attention-heads", "2", "--num-decoder-layers", "3")
+    printed = capsys.readouterr().out
+    assert "3 encoder and 3 decoder blocks, 2 heads" in printed and "assumed" not in printed
+    converted = ENATTransformer2DModel.from_pretrained(tmp_path / "out", subfolder="transformer")
+    ids, labels = torch.tensor([[0, 7, 1, 7, 7, 2, 3, 7, 6]]), torch.tensor([2])
+    assert torch.equal(converted(ids, labels).sample, model(ids, labels).sample)
+    # Other splits would convert as well: hence the line about what is assumed.
+    convert(tmp_path, tmp_path / "default", "enat", "w.pth", "--num-attention-heads", "2")
+    printed = capsys.readouterr().out
+    assert "4 encoder and 2 decoder blocks, 2 heads" in printed and "no tensor shows num_decoder_layers=2: assumed" in printed
+
+
+def test_what_a_search_writes_is_stored(files, tmp_path):
+    strategies = [GenerationStrategy.cosine(4), GenerationStrategy.enat(6)]
+    NATScheduler(48, strategies).save_pretrained(tmp_path / "search")
+    convert(files, tmp_path / "out", "autonat", "nnet_ema.pth", "--strategy", str(files / "T8.yaml"),
+            str(tmp_path / "search" / "scheduler_config.json"))  # fmt: skip
+    stored = NATScheduler.from_pretrained(tmp_path / "out", subfolder="scheduler").stored_strategies
+    assert stored == {4: strategies[0], 6: strategies[1], 8: GenerationStrategy.from_yaml(files / "T8.yaml")}
 
 
 def test_imagenet_names(files, tmp_path):
@@ -217,6 +264,10 @@ def small_checkpoint(path, **changes):
         ("autonat", ["--checkpoint", "{files}/nowhere.pth"], "nowhere.pth does not exist"),
         ("autonat", ["--vqgan", "{files}/nowhere.ckpt"], "nowhere.ckpt does not exist"),
         ("autonat", ["--strategy", "{files}/T8.yaml", "{files}/T8.yaml"], "more than one strategy for one number"),
+        ("autonat", ["--num-decoder-layers", "2"], "num_decoder_layers is no option of AutoNAT's class-conditional"),
+        ("enat", ["--checkpoint", "{files}/enat.safetensors", "--context-length", "9"], "context_length is no option of ENAT"),
+        ("enat", ["--checkpoint", "{files}/enat.safetensors", "--num-decoder-layers", "6"], "leaves no encoder"),
+        ("autonat", ["--strategy", "{files}/nnet_ema.pth"], "nnet_ema.pth is not YAML"),
         ("autonat", ["--num-attention-heads", "5"], "multiple of `num_attention_heads` \\(5\\)"),
         ("autonat", ["--id2label", "imagenet"], "without a tokenizer none is made"),
         ("autonat-text", ["--checkpoint", "{files}/cc3m.ckpt", "--vqgan", "{files}/vqgan.ckpt", "--id2label", "imagenet"],

@@ -17,6 +17,8 @@ from transformers import RegNetConfig, RegNetForImageClassification, ViTImagePro
 from diffusers_autonat import GenerationStrategy
 from diffusers_autonat.cli import main
 from diffusers_autonat.metrics import EvaluationCheckpoint, load_extractor, load_reference
+from diffusers_autonat.metrics.image_files import ImageArchive, ImageFolder
+from diffusers_autonat.metrics.reports import compare_reports
 from tests.conftest import tiny_pipeline
 
 
@@ -102,6 +104,33 @@ def test_the_shipped_reference_is_of_the_shipped_classifier():
     assert (folder / "fashion-mnist-test.npz").stat().st_size <= 200_000
 
 
+def test_a_reference_of_photos_is_cropped_to_the_pipelines_images(place, tmp_path, fashion_mnist, capsys):
+    (tmp_path / "photos").mkdir()
+    for i, image in enumerate(fashion_mnist[0]):
+        Image.fromarray(np.pad(image, ((0, 0), (20, 20)), constant_values=255)).save(tmp_path / "photos" / f"{i:02d}.png")
+    main(command(place, tmp_path / "r.json", "--reference", str(tmp_path / "photos"), metrics="fid"))
+    made = json.loads((tmp_path / "r.json").read_text())
+    expected = load_reference(place / "reference.npz", load_extractor(str(place / "judge")))
+    assert made["reference"]["hash"] == expected.hash
+    assert (made["reference"]["resolution"], made["reference"]["extractor"]) == (28, "recorded")
+    main(["evaluate", "--reference", str(tmp_path / "photos"), "--feature-extractor", str(place / "judge"),
+          "--resolution", "20", "--save-reference", str(tmp_path / "20.npz")])  # fmt: skip
+    main(command(place, tmp_path / "20.json", "--reference", str(tmp_path / "20.npz"), metrics="fid"))
+    assert "cropped to 20 pixels, the pipeline's have 28" in capsys.readouterr().err
+
+
+def test_images_that_have_gone_are_missed(tmp_path):
+    images, labels = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)
+    for writer in (ImageFolder(tmp_path / "folder"), ImageArchive(tmp_path / "archive.npz")):
+        writer(images, labels, torch.arange(4, 8))
+        assert not writer.is_complete(8)
+        with pytest.raises(ValueError, match="start over"):
+            writer.finish(8)
+        writer(images, labels, torch.arange(4))
+        writer.finish(8)
+        assert writer.is_complete(8)
+
+
 def test_reconstructions(place, idx_folder, tmp_path, capsys):
     main(["evaluate", str(place / "pipeline"), "--reconstruct", str(idx_folder), "--metrics", "fid",
           "--feature-extractor", str(place / "judge"), "--reference", str(place / "reference.npz"),
@@ -117,9 +146,13 @@ def test_reconstructions(place, idx_folder, tmp_path, capsys):
         latents = pipe.vqvae.encode(images / 255).latents
         decoded = pipe.vqvae.decode(latents).sample.clamp(0, 1)
     features = extractor(decoded)[0].double()
-    mean = features.mean(dim=0)
-    # Independent of FrechetDistance: at least the means' part must be there.
-    assert made["values"]["frechet_distance"] >= (mean - reference.mu).square().sum().item() - 1e-6
+    mean, covariance = features.mean(dim=0), features.T.cov()
+    product = torch.linalg.eigvals(covariance @ reference.sigma).real.clamp(min=0).sqrt().sum()
+    expected = (mean - reference.mu).square().sum() + covariance.trace() + reference.sigma.trace() - 2 * product
+    assert made["values"]["frechet_distance"] == pytest.approx(expected.item(), rel=1e-4)
+    with pytest.raises(SystemExit, match="generates nothing: leave out --seed, --label-policy"):
+        main(["evaluate", str(place / "pipeline"), "--reconstruct", str(idx_folder), "--seed", "3",
+              "--label-policy", "uniform", "--metrics", "class"])  # fmt: skip
     with pytest.raises(SystemExit, match="--num-images 65: .* has only 64 images"):
         main(["evaluate", str(place / "pipeline"), "--reconstruct", str(idx_folder), "--metrics", "fid",
               "--feature-extractor", str(place / "judge"), "--reference", str(place / "reference.npz"),
@@ -152,6 +185,16 @@ def test_comparing(place, report, tmp_path, capsys):
             main(["evaluate", "--compare", base, variant(name, section, **change)])
         out = capsys.readouterr().out
         assert error.value.code == 1 and "not comparable" in out and reason in out and "difference" not in out
+    # Scores of the images alone have no reference; that of the classifier still depends on N.
+    alone = {key: value for key, value in report["values"].items() if key.startswith(("class",))}
+    for i, (images, code) in enumerate([({}, 0), ({"num_images": 50}, 1)]):
+        other = json.loads(json.dumps(report)) | {"reference": None, "values": alone}
+        other["images"].update(images)
+        (tmp_path / f"alone{i}.json").write_text(json.dumps(other))
+        assert bool(compare_reports(report, other)[0]) == bool(code)
+    assumed = variant("assumed.json", "reference", extractor="assumed")
+    main(["evaluate", "--compare", base, assumed])
+    assert "does not say who made it" in capsys.readouterr().out
     (tmp_path / "broken.json").write_text("{}")
     with pytest.raises(SystemExit, match="is no report of `evaluate`: it has no values"):
         main(["evaluate", "--compare", base, str(tmp_path / "broken.json")])
@@ -231,16 +274,28 @@ def test_killed_and_resumed(kill_at, place, report, tmp_path):
             main([argument for argument in arguments if argument != "--resume"])
         with pytest.raises(SystemExit, match="with other images.seed: delete the folder"):
             main([*arguments, "--seed", "1"])
+        with pytest.raises(SystemExit, match="with other save_images: delete the folder"):
+            main([*arguments, "--save-images", str(tmp_path / "others")])
+    earlier = 0.0
+    for path in (tmp_path / "r.json.state").glob("*.pt"):  # as if the killed run had taken long
+        state = torch.load(path)
+        earlier = state["elapsed"] = 1000.0
+        torch.save(state, path)
     main(arguments)
     made = json.loads((tmp_path / "r.json").read_text())
     assert made["values"] == report["values"]
     assert made["run"]["resumed_images"] == 32 * max(kill_at - 2, 0)
+    assert made["run"]["seconds"] > earlier
     with np.load(images) as saved:
         assert np.array_equal(saved["arr_0"][39, ..., 0], np.asarray(Image.open(place / "expected" / "000039.png")))
     # Asked again, nothing is generated.
     before = (tmp_path / "r.json").read_text()
     main(arguments)
     assert (tmp_path / "r.json").read_text() == before
+    # But not a success without the images that are asked for.
+    for elsewhere in ("elsewhere", "elsewhere.npz"):
+        with pytest.raises(SystemExit, match="its images are not in .*elsewhere"):
+            main([*arguments, "--save-images", str(tmp_path / elsewhere)])
 
 
 def test_several_processes(place, report, tmp_path):

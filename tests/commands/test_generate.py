@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusers_autonat import GenerationStrategy
+from diffusers_autonat import GenerationStrategy, NATScheduler
 from diffusers_autonat.cli import main
 
 
@@ -28,12 +28,23 @@ def test_generate_takes_a_strategy_file(folder, tmp_path, capsys):
     assert "16 images in 3 steps" in capsys.readouterr().out
 
 
+def test_generate_takes_what_a_search_writes(folder, tmp_path, capsys):
+    NATScheduler(16, [GenerationStrategy.cosine(3), GenerationStrategy.cosine(5)]).save_pretrained(tmp_path)
+    args = ["generate", folder, "--strategy", str(tmp_path / "scheduler_config.json"), "--output", str(tmp_path / "x.png")]
+    main([*args, "--num-inference-steps", "3"])
+    assert "16 images in 3 steps" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"for \[3, 5\] steps: choose one with --num-inference-steps") as error:
+        main(args)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "args, message",
     [
         (["--class-labels", "horse"], "unknown class name 'horse'"),
         (["--num-inference-steps", "6"], "only for"),
         (["--strategy", "missing.json"], "missing.json"),
+        (["--strategy", __file__], "test_generate.py is not YAML"),
     ],
 )
 def test_errors_are_one_line(folder, tmp_path, args, message):

@@ -18,6 +18,9 @@ from tests.conversion.released import load_vqgan, randomise, release_enat, relea
          "num_classes": 1000},
         {"sample_size": 4, "codebook_size": 11, "hidden_size": 16, "num_layers": 3, "num_attention_heads": 1,
          "context_dim": 9, "context_length": 5},
+        # 28 * (61 / 28) is a little less than 61
+        {"sample_size": 3, "codebook_size": 7, "hidden_size": 28, "num_layers": 3, "num_attention_heads": 4,
+         "num_classes": 2, "mlp_ratio": 61 / 28},
     ],
 )  # fmt: skip
 @torch.no_grad()
@@ -26,6 +29,7 @@ def test_uvit(config):
     heads, length = config["num_attention_heads"], config.get("context_length", 77)
     found, state_dict = convert_uvit_state_dict(release_uvit(model), heads, length)
     assert {key: found[key] for key in config} == config
+    assert model.mid_block.ff.net[2].in_features == round(config["hidden_size"] * config.get("mlp_ratio", 4))
     converted = UViTTransformer2DModel(**found).eval()
     converted.load_state_dict(state_dict)
     ids = torch.randint(config["codebook_size"] + 1, (2, config["sample_size"] ** 2))
@@ -45,6 +49,8 @@ def test_uvit(config):
           "num_classes": 20, "mlp_ratio": 3.0}, 2),
         ({"sample_size": 4, "codebook_size": 9, "hidden_size": 8, "num_encoder_layers": 2, "num_attention_heads": 8,
           "num_classes": 3}, 5),
+        ({"sample_size": 3, "codebook_size": 7, "hidden_size": 28, "num_encoder_layers": 1, "num_attention_heads": 4,
+          "num_classes": 2, "mlp_ratio": 61 / 28}, 1),
     ],
 )  # fmt: skip
 @torch.no_grad()
@@ -54,11 +60,18 @@ def test_enat(config, num_decoder_layers):
         release_enat(model), config["num_attention_heads"], num_decoder_layers
     )
     assert {key: found[key] for key in config} == config and found["num_decoder_layers"] == num_decoder_layers
+    assert model.encoder_blocks[0].ff.net[2].in_features == round(config["hidden_size"] * config.get("mlp_ratio", 4))
     converted = ENATTransformer2DModel(**found).eval()
     converted.load_state_dict(state_dict)
     ids = torch.randint(config["codebook_size"] + 1, (2, config["sample_size"] ** 2))
     labels = torch.tensor([0, config["num_classes"]])
     assert torch.equal(converted(ids, labels).sample, model(ids, labels).sample)
+
+
+def test_layers_for_patches_are_not_guessed():
+    weights = release_uvit(UViTTransformer2DModel(sample_size=4, patch_size=2, codebook_size=7, hidden_size=8, num_layers=1))
+    with pytest.raises(ValueError, match="not expected: embed.patch_proj.weight"):
+        convert_uvit_state_dict(weights)
 
 
 def test_every_checkpoint_is_recognised_as_one_format():

@@ -6,16 +6,27 @@ import os
 import pickle
 import signal
 import socket
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
+from torchmetrics import MetricCollection
 from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
 
 from diffusers_autonat import GenerationStrategy
-from diffusers_autonat.metrics import EvaluationCheckpoint, Evaluator, Reference, compute_reference, load_extractor
+from diffusers_autonat.metrics import (
+    EvaluationCheckpoint,
+    Evaluator,
+    FeatureBank,
+    Reference,
+    compute_reference,
+    load_extractor,
+)
 from diffusers_autonat.metrics.evaluation import image_generators
+from diffusers_autonat.metrics.extractors import to_uint8
 from tests.conftest import tiny_pipeline
 
 
@@ -236,11 +247,61 @@ def test_processes_and_interruptions_do_not_matter(first, second, judge_folder, 
         assert results == expected[0] and resumed_images == resumed
 
 
+def test_a_checkpoint_is_loaded_to_where_the_metrics_are(tmp_path):
+    """torchmetrics leaves states on the device they were loaded to, and joining those of two devices is an error."""
+    bank = FeatureBank(4)
+    checkpoint = EvaluationCheckpoint(tmp_path / "s", {})
+    checkpoint.load({9: MetricCollection([bank])})
+    bank.update(torch.ones(3, 4), torch.arange(3))
+    checkpoint.save({9: MetricCollection([bank])}, [0])
+    again = MetricCollection([FeatureBank(4)]).to("meta")
+    EvaluationCheckpoint(tmp_path / "s", {}).load({9: again}, "meta")
+    assert again["FeatureBank"].features[0].device.type == again["FeatureBank"].indices[0].device.type == "meta"
+
+
+def test_a_checkpoint_waits_for_the_images(extractor, reference):
+    """What a checkpoint calls done has been handed over, though another thread does it; and its errors arrive."""
+    handed, saved = [], []
+
+    def slow(images, labels, indices):
+        assert threading.current_thread() is not threading.main_thread() and images.dtype == torch.uint8
+        time.sleep(0.1)
+        handed.extend(indices.tolist())
+
+    checkpoint = SimpleNamespace(load=lambda *args: set(), is_due=True)
+    checkpoint.save = lambda collections, calls: saved.append((len(calls), len(handed)))
+    evaluator = Evaluator(tiny_pipeline(), extractor, reference, ["fid"], batch_size=1, progress=False)
+    images, labels = torch.rand(96, 1, 28, 28), torch.zeros(96).long()
+    make = lambda indices, labels: images[indices]  # noqa: E731
+    next(evaluator.measure(make, labels, [70], on_images=slow, checkpoint=checkpoint))
+    assert saved == [(1, 32), (2, 64), (3, 70)] and handed == list(range(70))
+
+    def full(*args):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        next(evaluator.measure(make, labels, [70], on_images=full))
+
+
+def test_the_range_is_looked_at_once_a_batch(extractor, reference, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "diffusers_autonat.metrics.evaluation.to_uint8", lambda images: seen.append(len(images)) or to_uint8(images)
+    )
+    evaluator = Evaluator(tiny_pipeline(), extractor, reference, ["fid"], batch_size=64, progress=False)
+    images = torch.rand(96, 1, 28, 28)
+    next(evaluator.measure(lambda indices, labels: images[indices], torch.zeros(96).long(), [96]))
+    assert seen == [64, 32]
+
+
 def test_a_checkpoint_counts_every_share_once(tmp_path, extractor, reference, monkeypatch):
     """A kill between writing the merged file and deleting what it replaces leaves both."""
     class Fake(dict):
         state_dict = dict.copy
         load_state_dict = dict.update
+
+        def to(self, device):
+            pass
 
     def fresh(folder=tmp_path / "s", **identity):
         return EvaluationCheckpoint(folder, identity or {"seed": 0}, seconds=0)
@@ -260,5 +321,7 @@ def test_a_checkpoint_counts_every_share_once(tmp_path, extractor, reference, mo
     with pytest.raises(ValueError, match="an evaluation with other seed, T: delete the folder"):
         fresh(seed=1, T=4).load({9: Fake()})
     last = fresh()
+    last.load({9: Fake()})
+    assert last.earlier_seconds > 0  # what the earlier runs took
     last.delete()
     assert not (tmp_path / "s").exists()

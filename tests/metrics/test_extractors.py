@@ -150,6 +150,23 @@ def test_float_images_count_as_what_would_be_saved(regnet, images):
     assert torch.equal(regnet(images.half() / 255)[0], expected)
 
 
+def test_arithmetic_is_plain_float32_whatever_is_set(regnet, images, monkeypatch):
+    def settings():
+        cudnn = torch.backends.cudnn
+        return cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark, torch.get_float32_matmul_precision()
+
+    seen, extract = [], regnet.extract
+    monkeypatch.setattr(regnet, "extract", lambda batch: seen.append(settings()) or extract(batch))
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True):
+            regnet(images[:1])
+            assert seen == [(False, True, False, "highest")] and settings() == (True, False, True, "high")
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
 def test_channels_are_adapted(regnet, images):
     assert torch.equal(regnet(images.expand(-1, 3, -1, -1))[0], regnet(images)[0])
     colour = torch.randint(256, (2, 3, 9, 9), dtype=torch.uint8)

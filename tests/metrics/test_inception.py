@@ -1,5 +1,7 @@
 """The FID network's structure, against numbers that torch-fidelity 0.4.0 gives for the same weights and images."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,13 @@ def test_features_and_logits(tmp_path):
     assert features.shape == (1, 2048) and logits.shape == (1, 1008)
     assert features[0, [0, 500, 1000, 2047]].tolist() == pytest.approx(FEATURES, rel=1e-4)
     assert logits[0, [0, 500, 1007]].tolist() == pytest.approx(LOGITS, rel=1e-3)
+
+
+def test_the_standard_network_is_known_by_its_weights(tmp_path, monkeypatch):
+    torch.save(InceptionV3().state_dict(), tmp_path / "weights.pth")
+    digest = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
+    monkeypatch.setattr("diffusers_autonat.metrics.extractors.STANDARD_INCEPTION", digest[:8])
+    assert load_extractor("inception", tmp_path / "weights.pth").is_standard_inception
 
 
 def test_resizing_puts_pixels_where_tensorflow_1_did():

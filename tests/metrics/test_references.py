@@ -14,7 +14,6 @@ from diffusers_autonat.metrics import (
     load_reference,
     save_reference,
 )
-from diffusers_autonat.metrics.references import image_to_tensor
 
 
 TINY = {"num_channels": 1, "embedding_size": 4, "depths": [1, 1], "groups_width": 2, "num_labels": 10}
@@ -97,16 +96,30 @@ def test_batch_size_does_not_matter(data, extractor, reference):
 def test_images_of_many_sizes_and_modes(extractor, tmp_path):
     for i, mode in enumerate(("L", "RGB", "RGBA", "P", "LA", "1")):
         Image.new("RGB", (20 + 5 * i, 30), (10 * i, 40, 90)).convert(mode).save(tmp_path / f"{i}.png")
-    reference = load_reference(tmp_path, extractor, feature_rows=100)
+    with pytest.warns(UserWarning, match="20 x 30 pixels, measured as they are.*--resolution"):
+        reference = load_reference(tmp_path, extractor, feature_rows=100)
     assert reference.num_images == 6 and reference.features.shape == (6, 6) and reference.labels is None
     assert not list(tmp_path.glob("*.npz"))
 
 
-def test_transparency_is_white():
-    image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
-    image.putpixel((1, 0), (0, 0, 255, 255))
-    assert image_to_tensor(image)[:, 0].T.tolist() == [[255, 255, 255], [0, 0, 255]]
-    assert image_to_tensor(Image.new("L", (4, 3), 7)).shape == (1, 3, 4)
+def test_images_are_cropped_as_for_training(extractor, dataset, tmp_path):
+    """Folder and dataset; a photo's margins count for nothing, and the file remembers the resolution."""
+    (tmp_path / "wide").mkdir()
+    wide = []
+    for i, row in enumerate(dataset.select(range(12))):
+        wide.append(Image.new("L", (68, 28), 255 * (i % 2)))
+        wide[-1].paste(row["picture"], (20, 0))
+        wide[-1].save(tmp_path / "wide" / f"{i:02d}.png")
+    expected = load_reference(dataset.select(range(12)), extractor)
+    cropped = load_reference(tmp_path / "wide", extractor, resolution=28)
+    assert cropped.hash == expected.hash and cropped.resolution == 28 and expected.resolution is None
+    features = Features({"picture": datasets.Image()})
+    assert load_reference(Dataset.from_dict({"picture": wide}, features), extractor, resolution=28).hash == expected.hash
+    with pytest.warns(UserWarning, match="68 x 28 pixels"):
+        assert load_reference(tmp_path / "wide", extractor).hash != expected.hash
+    save_reference(cropped, tmp_path / "cropped.npz")
+    loaded = load_reference(tmp_path / "cropped.npz", extractor)
+    assert loaded.resolution == 28 and not loaded.extractor_assumed
 
 
 def test_another_extractor_is_refused(reference, tmp_path):
@@ -139,7 +152,9 @@ def test_files_without_provenance_belong_to_the_standard_network(reference, data
     extractor.is_standard_inception = True
     try:
         standard = load_reference(tmp_path / "pytorch_fid.npz", extractor)
-        assert standard.hash == reference.hash and standard.is_standard_inception
+        assert standard.hash == reference.hash and standard.is_standard_inception and standard.extractor_assumed
+        save_reference(standard, tmp_path / "copy.npz")
+        assert load_reference(tmp_path / "copy.npz", extractor).extractor_assumed
         assert FrechetDistance(standard).label == "fid"
         adm = load_reference(tmp_path / "adm.npz", extractor, feature_rows=30)
         assert torch.equal(adm.mu, reference.mu + 1) and adm.features.shape == (30, 6)

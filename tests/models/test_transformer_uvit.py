@@ -216,15 +216,6 @@ class TestErrors:
 
 
 class TestConversion:
-    def test_patch_size_is_read_off_the_tensors(self):
-        weights, _ = load_reference("uvit")
-        for name, shape in {"patch_embed": (32, 128), "patch_unembed": (128, 32)}.items():
-            weights[f"{name}.weight"], weights[f"{name}.bias"] = torch.randn(shape), torch.randn(shape[0])
-        config, state_dict = convert_uvit_state_dict(weights, num_attention_heads=4)
-        assert (config["patch_size"], config["sample_size"]) == (2, 16)
-        UViTTransformer2DModel(**config).load_state_dict(state_dict)
-        assert torch.equal(state_dict["embed.patch_proj.weight"], weights["patch_embed.weight"])
-
     def test_position_ids_are_dropped_and_nothing_shares_memory(self, tmp_path):
         weights, _ = load_reference("uvit")
         model = build({**weights, "token_emb.position_ids": torch.arange(256)[None]}, num_attention_heads=4)

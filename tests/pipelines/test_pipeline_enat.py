@@ -115,6 +115,8 @@ def test_nothing_waits_for_the_device():
     calls = record_calls(pipe.transformer)
     pipe([0, 1], strategy=SEARCHED)
     assert all(call["num_masked"] is not None and call["out"].num_encoded is not None for call in calls)
+    pipe.scheduler.set_timesteps(strategy=SEARCHED, device="meta")  # whose values nobody can read
+    assert pipe.scheduler.num_masked(49) == [49, 44, 39, 29, 24, 9]
 
 
 def test_given_tokens_may_differ_in_number():
@@ -134,13 +136,16 @@ def generators(count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(i) for i in range(count)]
 
 
-def test_tokens_changed_by_a_callback_are_encoded_afresh():
+@pytest.mark.parametrize("in_place", [False, True])
+def test_tokens_changed_by_a_callback_are_encoded_afresh(in_place):
     pipe = enat_pipeline()
 
     def swap(pipe, i, t, kwargs):
-        latents = kwargs["latents"].clone()
+        if i != 2:
+            return {}
+        latents = kwargs["latents"] if in_place else kwargs["latents"].clone()
         latents[latents != 16] = 2
-        return {"latents": latents} if i == 2 else {}
+        return {"latents": latents}
 
     calls = record_calls(pipe.transformer)
     final = pipe([0, 1], strategy=GenerationStrategy.cosine(5), output_type="latent", callback_on_step_end=swap).images

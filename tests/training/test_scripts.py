@@ -21,6 +21,7 @@ from tests.conftest import tiny_vqvae
 
 
 SCRIPTS = Path(__file__).parents[2] / "training"
+SHIPPED = Path(__file__).parents[2] / "model_cards" / "autonat-fashion-mnist"
 
 
 def launch(script, *args, processes=1):
@@ -147,6 +148,7 @@ def test_enat_trains_on_two_processes_and_resumes(tokens, tmp_path):
     assert initial.ff.net[2].bias.abs().max() > 0  # zero at the start: some batch has reused features
     pipeline = AutoNATPipeline.from_pretrained(folders[0] / "pipeline")
     assert pipeline.scheduler.get_strategy(8) == GenerationStrategy.enat(8)
+    assert "transformer (ENAT, " in (folders[0] / "pipeline" / "README.md").read_text()
     assert pipeline("Ankle boot", 8).images[0].size == (28, 28)
 
 
@@ -155,6 +157,7 @@ def test_enat_trains_on_two_processes_and_resumes(tokens, tmp_path):
     [
         (["--mask_alpha", "-1"], "alpha = -1.0"),
         (["--mask_distribution", "fixed", "--mask_ratio", "1.5"], "ratio = 1.5"),
+        (["--pretrained_model_name_or_path", SHIPPED], "the pretrained transformer has codebook_size = "),
         (["--transformer", "enat", "--use_ema", "--hidden_size", "30"], "multiple of `num_attention_heads` (4)"),
         (["--num_inference_steps", "0"], "num_inference_steps = 0"),
         (["--train_batch_size", "1000"], "do not fill one batch of 1000"),
@@ -170,15 +173,22 @@ def test_vqgan_trains_checkpoints_and_resumes(idx_folder, tmp_path):
     args = ["--train_data_dir", idx_folder, "--resolution", 28, "--num_channels", 1, "--block_out_channels", 8, 8, 8,
             "--layers_per_block", 1, "--codebook_size", 16, "--codebook_dim", 4, "--norm_num_groups", 4, "--learning_rate",
             "2e-3", "--lr_warmup_steps", 1, "--adversarial_start", 3, "--discriminator_hidden_size", 8, "--revive_steps", 2,
-            "--train_batch_size", 16, "--checkpointing_steps", 2, "--checkpoints_total_limit", 1, "--logging_steps", 1,
-            "--validation_steps", 3, "--output_dir", tmp_path]  # fmt: skip
-    launch("train_vqgan.py", *args, "--max_train_steps", 4)
-    assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["checkpoint-2"]
-    launch("train_vqgan.py", *args, "--max_train_steps", 6, "--resume_from_checkpoint", "latest")
+            "--train_batch_size", 16, "--checkpointing_steps", 3, "--logging_steps", 1, "--validation_steps", 3,
+            "--max_train_steps", 6, "--output_dir"]  # fmt: skip
+    launch("train_vqgan.py", *args, tmp_path / "unbroken")
+    assert [folder.name for folder in checkpoint_folders(tmp_path / "unbroken")] == ["checkpoint-3", "checkpoint-6"]
+    # Between two revivals: the counts of the codes' use have to be resumed too.
+    shutil.copytree(tmp_path / "unbroken" / "checkpoint-3", tmp_path / "checkpoint-3")
+    shutil.copy(tmp_path / "unbroken" / "history.jsonl", tmp_path)
+    launch("train_vqgan.py", *args, tmp_path, "--resume_from_checkpoint", "latest", "--checkpoints_total_limit", 1)
+    assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["checkpoint-6"]
+    name = Path("vqvae", "diffusion_pytorch_model.safetensors")
+    resumed, whole = load_file(tmp_path / name), load_file(tmp_path / "unbroken" / name)
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
     history = History.read(tmp_path / "history.jsonl")
     assert [row["step"] for row in history] == [1, 2, 3, 4, 5, 6]
     assert "adversarial" not in history[2] and "adversarial" in history[3] and history[-1]["codes_used"] > 1
-    assert (tmp_path / "samples" / "step-000003.png").exists()
+    assert (tmp_path / "samples" / "step-000006.png").exists()
     vqvae = VQModel.from_pretrained(tmp_path / "vqvae")
     assert vqvae.config.lookup_from_codebook and json.loads((tmp_path / "vqvae" / "config.json").read_text())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from .arguments import positive, read_strategy
+from .arguments import positive, read_strategies
 
 
 def format_macs(macs: float) -> str:
@@ -45,7 +45,7 @@ def print_pipeline(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.pipeline} holds a {class_name}, which is not a pipeline of diffusers-autonat.")
     pipe = pipeline_class.from_pretrained(args.pipeline)
     if args.strategy:
-        strategies = [read_strategy(path) for path in args.strategy]
+        strategies = [strategy for path in args.strategy for strategy in read_strategies(path)]
     else:
         steps = args.num_inference_steps or sorted(pipe.scheduler.stored_strategies) or [8]
         strategies = [pipe.scheduler.get_strategy(T) for T in steps]

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from ..metrics import Evaluator, FeatureExtractor, Reference
     from ..pipelines.pipeline_autonat import AutoNATPipeline
 
-# Named here too: without the extra `eval` the other commands still work.
-METRICS = ("fid", "kid", "is", "prdc", "class")
 DTYPES = ("float32", "bfloat16", "float16")
+# What only generation takes, and the defaults.
+GENERATION = {
+    "num_inference_steps": None, "strategy": None, "guidance_scale": 1.0, "seed": 0, "label_policy": "balanced",
+    "dtype": "float32",
+}  # fmt: skip
 PACKAGES = ("diffusers-autonat", "torch", "diffusers", "transformers", "torchmetrics")
 
 
@@ -35,15 +38,15 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.compare:
         return _compare(args.compare)
-    _check(args)
+    try:
+        from ..metrics import METRIC_NAMES, load_extractor, save_reference
+    except ImportError as error:
+        raise ValueError(f"evaluate needs more packages: `pip install diffusers-autonat[eval]` ({error}).") from error
+    _check(args, METRIC_NAMES)
 
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    try:
-        from ..metrics import load_extractor, save_reference
-    except ImportError as error:
-        raise ValueError(f"evaluate needs more packages: `pip install diffusers-autonat[eval]` ({error}).") from error
     from ..pipelines.pipeline_autonat import AutoNATPipeline
 
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
@@ -53,12 +56,12 @@ def run(args: argparse.Namespace) -> None:
     if args.pipeline:
         pipe = AutoNATPipeline.from_pretrained(args.pipeline)
         # Whether the strategy fits is known before anything long begins.
-        strategy = read_strategy(args.strategy) if args.strategy else None
+        strategy = read_strategy(args.strategy, args.num_inference_steps) if args.strategy else None
         pipe.scheduler.set_timesteps(args.num_inference_steps, strategy=strategy)
-    reference = None
+    reference, resolution = None, args.resolution or (pipe and _resolution(pipe))
     if args.reference:
         rows = (args.num_images or 10_000) if {"kid", "prdc"} & set(args.metrics) else 0
-        reference = _load_reference(args.reference, extractor, rows, progress)
+        reference = _load_reference(args.reference, extractor, rows, progress, resolution)
         if args.save_reference and state.is_main_process:
             save_reference(reference, args.save_reference)
             print(f"{reference.source}: {reference.num_images} images, hash {reference.hash}: {args.save_reference}")
@@ -73,26 +76,37 @@ def run(args: argparse.Namespace) -> None:
     state.destroy_process_group()
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace, metric_names: tuple[str, ...]) -> None:
     """What can be seen from the arguments alone."""
     if not args.pipeline and not args.save_reference:
         raise ValueError("name a pipeline to evaluate, or a reference to make with --reference and --save-reference.")
     if args.save_reference and not args.reference:
         raise ValueError("--save-reference writes what --reference names: give both.")
-    wrong = [name for name in args.metrics if name not in METRICS]
+    wrong = [name for name in args.metrics if name not in metric_names]
     if wrong:
-        raise ValueError(f"--metrics takes {', '.join(METRICS)}, separated by commas, not {wrong[0]!r}.")
+        raise ValueError(f"--metrics takes {', '.join(metric_names)}, separated by commas, not {wrong[0]!r}.")
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed} must not be negative.")
     if args.pipeline and not args.reference and {"fid", "kid", "prdc"} & set(args.metrics):
         raise ValueError("distances need something to compare with: give --reference, or ask for --metrics is,class.")
+    given = [f"--{name.replace('_', '-')}" for name, default in GENERATION.items() if getattr(args, name) != default]
+    if args.reconstruct and given:
+        raise ValueError(f"--reconstruct generates nothing: leave out {', '.join(given)}.")
 
 
-def _load_reference(source: str, extractor: FeatureExtractor, feature_rows: int, progress: bool) -> Reference:
+def _resolution(pipe: AutoNATPipeline) -> int:
+    """Side of the pipeline's images in pixels."""
+    return pipe.transformer.config.sample_size * pipe.vae_scale_factor
+
+
+def _load_reference(
+    source: str, extractor: FeatureExtractor, feature_rows: int, progress: bool, resolution: int | None
+) -> Reference:
     from ..metrics import load_reference
 
     name, dataset = _local_dataset(source)
-    reference = load_reference(source if dataset is None else dataset, extractor, feature_rows, progress)
+    images = source if dataset is None else dataset
+    reference = load_reference(images, extractor, feature_rows, progress, resolution)
     return reference if dataset is None else replace(reference, source=name)
 
 
@@ -142,20 +156,33 @@ def _evaluate(
         "reference": reference and {
             "source": reference.source, "hash": reference.hash, "num_images": reference.num_images,
             "feature_rows": 0 if reference.features is None else len(reference.features),
+            "resolution": reference.resolution,
+            "extractor": "assumed" if reference.extractor_assumed else "recorded",
         },
     }  # fmt: skip
+    if reference and reference.resolution not in (None, _resolution(pipe)):
+        warnings.warn(
+            f"the reference's images were cropped to {reference.resolution} pixels, the pipeline's have "
+            f"{_resolution(pipe)}: make the reference again at that resolution.",
+            stacklevel=1,
+        )
     made_of = ("images", "pipeline", "extractor", "reference")
     # Through JSON, so that it compares equal with what was read from a file.
     identity = json.loads(json.dumps(flatten(report, made_of) | {"metrics": sorted(args.metrics)}))
     output = Path(args.output)
-    checkpoint = EvaluationCheckpoint(output.with_name(output.name + ".state"), identity, args.save_seconds)
-    writer = None
+    checkpoint = EvaluationCheckpoint(output.with_name(output.name + ".state"), identity | {"save_images": args.save_images}, args.save_seconds)
+    writer: Any = None
     if args.save_images:
         writer = (ImageArchive if args.save_images.endswith(".npz") else ImageFolder)(args.save_images)
     unfinished = checkpoint.exists()
     if args.resume and output.exists() and not unfinished:
         finished = load_report(output)
         if flatten(finished, made_of) | {"metrics": sorted(args.metrics)} == identity:
+            if writer is not None and not writer.is_complete(images["num_images"]):
+                raise ValueError(
+                    f"{output} is finished, but its images are not in {args.save_images}: name another --output to "
+                    "make them, or leave out --save-images."
+                )
             return finished
     if unfinished and not args.resume:
         raise ValueError(f"{checkpoint.folder} holds an unfinished evaluation: add --resume, or delete the folder.")
@@ -168,14 +195,14 @@ def _evaluate(
     ((_, values),) = evaluator.measure(
         make_images, labels, [count], description=images["kind"], on_images=writer, checkpoint=checkpoint
     )
-    seconds = time.perf_counter() - start
+    seconds = checkpoint.earlier_seconds + time.perf_counter() - start
     state.wait_for_everyone()
     if writer is not None and state.is_main_process:
-        writer.finish()
+        writer.finish(count)
     report["values"] = values
     report["run"] = {
         "seconds": round(seconds, 3),
-        "images_per_second": round((count - evaluator.resumed_images) / seconds, 3),
+        "images_per_second": round(count / seconds, 3),
         "resumed_images": evaluator.resumed_images,
         "num_processes": state.num_processes,
         "batch_size": args.batch_size,
@@ -190,7 +217,8 @@ def _generation(
     args: argparse.Namespace, pipe: AutoNATPipeline, evaluator: Evaluator
 ) -> tuple[Any, torch.Tensor, dict]:
     """How images are made, the labels they are asked for, and the report's words on both."""
-    strategy = read_strategy(args.strategy) if args.strategy else pipe.scheduler.get_strategy(args.num_inference_steps)
+    steps = args.num_inference_steps
+    strategy = read_strategy(args.strategy, steps) if args.strategy else pipe.scheduler.get_strategy(steps)
     num_images = args.num_images or 10_000
     make_images, labels = evaluator.generation(num_images, args.seed, strategy, None, args.guidance_scale)
     stored = strategy.num_inference_steps in pipe.scheduler.stored_strategies
@@ -231,8 +259,7 @@ def _reconstructions(
     if (args.num_images or 0) > len(dataset):
         raise ValueError(f"--num-images {args.num_images}: {args.reconstruct} has only {len(dataset)} images.")
     labels = torch.tensor(dataset[label_column][:]) if label_column else torch.zeros(len(dataset), dtype=torch.int64)
-    resolution = pipe.transformer.config.sample_size * pipe.vae_scale_factor
-    dataset.set_transform(ImageTransform(resolution, pipe.vqvae.config.in_channels, image_column, label_column))
+    dataset.set_transform(ImageTransform(_resolution(pipe), pipe.vqvae.config.in_channels, image_column, label_column))
 
     def reconstruct(indices: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         pixels = torch.stack(dataset[indices.tolist()]["pixel_values"])
@@ -274,15 +301,18 @@ def register(commands) -> None:
     group = command.add_argument_group("what is measured")
     group.add_argument("--num-images", type=positive, help="default: 10000; with --reconstruct all")
     group.add_argument("--num-inference-steps", type=positive, help="default: the longest stored strategy's")
-    group.add_argument("--strategy", help="a strategy file, .json or the authors' .yaml, instead of a stored one")
-    group.add_argument("--guidance-scale", type=float, default=1.0, help="multiplies the strategy's scales")
-    group.add_argument("--seed", type=int, default=0, help="of noise and labels")
-    group.add_argument("--label-policy", choices=("balanced", "uniform", "reference"), default="balanced")
-    group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the transformer")
+    group.add_argument("--strategy", help="a strategy file, or a search's scheduler_config.json, instead of a stored one")
+    group.add_argument("--guidance-scale", type=float, help="multiplies the strategy's scales")
+    group.add_argument("--seed", type=int, help="of noise and labels")
+    group.add_argument("--label-policy", choices=("balanced", "uniform", "reference"))
+    group.add_argument("--dtype", choices=DTYPES, help="of the transformer; default: float32")
     group.add_argument("--reconstruct", metavar="DATA", help="measure the tokenizer's reconstructions of DATA")
     group = command.add_argument_group("how it is measured")
     group.add_argument("--reference", help=".npz, folder of images or IDX files, FOLDER:SPLIT, or DATASET:SPLIT")
-    group.add_argument("--metrics", type=lambda text: tuple(text.split(",")), default=("fid",), help=",".join(METRICS))
+    group.add_argument("--resolution", type=positive,
+                       help="side that the reference's images are cropped to; default: the pipeline's")  # fmt: skip
+    group.add_argument("--metrics", type=lambda text: tuple(text.split(",")), default=("fid",),
+                       help="some of fid,kid,is,prdc,class; default: fid")  # fmt: skip
     group.add_argument("--feature-extractor", default="inception", help="inception or a transformers vision model")
     group.add_argument("--extractor-weights", help="weights file of inception; downloaded by default")
     group.add_argument("--images-per-call", type=positive, default=32,
@@ -296,4 +326,4 @@ def register(commands) -> None:
     group.add_argument("--save-images", metavar="PATH", help="folder for PNG files, or .npz for the ADM evaluator")
     group.add_argument("--save-reference", metavar="FILE", help="write the reference to an .npz; needs no pipeline")
     group.add_argument("--compare", nargs=2, metavar=("A", "B"), help="say whether two reports are comparable")
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, **GENERATION)

@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> None:
 
     from ..pipelines.pipeline_autonat import AutoNATPipeline
 
-    strategy = read_strategy(args.strategy) if args.strategy else None
+    strategy = read_strategy(args.strategy, args.num_inference_steps) if args.strategy else None
     pipe = AutoNATPipeline.from_pretrained(args.pipeline)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     num_classes = pipe.transformer.config.num_classes
@@ -45,7 +45,7 @@ def register(commands) -> None:
     command.add_argument("--class-labels", nargs="*", default=[], help="ids or names; default: the first ten classes")
     command.add_argument("--num-images", type=positive, default=4, help="for each class")
     command.add_argument("--num-inference-steps", type=positive, help="default: the longest stored strategy's")
-    command.add_argument("--strategy", help="a strategy file, .json or the authors' .yaml, instead of a stored one")
+    command.add_argument("--strategy", help="a strategy file, or a search's scheduler_config.json, instead of a stored one")
     command.add_argument("--guidance-scale", type=float, default=1.0, help="multiplies the strategy's scales")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--output", default="images.png")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,33 +18,45 @@ from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import GenerationStrategy
 from . import SOURCES
 from .checkpoint import Checkpoint, read_checkpoint
-from .model_card import describe_sizes, make_card
+from .model_card import make_card
 from .source_format import SourceFormat
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A component, with the format and the file it came from and the tensors of the file that it does not use."""
+    """
+    A component with where it came from.
+
+    Args:
+        source: Its format. checkpoint: Its file. model: The component. config: What it was built from.
+        unused: Tensors of the file that it does not use.
+        assumed: What no tensor shows and nobody gave: the released model's values.
+    """
 
     source: SourceFormat
     checkpoint: Checkpoint
     model: ModelMixin
+    config: dict[str, Any]
     unused: list[str]
+    assumed: dict[str, int]
 
     def describe(self) -> list[str]:
-        config, names = self.model.config, [*self.checkpoint.left_out, *self.unused]
-        sizes = f", {describe_sizes(config)}" if self.source.component == "transformer" else ""
-        lines = [f"{self.source.component}: {self.source.title}, {self.model.num_parameters():,} parameters{sizes}"]
+        source, names = self.source, [*self.checkpoint.left_out, *self.unused]
+        sizes = source.describe(self.config)
+        lines = [f"{source.component}: {source.title}, {self.model.num_parameters():,} parameters, {sizes}"]
+        if self.assumed:
+            values = ", ".join(f"{key}={value}" for key, value in self.assumed.items())
+            lines.append(f"  no tensor shows {values}: assumed, as in the released model")
         return lines + [f"  not used: {', '.join(names)}"] * bool(names)
 
 
-def convert_component(path: str | Path, accepted: Sequence[SourceFormat], **options: int | None) -> Converted:
+def convert_component(path: str | Path, accepted: Sequence[SourceFormat], **options: int) -> Converted:
     """
     Read and convert one file.
 
     Args:
         accepted: The formats it may have.
-        options: For the format's `convert`, such as `num_attention_heads`.
+        options: For the format's `convert`, in place of what it would assume.
 
     Raises:
         ValueError: The file cannot be read safely, holds another model (which is named), or its tensors are not
@@ -57,14 +69,15 @@ def convert_component(path: str | Path, accepted: Sequence[SourceFormat], **opti
         raise ValueError(f"{path} holds {found[0].title}, not {accepted[0].title}; it belongs to {flag}.")
     source = found[0] if found else accepted[0]  # of an unknown file it is said what it lacks
     unused = source.unused_in(checkpoint.tensors)
+    assumed = {key: value for key, value in source.assumed.items() if key not in options}
     try:
-        config, state_dict = source.convert(checkpoint.tensors, **options)
+        config, state_dict = source.convert(checkpoint.tensors, **options, **assumed)
         with torch.device("meta"):
             model = source.model_class(**config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     model.load_state_dict(state_dict, assign=True)
-    return Converted(source, checkpoint, model.eval(), unused)
+    return Converted(source, checkpoint, model.eval(), config, unused, assumed)
 
 
 def read_id2label(name: str) -> dict[int, str]:
@@ -88,7 +101,7 @@ def convert_to_folder(
     output: str | Path,
     vqgan: str | Path | None = None,
     strategies: Sequence[GenerationStrategy] = (),
-    num_attention_heads: int | None = None,
+    options: Mapping[str, int] | None = None,
     id2label: dict[int, str] | None = None,
     name: str | None = None,
     report: Callable[[str], None] = lambda line: None,
@@ -102,7 +115,7 @@ def convert_to_folder(
     Args:
         model: Name of one of `SOURCES`. checkpoint: Its file or training folder. output: New or empty folder.
         vqgan: The tokenizer's file. strategies: To store in the scheduler, with different numbers of steps.
-        num_attention_heads: Of the transformer; by default those of the released model.
+        options: What no tensor of the transformer shows (`SourceFormat.assumed`); by default as in the released model.
         id2label: Class names of a pipeline. name: What the card tells users to load; by default the name of `output`.
         report: Is told what is being done, line by line.
 
@@ -116,22 +129,24 @@ def convert_to_folder(
         if path is not None and not Path(path).exists():
             raise FileNotFoundError(f"{path} does not exist.")
     (source,) = (one for one in SOURCES if one.name == model)
+    options = dict(options or {})
+    if wrong := [name for name in options if name not in source.assumed]:
+        raise ValueError(f"{wrong[0]} is no option of {source.title}, which has {', '.join(source.assumed)}.")
     if id2label is not None and not (vqgan and source.has_pipeline):
         why = "without a tokenizer none is made" if source.has_pipeline else f"{source.title} is only a component of one"
         raise ValueError(f"class names belong to a pipeline, and {why}.")
     NATScheduler(strategies=list(strategies) or None)  # two strategies for one T end here, before anything is read
 
-    heads = num_attention_heads or source.num_attention_heads
     report(f"reading {checkpoint}")
-    transformer = convert_component(checkpoint, [source], num_attention_heads=heads)
-    parts, config = [transformer], dict(transformer.model.config)
+    transformer = convert_component(checkpoint, [source], **options)
+    parts, config = [transformer], transformer.config
     if id2label is not None and sorted(id2label) != list(range(config["num_classes"])):
         raise ValueError(f"id2label names {len(id2label)} classes, but the model has {config['num_classes']}.")
     if vqgan is not None:
         report(f"reading {vqgan}")
         grid_size = config["sample_size"]
         parts.append(convert_component(vqgan, [one for one in SOURCES if one.component == "vqvae"], grid_size=grid_size))
-        codes = parts[1].model.config.num_vq_embeddings
+        codes = parts[1].config["num_vq_embeddings"]
         if codes != config["codebook_size"]:
             raise ValueError(f"{vqgan} has {codes} codes, but {checkpoint} is for {config['codebook_size']}.")
     stored = list(strategies) or source.strategies(config)

@@ -32,9 +32,12 @@ the released files with [diffusers-autonat](https://pypi.org/project/diffusers-a
 
 {sources}
 
-The conversion renames and splits tensors; that of the tokenizer also folds layers into those of a stock
-`diffusers.VQModel`. Logits agree with the authors' code to 2e-5 of the largest value in float32, token ids are equal,
-images agree to 1e-4 (on the small models that the test suite of diffusers-autonat compares).
+## What the conversion does
+
+How far its result agrees with the authors' code was measured on the small models of the test suite of
+diffusers-autonat, in float32.
+
+{agreements}
 
 ## License
 
@@ -57,12 +60,6 @@ COMPONENT_USAGE = """from diffusers_autonat import NATScheduler, {model_class}
 
 transformer = {model_class}.from_pretrained("{name}", subfolder="transformer")
 scheduler = NATScheduler.from_pretrained("{name}", subfolder="scheduler")"""
-
-
-def describe_sizes(config: dict[str, Any]) -> str:
-    side, codes = config["sample_size"], config["codebook_size"]
-    condition = "text states" if config.get("context_dim") else f"{config['num_classes']} classes"
-    return f"{side} x {side} tokens of {codes} codes, {condition}"
 
 
 def make_card(
@@ -101,7 +98,7 @@ def make_card(
         description=main.origin.description,
         kind="pipeline" if is_pipeline else "component",
         parameters=parameters,
-        sizes=describe_sizes(config),
+        sizes=main.describe(config),
         usage=usage,
         files="\n".join(f"| `{file.path.name}` | `{one.component}` | `{file.sha256()}` |" for one, file in converted),
         sources="\n".join(
@@ -109,6 +106,7 @@ def make_card(
             + " ".join(f"`{file}`: {place}." for file, place in one.origin.files.items())
             for one in sources
         ),
+        agreements="\n".join(f"- {one.title}: {one.agreement}" for one in sources),
         licenses="\n\n".join(one.origin.license_note for one in sources),
         papers="\n\n".join(paper for one in sources for paper in one.origin.papers),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -36,10 +36,14 @@ class SourceFormat:
         component: Which component of a pipeline it becomes, `"transformer"` or `"vqvae"`.
         model_class: The class of that component.
         recognise: Whether a checkpoint with these tensor names is of this kind.
-        convert: State dict -> config and state dict of `model_class`. Transformers' take `num_attention_heads`.
+        convert: State dict -> config and state dict of `model_class`. Takes what `assumed` names as keywords; a
+            tokenizer's takes `grid_size`, the side of its transformer's grid of tokens.
+        describe: Config -> its sizes in words, for messages and the model card.
+        agreement: What becomes of the tensors, and how far the result was compared with the authors' code; for the card.
         origin: For the model card.
         unused: Patterns of tensor names that checkpoints may have and the model does not use.
-        num_attention_heads: Of the released model; no tensor shows it.
+        assumed: Arguments of `convert` that no tensor shows, with the released model's values. Each is an option of the
+            command.
         strategies: Config -> strategies to store where none are given; none by default.
         has_pipeline: Whether the transformer and a tokenizer make a whole [`AutoNATPipeline`].
     """
@@ -50,9 +54,11 @@ class SourceFormat:
     model_class: type
     recognise: Callable[[Collection[str]], bool]
     convert: Callable[..., tuple[dict[str, Any], dict[str, torch.Tensor]]]
+    describe: Callable[[dict[str, Any]], str]
+    agreement: str
     origin: Origin
     unused: tuple[str, ...] = ()
-    num_attention_heads: int | None = None
+    assumed: dict[str, int] = field(default_factory=dict)
     strategies: Callable[[dict[str, Any]], list[GenerationStrategy]] = lambda config: []
     has_pipeline: bool = True
 

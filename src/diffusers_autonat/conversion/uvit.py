@@ -11,7 +11,7 @@ from .source_format import Origin, SourceFormat
 from .state_dict import count_blocks, grid_size, read_sizes, rename, without
 
 
-# Released name -> our name. No patch-2 weights were released; the two names for them are ours.
+# Released name -> our name. Patches of tokens (the paper's 512 px models) have none: the authors' code has no such layer.
 _EMBED = {
     "token_emb.word_embeddings": "embed.word_embeddings",
     "token_emb.position_embeddings": "embed.position_embeddings",
@@ -23,7 +23,6 @@ _CLASS = {
     "context_embed.LayerNorm": "embed.class_norm",
 }
 _TEXT = {"context_embed": "embed.context_proj"}
-_PATCH = {"patch_embed": "embed.patch_proj", "patch_unembed": "head.unpatch_proj"}
 _HEAD = {"norm": "head.norm_in", "mlm_layer.fc": "head.dense", "mlm_layer.ln": "head.norm_out", "mlm_layer": "head"}
 _BLOCK = {
     "norm1": ["norm1"],
@@ -43,7 +42,7 @@ def convert_uvit_state_dict(
     """
     Config and state dict of [`UViTTransformer2DModel`] from the authors' state dict.
 
-    Sizes, the kind of condition and the patch size are read off the tensors.
+    Sizes and the kind of condition are read off the tensors. The patch size is 1, as in all that was released.
 
     Args:
         state_dict: The authors' names -> tensors. `position_ids` buffers are dropped.
@@ -78,9 +77,6 @@ def convert_uvit_state_dict(
     else:
         config["num_classes"] = read_sizes(state_dict, ["context_embed.word_embeddings.weight"], "U-ViT")[0][0] - 1
         modules |= _CLASS
-    if "patch_embed.weight" in state_dict:
-        config["patch_size"] = grid_size(read_sizes(state_dict, ["patch_embed.weight"], "U-ViT")[0][1] // hidden_size)
-        modules |= _PATCH
 
     renamed = {old: [new] for old, new in modules.items()}
     blocks = ["mid_block", *(f"{side}_blocks.{i}" for side in ("in", "out") for i in range(num_outer))]
@@ -100,6 +96,15 @@ def convert_uvit_state_dict(
     return config, rename(state_dict, model, names, shapes, f"a U-ViT with {config}")
 
 
+def _describe(config: dict[str, Any]) -> str:
+    if "context_dim" in config:
+        condition = f"{config['context_length']} text states of width {config['context_dim']}"
+    else:
+        condition = f"{config['num_classes']} classes"
+    side, blocks, heads = config["sample_size"], config["num_layers"], config["num_attention_heads"]
+    return f"{side} x {side} tokens of {config['codebook_size']} codes, {condition}, {blocks} blocks, {heads} heads"
+
+
 _AUTONAT_PAPER = """@inproceedings{Ni2024AutoNAT,
   title     = {Revisiting Non-Autoregressive Transformers for Efficient Image Synthesis},
   author    = {Zanlin Ni and Yulin Wang and Renping Zhou and Jiayi Guo and Jinyi Hu and Zhiyuan Liu and Shiji Song and
@@ -115,8 +120,13 @@ AUTONAT = SourceFormat(
     model_class=UViTTransformer2DModel,
     recognise=lambda names: {"token_emb.word_embeddings.weight", "context_embed.word_embeddings.weight"} <= set(names),
     convert=convert_uvit_state_dict,
+    describe=_describe,
+    agreement=(
+        "tensors are renamed and split. Logits agree to 2e-5 of the largest value, and the tokens of every step of a "
+        "recorded run are equal."
+    ),
     unused=_UNUSED,
-    num_attention_heads=8,
+    assumed={"num_attention_heads": 8},
     origin=Origin(
         description="A class-conditional masked-token transformer of AutoNAT, trained on ImageNet by its authors",
         code="https://github.com/LeapLabTHU/ImprovedNAT",
@@ -137,12 +147,14 @@ AUTONAT_TEXT = SourceFormat(
     model_class=UViTTransformer2DModel,
     recognise=lambda names: {"token_emb.word_embeddings.weight", "context_embed.weight"} <= set(names),
     convert=convert_uvit_state_dict,
+    describe=_describe,
+    agreement="tensors are renamed and split. Logits agree to 2e-5 of the largest value.",
     unused=_UNUSED,
-    num_attention_heads=16,
+    assumed={"num_attention_heads": 16, "context_length": 77},
     has_pipeline=False,  # it needs a text encoder too, which is named on the Hub and not converted
     origin=Origin(
         description=(
-            "The masked-token transformer of AutoNAT-Muse, trained on CC3M by its authors. It is conditioned on the 77 "
+            "The masked-token transformer of AutoNAT-Muse, trained on CC3M by its authors. It is conditioned on the "
             "last hidden states of `laion/CLIP-ViT-bigG-14-laion2B-39B-b160k` (pad token id 0; the empty text is the "
             "null condition)"
         ),

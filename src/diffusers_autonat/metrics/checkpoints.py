@@ -24,19 +24,27 @@ class EvaluationCheckpoint:
         folder: where to; made on the first save.
         identity: what the number depends on, by name; another evaluation's state is refused.
         seconds: at least so long between two saves. What came after the last is made again.
+
+    Attributes:
+        earlier_seconds: after `load`, the time that earlier runs took for what they left.
     """
 
     def __init__(self, folder: str | Path, identity: dict[str, Any], seconds: float = 60.0):
         self.folder, self.identity, self.seconds = Path(folder), identity, seconds
+        self.earlier_seconds = 0.0
 
     def exists(self) -> bool:
         """Whether an evaluation has begun here and not ended."""
         return any(self.folder.glob("*.pt"))
 
-    def load(self, collections: dict[int, Any]) -> set[int]:
+    def load(self, collections: dict[int, Any], device: torch.device | str = "cpu") -> set[int]:
         """Fill the metrics with this process's part of what was kept; return the calls done by all of them.
 
         To be called by all processes, once.
+
+        Args:
+            collections: the metrics.
+            device: where they are kept.
 
         Raises:
             ValueError: the folder holds the state of another evaluation; says in what it differs.
@@ -60,22 +68,30 @@ class EvaluationCheckpoint:
         if own:
             for n, collection in collections.items():
                 collection.load_state_dict(_add(state["metrics"][n] for state in own))
+                collection.to(device)  # torchmetrics leaves states where they were loaded to
+        # Processes work side by side, so the longest of them is the time of all.
+        self.earlier_seconds = max((state["elapsed"] for state in files.values()), default=0.0)
+        self._start = time.monotonic()
         if world > 1:
             torch.distributed.barrier()
         # So that even a run killed at once has left its identity.
         self._write(collections)
         return {call for state in files.values() for call in state["calls"]}
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the last save is long enough ago."""
+        return time.monotonic() - self._last_save >= self.seconds
+
     def save(self, collections: dict[int, Any], calls: list[int]) -> None:
-        """Write the state, whole or not at all, if the last save is long enough ago.
+        """Write the state, whole or not at all.
 
         Args:
             collections: the metrics.
             calls: what this process has done since `load`.
         """
         self._calls = self._earlier + calls
-        if time.monotonic() - self._last_save >= self.seconds:
-            self._write(collections)
+        self._write(collections)
 
     def _write(self, collections: dict[int, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +99,7 @@ class EvaluationCheckpoint:
             "identity": self.identity,
             "taken_over": self._taken_over,
             "calls": self._calls,
+            "elapsed": self.earlier_seconds + time.monotonic() - self._start,
             "metrics": {n: dict(collection.state_dict()) for n, collection in collections.items()},
         }
         partial = self._path.with_suffix(".partial")

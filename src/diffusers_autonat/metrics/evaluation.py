@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -210,7 +211,8 @@ class Evaluator:
                 are labels for them, so that every call has the same shape.
             num_images: the rungs, rising.
             description: what the progress bar says.
-            on_images: given each call's images (uint8, on the CPU), labels and indices, e.g. to save them.
+            on_images: given each call's images (uint8, on the CPU), labels and indices, e.g. to save them. Runs in a
+                thread of its own, one call at a time and never for more than one batch behind.
             checkpoint: where to keep what is done, and continue from.
         """
         rungs = list(num_images)
@@ -219,14 +221,16 @@ class Evaluator:
         call_size, (rank, world) = self.extractor.batch_size, process_rank()
         device = next(self.extractor.parameters()).device
         collections = {n: build_metrics(self.metrics, self.extractor, n, self.reference).to(device) for n in rungs}
-        done = checkpoint.load(collections) if checkpoint else set()
+        done = checkpoint.load(collections, device) if checkpoint else set()
         all_calls = range(math.ceil(rungs[-1] / call_size))
         todo = [call for call in all_calls if call not in done][rank::world]
         own: list[int] = []
         finished = self.resumed_images = sum(min(call_size, rungs[-1] - call * call_size) for call in done)
         hidden = not self.progress or rank > 0
         calls_at_once = math.ceil(self.batch_size / call_size)
-        with tqdm(total=rungs[-1], initial=finished, unit=" images", desc=description, disable=hidden) as bar:
+        shown = tqdm(total=rungs[-1], initial=finished, unit=" images", desc=description, disable=hidden)
+        with shown as bar, ThreadPoolExecutor(max_workers=1) as writer:
+            written: Future[None] | None = None
             for n in rungs:
                 now = [call for call in todo if call * call_size < n]
                 todo = todo[len(now) :]
@@ -234,23 +238,30 @@ class Evaluator:
                     pieces = []
                     for call in batch:
                         pieces.append(self._make(make_images, labels, call, rungs[-1]))
-                        images, indices = pieces[-1]
-                        if on_images is not None:
-                            on_images(images.cpu(), labels[indices], indices)
                         # The other processes are as far as this one.
-                        bar.update(min(len(indices) * world, rungs[-1] - bar.n))
+                        bar.update(min(len(pieces[-1][1]) * world, rungs[-1] - bar.n))
                     images, indices = (torch.cat(parts) for parts in zip(*pieces))
+                    images = to_uint8(images)  # looks at the values, so a GPU is waited for once a batch
+                    if on_images is not None:
+                        if written:
+                            written.result()  # raises what was raised there
+                        sizes = [len(part) for _, part in pieces]
+                        written = writer.submit(_hand_over, on_images, images, labels, indices, sizes)
                     self._update(collections, images, indices, labels)
                     own += batch
-                    if checkpoint:
+                    if checkpoint and checkpoint.is_due:
+                        if written:
+                            written.result()  # images of which the checkpoint says that they are done
                         checkpoint.save(collections, own)
+                if written:
+                    written.result()
                 yield n, _compute(collections[n])
 
     def _make(self, make_images: MakeImages, labels: Tensor, call: int, total: int) -> tuple[Tensor, Tensor]:
-        """The images (uint8) of one call and their indices, without those that only fill up the last call."""
+        """The images of one call and their indices, without those that only fill up the last call."""
         start = call * self.extractor.batch_size
         indices = torch.arange(start, min(start + self.extractor.batch_size, len(labels)))
-        images = to_uint8(make_images(indices, labels[indices]))
+        images = make_images(indices, labels[indices])
         return images[: total - start], indices[: total - start]
 
     def _update(self, collections: dict[int, Any], images: Tensor, indices: Tensor, labels: Tensor) -> None:
@@ -266,6 +277,18 @@ class Evaluator:
                     labels=labels[indices[keep]],
                     indices=indices[keep],
                 )
+
+
+def _hand_over(
+    on_images: Callable[[Tensor, Tensor, Tensor], None],
+    images: Tensor,
+    labels: Tensor,
+    indices: Tensor,
+    sizes: list[int],
+) -> None:
+    """A batch to `on_images`, call by call, so that the parts do not depend on `batch_size`."""
+    for part, rows in zip(images.cpu().split(sizes), indices.split(sizes)):
+        on_images(part, labels[rows], rows)
 
 
 def _compute(collection: Any) -> dict[str, float]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -55,7 +56,7 @@ def to_uint8(images: Tensor) -> Tensor:
     if images.dtype == torch.uint8:
         return images
     images = images.float()
-    low, high = images.min().item(), images.max().item()
+    low, high = torch.stack(images.aminmax()).tolist()  # one wait for the device
     if not (low >= -1e-3 and high <= 1 + 1e-3):  # also true of NaN
         raise ValueError(f"Float images must lie in [0, 1], got values from {low:.3g} to {high:.3g}.")
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
@@ -130,6 +131,21 @@ class Preprocessing:
         return (pixels * self.scale - mean) / std
 
 
+@contextmanager
+def _plain_float32() -> Iterator[None]:
+    """No TF32 and no choice of algorithm by chance, whatever the program has set: the same images, the same features.
+
+    cuDNN multiplies in TF32 by default, which keeps 10 of 23 bits.
+    """
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
 class FeatureExtractor(nn.Module):
     """Base of the extractors: the input contract, and features that do not depend on how images are batched.
 
@@ -181,7 +197,9 @@ class FeatureExtractor(nn.Module):
         for rows in (torch.nonzero(turn == i).flatten() for i in range(int(turn.max()) + 1)):
             batch = images[rows[:1]].repeat(self.batch_size, 1, 1, 1)
             batch[place[rows]] = images[rows]
-            outputs.append([x[place[rows]].float() for x in self.extract(batch) if x is not None])
+            with _plain_float32():
+                extracted = self.extract(batch)
+            outputs.append([x[place[rows]].float() for x in extracted if x is not None])
             order.append(rows)
         back = torch.cat(order).argsort()
         features, *logits = (torch.cat(parts)[back] for parts in zip(*outputs))

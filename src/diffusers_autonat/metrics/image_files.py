@@ -12,6 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 
+START_OVER = "delete what there is of it and of the evaluation's state, and start over."
+
+
 class ImageFolder:
     """PNG files named after the index of the image: `000000.png` and so on."""
 
@@ -29,8 +32,14 @@ class ImageFolder:
             pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
             Image.fromarray(pixels).save(self.path / f"{index:06d}.png", compress_level=1)
 
-    def finish(self) -> None:
-        """Nothing is left to do."""
+    def is_complete(self, num_images: int) -> bool:
+        """Whether all images are there."""
+        return all((self.path / f"{index:06d}.png").exists() for index in range(num_images))
+
+    def finish(self, num_images: int) -> None:
+        """Once all processes are done; a ValueError where images have gone that an earlier run had saved."""
+        if not self.is_complete(num_images):
+            raise ValueError(f"{self.path} does not hold all {num_images} images any more: {START_OVER}")
 
 
 class ImageArchive:
@@ -54,12 +63,18 @@ class ImageArchive:
         pixels = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous()
         np.savez(self.parts / f"{int(indices[0]):09d}.npz", images=pixels.numpy(), labels=labels.numpy())
 
-    def finish(self) -> None:
-        """Put the parts together, one after another, once all processes are done."""
+    def is_complete(self, num_images: int) -> bool:
+        """Whether the archive was finished."""
+        return self.path.exists()
+
+    def finish(self, num_images: int) -> None:
+        """Put the parts together, one after another, once all processes are done; errors as for a folder."""
         if self.path.exists():  # killed while the parts were being deleted
             return shutil.rmtree(self.parts, ignore_errors=True)
         files = sorted(self.parts.glob("*.npz"))
-        labels = np.concatenate([_member(file, "labels") for file in files])
+        labels = np.concatenate([np.empty(0, np.int64), *(_member(file, "labels") for file in files)])
+        if len(labels) != num_images:
+            raise ValueError(f"{self.parts} holds {len(labels)} of {num_images} images: {START_OVER}")
         shape = (len(labels), *_member(files[0], "images").shape[1:])
         partial = self.path.with_name(self.path.name + ".partial")
         with zipfile.ZipFile(partial, "w") as archive:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..images import image_to_array
 from .distances import FeatureBank, FeatureStatistics, covariance_root
 
 
@@ -43,6 +45,8 @@ class Reference:
         labels: class of each measured image `[N]`.
         extractor: `FeatureExtractor.identity()` of the network that measured; None if unknown.
         source: path or name of the images or of the file.
+        resolution: side in pixels that the images were resized and cropped to; None if they were left as they are.
+        extractor_assumed: whether `extractor` is only what is usual for a file that does not say.
     """
 
     mu: Tensor
@@ -52,6 +56,8 @@ class Reference:
     labels: Tensor | None = None
     extractor: dict[str, Any] | None = None
     source: str = "memory"
+    resolution: int | None = None
+    extractor_assumed: bool = False
 
     def __post_init__(self) -> None:
         width = len(self.mu)
@@ -80,8 +86,8 @@ class Reference:
         """The features, or an error that says how to get them."""
         if self.features is None:
             raise ValueError(
-                f"{who} needs features, and {self.source} holds only mu and sigma: "
-                "make the reference from its images with `feature_rows` above 0."
+                f"{who} needs features, and {self.source} holds only mu and sigma: make it again from its images with "
+                "`--reference IMAGES --metrics prdc --save-reference FILE`, in Python with `feature_rows` above 0."
             )
         return self.features
 
@@ -113,6 +119,7 @@ def compute_reference(
     feature_rows: int = 0,
     batch_size: int = 64,
     progress: bool = False,
+    resolution: int | None = None,
 ) -> Reference:
     """Measure images in this process alone; memory grows with their number only for `feature_rows` above 0.
 
@@ -123,12 +130,16 @@ def compute_reference(
         feature_rows: how many rows of features to keep, evenly spaced over the images.
         batch_size: images handed over at once; the result does not depend on it.
         progress: show a progress bar.
+        resolution: what the samples have been resized and cropped to; None where they were left as they are, which is
+            warned about unless all are squares of one size, as generated images are.
     """
     statistics = FeatureStatistics(extractor.num_features, sync_on_compute=False)
     bank = FeatureBank(extractor.num_features, sync_on_compute=False)
     labels: list[int | None] = []
+    sizes: set[tuple[int, int]] = set()
     shown = tqdm(samples, desc=f"reference {source}", unit=" images", disable=not progress)
-    for _, same_size in itertools.groupby(shown, key=lambda sample: sample[0].shape):
+    for shape, same_size in itertools.groupby(shown, key=lambda sample: sample[0].shape):
+        sizes.add((shape[2], shape[1]))
         while batch := list(itertools.islice(same_size, batch_size)):
             indices = torch.arange(len(labels), len(labels) + len(batch))
             features, _ = extractor(torch.stack([image for image, _ in batch]), indices)
@@ -138,6 +149,13 @@ def compute_reference(
             labels += [label for _, label in batch]
     if not labels:
         raise ValueError(f"{source} holds no images.")
+    odd = sorted(size for size in sizes if size[0] != size[1] or len(sizes) > 1)
+    if odd and resolution is None:
+        warnings.warn(
+            f"{source} holds images of {odd[0][0]} x {odd[0][1]} pixels, measured as they are: generated images are "
+            "squares of one size, and the distance to others is biased. Give the resolution (--resolution) to crop to.",
+            stacklevel=2,
+        )
     mu, sigma = statistics.compute()
     rows = torch.linspace(0, len(labels) - 1, min(feature_rows, len(labels))).round().long()
     return Reference(
@@ -148,11 +166,16 @@ def compute_reference(
         labels=None if None in labels else torch.tensor(labels),
         extractor=extractor.identity(),
         source=source,
+        resolution=resolution,
     )
 
 
 def load_reference(
-    source: str | Path | Dataset, extractor: FeatureExtractor, feature_rows: int = 0, progress: bool = False
+    source: str | Path | Dataset,
+    extractor: FeatureExtractor,
+    feature_rows: int = 0,
+    progress: bool = False,
+    resolution: int | None = None,
 ) -> Reference:
     """Load a reference, or measure one, and check that it fits the extractor.
 
@@ -160,16 +183,21 @@ def load_reference(
         source: an `.npz` file, a folder of images (classes are its sub-folders, if all images lie in some), a folder
             written by `Dataset.save_to_disk`, a `datasets.Dataset`, or `name:split` of one on the Hub. An `.npz`
             without provenance, as pytorch-fid and ADM write them, counts as made by the standard Inception network;
-            its images (`arr_0`), if it has any, are measured where another extractor is asked for.
+            its images (`arr_0`), if it has any, are measured as they are where another extractor is asked for.
         extractor: the network of the evaluation.
         feature_rows: how many rows of features to keep, for the kernel distance and precision to coverage.
         progress: show a progress bar while images are measured.
+        resolution: resize and crop the images of folders and datasets to this side, as for training; take that of the
+            generated images. None leaves them as they are.
     """
     path = Path(source) if isinstance(source, (str, Path)) else None
     if path is not None and path.suffix == ".npz":
         return _load_npz(path, extractor, feature_rows, progress)
     if path is not None and path.is_dir() and not (path / "dataset_info.json").exists():
-        return compute_reference(_folder_samples(path), extractor, str(path), feature_rows, progress=progress)
+        samples = _folder_samples(path, resolution)
+        return compute_reference(
+            samples, extractor, str(path), feature_rows, progress=progress, resolution=resolution
+        )
     dataset: Any = source
     if path is not None:
         from datasets import load_dataset, load_from_disk
@@ -181,19 +209,21 @@ def load_reference(
             )
         dataset = load_from_disk(str(path)) if path.is_dir() else load_dataset(name, split=split)
     title = str(path or dataset.info.dataset_name or "dataset in memory")
-    return compute_reference(_dataset_samples(dataset), extractor, title, feature_rows, progress=progress)
+    samples = _dataset_samples(dataset, resolution)
+    return compute_reference(samples, extractor, title, feature_rows, progress=progress, resolution=resolution)
 
 
 def save_reference(reference: Reference, path: str | Path) -> None:
     """Write a reference to an `.npz` that also pytorch-fid reads.
 
     Args:
-        reference: its `mu` and `sigma`, features and labels if any, and as JSON its extractor, source and size.
+        reference: its `mu` and `sigma`, features and labels if any, and as JSON what else is known of it.
         path: where to, ending in `.npz`.
     """
     if Path(path).suffix != ".npz":
         raise ValueError(f"A reference is saved to an .npz file, not to {path}.")
-    provenance = {key: getattr(reference, key) for key in ("extractor", "num_images", "source")}
+    known = ("extractor", "extractor_assumed", "num_images", "source", "resolution")
+    provenance = {key: getattr(reference, key) for key in known}
     arrays = {key: getattr(reference, key) for key in ("mu", "sigma", "features", "labels")}
     present = {key: value.numpy() for key, value in arrays.items() if value is not None}
     np.savez_compressed(path, provenance=json.dumps(provenance), **present)
@@ -228,21 +258,14 @@ def _load_npz(path: Path, extractor: FeatureExtractor, feature_rows: int, progre
         labels=torch.from_numpy(stored["labels"]) if "labels" in stored else None,
         extractor=provenance.get("extractor", inception),
         source=f"{path} ({provenance['source']})" if provenance else str(path),
+        resolution=provenance.get("resolution"),
+        extractor_assumed=provenance.get("extractor_assumed", not provenance),
     )
     reference.check_extractor(extractor)
     return reference
 
 
-def image_to_tensor(image: Image.Image) -> Tensor:
-    """A Pillow image as uint8 `[1 or 3, H, W]`; transparency is laid on white."""
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    array = np.array(image if image.mode == "L" else image.convert("RGB"))
-    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
-
-
-def _folder_samples(folder: Path) -> Iterator[tuple[Tensor, int | None]]:
+def _folder_samples(folder: Path, resolution: int | None) -> Iterator[tuple[Tensor, int | None]]:
     """Images in the order of their paths; the class is the number of the sub-folder, if all images lie in some."""
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     classes = sorted({file.relative_to(folder).parts[0] for file in files if file.parent != folder})
@@ -250,10 +273,10 @@ def _folder_samples(folder: Path) -> Iterator[tuple[Tensor, int | None]]:
     for file in files:
         with Image.open(file) as image:
             label = classes.index(file.relative_to(folder).parts[0]) if in_classes else None
-            yield image_to_tensor(image), label
+            yield torch.from_numpy(image_to_array(image, resolution, None)), label
 
 
-def _dataset_samples(dataset: Dataset) -> Iterator[tuple[Tensor, int | None]]:
+def _dataset_samples(dataset: Dataset, resolution: int | None) -> Iterator[tuple[Tensor, int | None]]:
     """The first image column of a dataset, and its first column of class labels if it has one."""
     from datasets import ClassLabel
     from datasets import Image as ImageFeature
@@ -264,6 +287,7 @@ def _dataset_samples(dataset: Dataset) -> Iterator[tuple[Tensor, int | None]]:
         raise ValueError(f"The dataset has no image column, only {', '.join(columns) or 'unknown ones'}.")
     label_column = next((name for name, feature in columns.items() if isinstance(feature, ClassLabel)), None)
     for row in dataset:
+        image = torch.from_numpy(image_to_array(row[image_column], resolution, None))
         label = row[label_column] if label_column else None
         # Unlabelled splits on the Hub say -1.
-        yield image_to_tensor(row[image_column]), None if label is None or label < 0 else label
+        yield image, None if label is None or label < 0 else label

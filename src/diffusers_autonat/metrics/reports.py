@@ -9,6 +9,8 @@ from typing import Any
 
 SECTIONS = ("values", "images", "pipeline", "extractor", "reference", "run")
 CLASSES = "class_consistency"
+# Begin the names of values that need no reference.
+OF_IMAGES_ALONE = (CLASSES, "classifier_score", "inception_score")
 # What has to be equal for two numbers to be comparable, and what is wrong otherwise.
 NECESSARY = {
     "extractor.weights_hash": "another network made the features",
@@ -27,6 +29,8 @@ REMARKS = {
     "run.hardware": "other hardware, or another number of threads, may turn single grey levels and tokens",
     "run.versions": "other versions of the software",
 }
+
+ASSUMED = "the reference does not say who made it; other programs' resizing shifts the distance to it"
 
 
 def flatten(report: dict[str, Any], sections: tuple[str, ...] = SECTIONS) -> dict[str, Any]:
@@ -66,6 +70,8 @@ def format_report(report: dict[str, Any]) -> str:
     if reference:
         count = f", {reference['num_images']:,} images" if reference["num_images"] else ""
         lines += [("reference", f"{reference['source']}, hash {reference['hash']}{count}")]
+        if reference.get("extractor") == "assumed":
+            lines += [("", ASSUMED)]
     lines += [
         ("made with", ", ".join(f"{name} {version}" for name, version in run["versions"].items())),
         ("made on", f"{run['hardware']}, {run['num_processes']} process(es)"),
@@ -82,9 +88,11 @@ def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> tuple[list
     if not common:
         return [f"they have no value in common: {', '.join(first['values'])}; {', '.join(second['values'])}"], []
     necessary = dict(NECESSARY)
+    if all(name.startswith(OF_IMAGES_ALONE) for name in common):
+        del necessary["reference.hash"]
     if common == [CLASSES]:
-        # A share of recognised images has no reference and does not drift with N.
-        del necessary["reference.hash"], necessary["images.num_images"]
+        # A share of recognised images does not drift with N.
+        del necessary["images.num_images"]
     if {a["images.kind"], b["images.kind"]} != {"generated"}:
         del necessary["images.label_policy"]
     if any(name.startswith(("kid", "kernel_distance", "precision")) for name in common):
@@ -102,6 +110,8 @@ def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> tuple[list
     reasons = [f"{necessary[key]} ({sides(key)})" for key in different(necessary)]
     remarks = [f"differs: {sides(key)}" for key in different(SUBJECT)]
     remarks += [f"{REMARKS[key]} ({sides(key)})" for key in different(REMARKS)]
+    if "assumed" in (a.get("reference.extractor"), b.get("reference.extractor")):
+        remarks.append(f"{ASSUMED} ({sides('reference.extractor')})")
     return reasons, remarks
 
 

@@ -209,7 +209,7 @@ class ENATBlock(nn.Module):
         self.norm_context = nn.LayerNorm(hidden_size, eps=1e-6, elementwise_affine=False)
         self.attn = ENATAttention(hidden_size, heads)
         self.norm2 = nn.LayerNorm(hidden_size, eps=1e-6, elementwise_affine=False)
-        self.ff = FeedForward(hidden_size, inner_dim=int(hidden_size * mlp_ratio), activation_fn="gelu-approximate")
+        self.ff = FeedForward(hidden_size, inner_dim=round(hidden_size * mlp_ratio), activation_fn="gelu-approximate")
         self.modulation = nn.Linear(hidden_size, 8 * hidden_size)
 
     def forward(

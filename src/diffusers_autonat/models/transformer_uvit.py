@@ -148,7 +148,7 @@ class UViTBlock(nn.Module):
         self.norm1 = nn.LayerNorm(hidden_size)
         self.attn = UViTAttention(hidden_size, heads)
         self.norm2 = nn.LayerNorm(hidden_size)
-        self.ff = FeedForward(hidden_size, inner_dim=int(hidden_size * mlp_ratio), activation_fn="gelu")
+        self.ff = FeedForward(hidden_size, inner_dim=round(hidden_size * mlp_ratio), activation_fn="gelu")
 
     def forward(self, hidden_states: torch.Tensor, skip: torch.Tensor | None = None) -> torch.Tensor:
         if self.skip_linear is not None:

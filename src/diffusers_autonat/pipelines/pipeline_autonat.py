@@ -284,10 +284,11 @@ class AutoNATPipeline(DiffusionPipeline):
                     callback_kwargs = {}
                     for name in callback_on_step_end_tensor_inputs:
                         callback_kwargs[name] = locals()[name]
-                    changed = callback_on_step_end(self, i, t, callback_kwargs).pop("latents", latents)
-                    if changed is not latents:
+                    before, version = latents, latents._version
+                    latents = callback_on_step_end(self, i, t, callback_kwargs).pop("latents", latents)
+                    if latents is not before or latents._version != version:
                         # Other tokens than were encoded may stand there now.
-                        latents, num_masked, cache = changed, None, None
+                        num_masked, cache = None, None
                 progress_bar.update()
 
         # 4. Decode

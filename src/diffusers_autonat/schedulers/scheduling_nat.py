@@ -155,6 +155,8 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"num_inference_steps and the given strategies differ in length: {sorted(lengths)}.")
         for name, values in strategies[0].to_dict().items():
             tensor = torch.tensor(values) if len(strategies) == 1 else torch.tensor([getattr(s, name) for s in strategies]).T
+            if name == "mask_ratios":
+                self._mask_ratios_on_host = tensor  # for `num_masked`
             setattr(self, name, tensor.to(device))
         self.num_inference_steps = strategies[0].num_inference_steps
         self.timesteps = torch.arange(self.num_inference_steps)
@@ -165,10 +167,10 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
         """How many of `num_tokens` tokens are masked before each step when all are at the first: known without asking
         the device. None where samples have their own strategies.
         """
-        if self.mask_ratios.ndim > 1:
+        if self._mask_ratios_on_host.ndim > 1:
             return None
         counts = [num_tokens]
-        for count in mask_count(num_tokens, self.mask_ratios[:-1].cpu()).long().tolist():
+        for count in mask_count(num_tokens, self._mask_ratios_on_host[:-1]).long().tolist():
             counts.append(max(min(count, counts[-1] - 1), 0))
         return counts
 

@@ -77,13 +77,7 @@ def start_strategy(args: argparse.Namespace, num_inference_steps: int, pipeline:
         if pipeline is None:
             raise ValueError("--start stored: there is no pipeline yet; take heuristic, released or a file")
         return pipeline.scheduler.get_strategy(num_inference_steps)
-    strategy = read_strategy(args.start)
-    if strategy.num_inference_steps != num_inference_steps:
-        raise ValueError(
-            f"--start {args.start} has {strategy.num_inference_steps} steps, and --num-inference-steps is"
-            f" {num_inference_steps}"
-        )
-    return strategy
+    return read_strategy(args.start, num_inference_steps)
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,8 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, load_dataset
 from PIL import Image as PILImage
 
+from ..images import image_to_array
+
 
 FASHION_MNIST_CLASSES = [
     "T-shirt/top",
@@ -113,23 +115,6 @@ def label_names(dataset: Dataset | IterableDataset, label_column: str | None) ->
     """Class names in the order of their ids, or None where labels are absent or carry no names."""
     feature = (dataset.features or {}).get(label_column) if label_column else None
     return list(feature.names) if isinstance(feature, ClassLabel) else None
-
-
-def image_to_array(image: PILImage.Image, resolution: int, num_channels: int) -> np.ndarray:
-    """Resize the shorter side to `resolution`, crop the centre, and return uint8 `[num_channels, H, W]`."""
-    mode = {1: "L", 3: "RGB"}[num_channels]
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        # Transparent pixels carry arbitrary colours: show them as a viewer on a white page would.
-        image = image.convert("RGBA")
-        image = PILImage.alpha_composite(PILImage.new("RGBA", image.size, "white"), image)
-    image = image.convert(mode)
-    if min(image.size) != resolution:
-        scale = resolution / min(image.size)
-        size = (max(resolution, round(image.width * scale)), max(resolution, round(image.height * scale)))
-        image = image.resize(size, PILImage.Resampling.LANCZOS)
-    left, top = (image.width - resolution) // 2, (image.height - resolution) // 2
-    array = np.asarray(image.crop((left, top, left + resolution, top + resolution)))
-    return array[None] if num_channels == 1 else array.transpose(2, 0, 1)
 
 
 class ImageTransform:

@@ -30,7 +30,7 @@ tags:
 
 # {name}
 
-A class-conditional masked-token transformer (AutoNAT, [arXiv:2406.05478](https://huggingface.co/papers/2406.05478)) of
+A class-conditional masked-token transformer ({paper}) of
 {parameters:,} parameters on a {side} x {side} grid of {codebook_size} codes, trained with
 [diffusers-autonat](https://pypi.org/project/diffusers-autonat/).
 
@@ -58,6 +58,12 @@ image = pipe({label!r}, num_inference_steps={steps}).images[0]
 
 ![training curves](training.png)
 """
+
+
+PAPERS = {
+    "uvit": "the U-ViT of AutoNAT, [arXiv:2406.05478](https://huggingface.co/papers/2406.05478)",
+    "enat": "ENAT, [arXiv:2411.06959](https://huggingface.co/papers/2411.06959)",
+}
 
 
 def hardware() -> str:
@@ -110,6 +116,7 @@ def save_model_card(
     speeds = sorted(row["images_per_second"] for row in history)
     card = CARD.format(
         name=args.hub_model_id or output_dir.name,
+        paper=PAPERS[args.transformer],
         parameters=parameters,
         side=info.sample_size,
         codebook_size=info.codebook_size,

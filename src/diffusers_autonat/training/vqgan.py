@@ -95,6 +95,12 @@ class CodebookUsage:
     def __init__(self, num_codes: int, device: torch.device | str):
         self.counts = torch.zeros(num_codes, device=device)
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"counts": self.counts}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.counts = state["counts"].to(self.counts.device)
+
     def update(self, codes: torch.Tensor) -> None:
         self.counts += torch.bincount(codes.flatten(), minlength=len(self.counts))
 
