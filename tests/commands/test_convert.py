@@ -125,8 +125,8 @@ def test_the_card(autonat):
     text = (autonat / "README.md").read_text()
     data = ModelCard(text).data
     assert data.license == "mit" and data.library_name == "diffusers"
-    for fact in ("78,705 parameters", "16 x 16 tokens of 48 codes, 10 classes, 5 blocks, 4 heads", "LeapLabTHU/ImprovedNAT", "Ni2024AutoNAT",
-                 "Chang2022MaskGIT", "nnet_ema.pth", "vqgan.ckpt", 'from_pretrained("autonat")',
+    for fact in ("78,705 parameters", "16 x 16 tokens of 48 codes, 10 classes, 5 blocks, 4 heads", "LeapLabTHU/ImprovedNAT",
+                 "Ni2024AutoNAT", "Chang2022MaskGIT", "nnet_ema.pth", "vqgan.ckpt", 'from_pretrained("autonat")',
                  "U-ViT: tensors are renamed", "VQGAN: layers are folded"):  # fmt: skip
         assert fact in text
     assert str(autonat.parent) not in text
