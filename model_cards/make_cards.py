@@ -11,6 +11,7 @@ evaluate` on other noise than the grid's.
 
 import argparse
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -24,8 +25,7 @@ from diffusers_autonat.training.loop import History
 from diffusers_autonat.training.model_card import plot_history
 
 
-HERE = Path(__file__).parent
-CLASSIFIER, AUTONAT = HERE / "fashion-mnist-classifier", HERE / "autonat-fashion-mnist"
+CLASSIFIER, AUTONAT = Path("fashion-mnist-classifier"), Path("autonat-fashion-mnist")
 REFERENCE = CLASSIFIER / "fashion-mnist-test.npz"
 ENLARGE = 3
 
@@ -141,7 +141,7 @@ the times are upper bounds:
 | part | what was run | time |
 |---|---|---|
 | perceptual network | RegNet of {perceptual[parameters]:,} parameters, {perceptual[epochs]} epochs, test accuracy {perceptual[test_accuracy]:.1%} | {perceptual_minutes:.0f} min |
-| tokenizer | {tokenizer_steps:,} steps of {tokenizer_batch} images; L1 + L2 + perceptual, then adversarial too | {tokenizer_minutes:.0f} min |
+| tokenizer | {tokenizer_steps} steps of {tokenizer_batch} images, with 256 and then 512 codes; L1 + L2 + perceptual, then adversarial too | {tokenizer_minutes:.0f} min |
 | transformer | {steps:,} steps of {batch} images ({seen:,} in all), Beta(12, 3), EMA 0.999 | {minutes:.0f} min |
 
 {notes}Loss and masked-token accuracy at the end: {loss:.2f} and {accuracy:.1%} (low is normal: many codes fit a place).
@@ -236,7 +236,7 @@ def make_autonat(run: Path, data: str, num_images: int, seed: int, notes: str) -
         arguments = ["--num-inference-steps", str(steps), "--seed", str(seed), *size]
         measured[steps] = evaluate(reports / f"T{steps}.json", *arguments)["values"]
 
-    tokenizer_history = History.read(run / "vqgan" / "history.jsonl")
+    tokenizer = [History.read(run / part / "history.jsonl") for part in ("vqgan-256", "vqgan")]
     perceptual = json.loads((run / "perceptual" / "training.json").read_text())
     batch = round(history[0]["images_per_second"] * history[0]["seconds"] / history[0]["step"])
     row_format = "| {kind}{steps} | {remasking_temperature:g} | {guidance_scale:g} | {frechet_distance:.3f} | {class_consistency:.1%} |"
@@ -262,8 +262,8 @@ def make_autonat(run: Path, data: str, num_images: int, seed: int, notes: str) -
             [evaluation["hardware"], *(f"{name} {number}" for name, number in evaluation["versions"].items())]
         ),
         hardware=evaluation["hardware"], perceptual=perceptual, perceptual_minutes=perceptual["wall_time_s"] / 60,
-        tokenizer_steps=tokenizer_history[-1]["step"], tokenizer_batch=32,
-        tokenizer_minutes=wall_seconds(tokenizer_history) / 60, steps=history[-1]["step"], batch=batch,
+        tokenizer_steps=" + ".join(f"{part[-1]['step']:,}" for part in tokenizer), tokenizer_batch=32,
+        tokenizer_minutes=sum(map(wall_seconds, tokenizer)) / 60, steps=history[-1]["step"], batch=batch,
         seen=history[-1]["step"] * batch, minutes=wall_seconds(history) / 60, loss=history[-1]["loss"],
         accuracy=history[-1]["token_accuracy"], equal_tokens=equal, notes=notes + " " if notes else "",
     )  # fmt: skip
@@ -278,6 +278,8 @@ def main():
     parser.add_argument("--seed", type=int, default=1, help="of each report; another than the grid's")
     parser.add_argument("--notes", default="", help="what a reader must know about this run, for the card")
     args = parser.parse_args()
+    args.run, args.data = args.run.resolve(), str(Path(args.data).resolve())
+    os.chdir(Path(__file__).parent)  # so that reports name folders as the Hub does
     hardware = json.loads((args.run / "grid.json").read_text())["hardware"]
     make_classifier(args.run, args.data, hardware)
     make_autonat(args.run, args.data, args.num_images, args.seed, args.notes)

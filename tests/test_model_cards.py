@@ -1,5 +1,6 @@
 """What is shipped loads, works as its card says, and is complete."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,13 +8,13 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
-from transformers import AutoModelForImageClassification
 
 from diffusers_autonat import AutoNATPipeline
+from diffusers_autonat.metrics import load_extractor, load_reference
 
 
 CARDS = Path(__file__).parents[1] / "model_cards"
-FASHION = CARDS / "autonat-fashion-mnist"
+FASHION, CLASSIFIER = CARDS / "autonat-fashion-mnist", CARDS / "fashion-mnist-classifier"
 
 
 @pytest.mark.parametrize("folder", sorted(path for path in CARDS.iterdir() if path.is_dir()), ids=lambda path: path.name)
@@ -25,7 +26,7 @@ def test_cards_are_complete(folder):
     for name in re.findall(r"\]\(([\w./-]+)\)", text):
         assert (folder / name).exists(), f"{folder.name}/README.md shows {name}, which does not exist"
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 16 * 2**20
+    assert sum(path.stat().st_size for path in files) <= 16_000_000
     assert not [path for path in files if path.suffix in (".bin", ".pkl", ".pt", ".pth", ".ckpt")]
 
 
@@ -43,10 +44,16 @@ def test_the_shipped_model():
     assert sorted(pipe.scheduler.stored_strategies) == [4, 8]
     assert len(pipe.id2label) == 10 and pipe.transformer.config.sample_size**2 <= 64
     images = pipe(list(range(10)), num_images_per_prompt=4, generator=torch.Generator().manual_seed(0), output_type="pt").images
-    judge = AutoModelForImageClassification.from_pretrained(CARDS / "fashion-mnist-classifier").eval()
-    with torch.no_grad():
-        predicted = judge(images * 2 - 1).logits.argmax(-1)
+    predicted = load_extractor(str(CLASSIFIER))(images, torch.arange(40))[1].argmax(-1)
     # 40 images, nearly all of which are recognised: a broken file or scheduler would leave one in ten.
     assert (predicted == torch.arange(10).repeat_interleave(4)).float().mean() > 0.8
     # No two images of a class alike.
     assert (images.view(10, 4, -1).std(dim=1).mean(-1) > 0.02).all()
+
+
+def test_the_shipped_classifier():
+    assert sum(path.stat().st_size for path in CLASSIFIER.iterdir()) <= 2_000_000
+    result = json.loads((CLASSIFIER / "training.json").read_text())
+    assert result["test_accuracy"] >= 0.9 and f"{result['test_accuracy']:.2%}" in (CLASSIFIER / "README.md").read_text()
+    reference = load_reference(str(CLASSIFIER / "fashion-mnist-test.npz"), load_extractor(str(CLASSIFIER)))
+    assert reference.num_images == 10_000
