@@ -1,6 +1,6 @@
 # make demo    images from the shipped model, in outputs/demo.png
 # make test    the test suite, and what checks the code
-# make train   the shipped model again, from Fashion-MNIST to a pipeline (about an hour on two cores)
+# make train   the shipped model again, from Fashion-MNIST to a pipeline (about four hours on two cores)
 #
 # Each sets up what it needs: a virtual environment in .venv with torch for this machine's hardware.
 

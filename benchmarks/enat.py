@@ -60,10 +60,10 @@ VARIANTS = {
 }
 
 
-def build_pipeline(model_class, device: str, dtype: torch.dtype, sizes: dict) -> AutoNATPipeline:
+def build_pipeline(model_class, device: str, dtype: torch.dtype) -> AutoNATPipeline:
     tokenizer = VQModel(num_vq_embeddings=1024, lookup_from_codebook=True)  # never run here
     with torch.device(device):
-        transformer = model_class(**sizes).eval()
+        transformer = model_class().eval()  # the classes' defaults are ENAT-L and AutoNAT-L
     if dtype == torch.bfloat16:
         transformer.bfloat16()
     pipeline = AutoNATPipeline(tokenizer, transformer, NATScheduler(1024))
@@ -71,9 +71,9 @@ def build_pipeline(model_class, device: str, dtype: torch.dtype, sizes: dict) ->
     return pipeline
 
 
-def step_costs(model_class, strategy: GenerationStrategy, sizes: dict) -> list[float]:
+def step_costs(model_class, strategy: GenerationStrategy) -> list[float]:
     """Multiply-accumulates of every step, both passes where it is guided, attention included."""
-    pipeline = build_pipeline(model_class, "meta", torch.float32, sizes)
+    pipeline = build_pipeline(model_class, "meta", torch.float32)
     num_tokens = pipeline.transformer.config.sample_size**2
     pipeline.scheduler.set_timesteps(strategy=strategy)
     pipeline._guidance_scale = 1.0
@@ -106,9 +106,8 @@ def main():
     parser.add_argument("--output", default="enat.json")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    sizes = {}  # the classes' defaults are ENAT-L and AutoNAT-L
     strategies = {name: heuristic(args.num_inference_steps) for name, (_, heuristic) in VARIANTS.items()}
-    costs = {name: step_costs(model_class, strategies[name], sizes) for name, (model_class, _) in VARIANTS.items()}
+    costs = {name: step_costs(model_class, strategies[name]) for name, (model_class, _) in VARIANTS.items()}
     result = {"num_inference_steps": args.num_inference_steps, "num_tokens": 256, "device": device,
               "hardware": hardware(), "versions": versions("torch", "diffusers"), "rounds": args.rounds,
               "macs": {name: {"steps": steps, "total": sum(steps)} for name, steps in costs.items()}, "times": []}  # fmt: skip
@@ -117,8 +116,8 @@ def main():
 
     for dtype_name in args.dtypes:
         dtype = getattr(torch, dtype_name)
-        enat = build_pipeline(ENATTransformer2DModel, device, dtype, sizes).to(device)
-        autonat = build_pipeline(UViTTransformer2DModel, device, dtype, sizes).to(device)
+        enat = build_pipeline(ENATTransformer2DModel, device, dtype).to(device)
+        autonat = build_pipeline(UViTTransformer2DModel, device, dtype).to(device)
         for batch_size in args.batch_sizes:
             times: dict[str, list[float]] = {name: [] for name in VARIANTS}
             warm_up = device == "cuda"

@@ -4,161 +4,66 @@ cards whose every figure is read from what the run has recorded.
 
     python model_cards/make_cards.py outputs/fashion-mnist --data /usr/share/datasets/fashion-mnist
 
-For each T the stored strategy is the most recognised one of the grid among those whose distance is within 10 % of the
-grid's best: recognition must not be bought with sameness. What the card reports is measured anew, with `diffusers-autonat
-evaluate` on other noise than the grid's.
+A strategy that a search has found for exactly these weights (`search/results/FOLDER-T8`) is stored; where there is none, the
+heuristic: the most recognised one of the grid among those whose distance is within 10 % of the grid's best, as recognition
+must not be bought with sameness. What a card reports is measured anew, with `diffusers-autonat evaluate` on other noise.
 """
 
 import argparse
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from card_texts import CLASSIFIER, COMPARISON, GENERATOR
 from diffusers.utils import make_image_grid
 from PIL import Image
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler
 from diffusers_autonat.cli import main as diffusers_autonat
+from diffusers_autonat.search.objective import pipeline_hash
+from diffusers_autonat.search.report import PROVENANCE, save_strategy
 from diffusers_autonat.training.loop import History
 from diffusers_autonat.training.model_card import plot_history
 
 
-CLASSIFIER, AUTONAT = Path("fashion-mnist-classifier"), Path("autonat-fashion-mnist")
-REFERENCE = CLASSIFIER / "fashion-mnist-test.npz"
+JUDGE = Path("fashion-mnist-classifier")
+REFERENCE = JUDGE / "fashion-mnist-test.npz"
+SEARCHES, SPEEDS = Path("../search/results"), Path("../benchmarks/results/pipelines.json")
+TOKENIZER_PARTS = ("vqgan-256", "vqgan-512", "vqgan-long", "vqgan")
 ENLARGE = 3
 
-CLASSIFIER_CARD = """---
-library_name: transformers
-license: apache-2.0
-pipeline_tag: image-classification
-datasets:
-- zalando-datasets/fashion_mnist
-tags:
-- fashion-mnist
-- evaluation
----
 
-# Fashion-MNIST classifier
+@dataclass(frozen=True)
+class Generator:
+    """A shipped pipeline and the parts of the run it comes from, the last of which holds it."""
 
-A RegNet of {parameters:,} parameters that recognises {test_accuracy:.2%} of the 10,000 Fashion-MNIST test images. It is the
-judge and the feature extractor of the Fashion-MNIST models of
-[diffusers-autonat](https://pypi.org/project/diffusers-autonat/), and took no part in their training.
+    tag: str
+    title: str
+    paper: str
+    transformer: str
+    parts: tuple[str, ...]
+    grid: str
 
-```python
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+    @property
+    def folder(self) -> Path:
+        return Path(f"{self.tag}-fashion-mnist")
 
-processor = AutoImageProcessor.from_pretrained("fashion-mnist-classifier", backend="pil")  # grey images, enlarged
-model = AutoModelForImageClassification.from_pretrained("fashion-mnist-classifier")
-```
 
-Trained on the 60,000 training images by `accelerate launch training/train_classifier.py` ({epochs} epochs, seed {seed},
-{minutes:.0f} minutes on {hardware}, a machine shared with other runs), with shifts of up to two pixels and label smoothing
-0.05. [fashion-mnist-test.npz](fashion-mnist-test.npz) holds its features' statistics over the 10,000 test images; a distance
-on these features is not FID.
+AUTONAT = Generator(
+    "autonat", "AutoNAT", "AutoNAT, [arXiv:2406.05478](https://huggingface.co/papers/2406.05478)", "a U-ViT",
+    ("autonat-512", "autonat"), "grid.json",
+)  # fmt: skip
+ENAT = Generator(
+    "enat", "ENAT", "ENAT, [arXiv:2411.06959](https://huggingface.co/papers/2411.06959)", "an ENAT transformer",
+    ("enat",), "enat-grid.json",
+)  # fmt: skip
 
-```bash
-diffusers-autonat evaluate autonat-fashion-mnist --reference fashion-mnist-classifier/fashion-mnist-test.npz \\
-    --feature-extractor fashion-mnist-classifier --metrics fid,class --num-images 1000 --output report.json
-```
-"""
 
-AUTONAT_CARD = """---
-library_name: diffusers
-license: apache-2.0
-pipeline_tag: unconditional-image-generation
-datasets:
-- zalando-datasets/fashion_mnist
-tags:
-- diffusers
-- autonat
-- masked-image-generation
-- class-conditional
----
-
-# AutoNAT on Fashion-MNIST
-
-A small class-conditional masked-token model (AutoNAT, [arXiv:2406.05478](https://huggingface.co/papers/2406.05478)): a VQ
-tokenizer (28 x 28 grey images to {side} x {side} tokens of a {codes}-entry codebook, {tokenizer_parameters:.2f}M parameters) and a
-U-ViT of {parameters:,} parameters, both trained by the scripts of
-[diffusers-autonat](https://pypi.org/project/diffusers-autonat/) on the 60,000 training images. It is there to see, test and
-search with, not to compete.
-
-```python
-import torch
-from diffusers_autonat import AutoNATPipeline
-
-pipe = AutoNATPipeline.from_pretrained("autonat-fashion-mnist")
-images = pipe(["Sneaker", "Bag"], num_inference_steps=8, generator=torch.Generator().manual_seed(0)).images
-```
-
-![eight samples of each class at T = 8, seed 0](samples.png)
-
-Rows: {classes}. The picture is what
-`diffusers-autonat generate autonat-fashion-mnist --num-images 8 --seed 0` draws.
-
-## Strategies
-
-Stored are the paper's heuristics for {stored}. For each T it is the most recognised one of the grid below among
-those whose distance is within 10 % of the grid's best.
-
-## Quality
-
-Distances are Fréchet distances on the {features} features of [fashion-mnist-classifier](../fashion-mnist-classifier/README.md)
-(weights {extractor_hash}), which is no Inception network: they are **not** FID and compare with nothing measured
-elsewhere. "Recognised" is the share of images that this classifier takes for the class that was asked for. Reference:
-the 10,000 test images (hash {reference_hash}).
-
-| images (N = {report_images:,}) | distance | recognised | report |
-|---|---|---|---|
-| reconstructions of test images | {floor[frechet_distance]:.3f} | {floor[class_consistency]:.1%} | [reconstructions.json](evaluation/reconstructions.json) |
-{stored_rows}
-
-Generated with balanced labels, seed {report_seed}, float32. Of all 10,000 test images the classifier recognises
-{real[class_consistency]:.1%}, of their reconstructions {reconstructed[class_consistency]:.1%}. `diffusers-autonat evaluate` makes every report
-again:
-
-```bash
-diffusers-autonat evaluate autonat-fashion-mnist --num-inference-steps 8 --num-images {report_images} --seed {report_seed} \\
-    --metrics fid,class --feature-extractor fashion-mnist-classifier \\
-    --reference fashion-mnist-classifier/fashion-mnist-test.npz --output report.json
-```
-
-The grid the stored strategies were chosen from (N = {num_images:,}, seed {seed}; `benchmarks/heuristic_grid.py`, [grid.json](evaluation/grid.json)):
-
-| T | lambda | k | distance | recognised |
-|---|---|---|---|---|
-{grid_rows}
-
-Measured on {evaluated_on}.
-
-## Training
-
-`bash training/fashion_mnist.sh` has every command. Float32, seed 0, on {hardware}, a machine shared with other runs, so that
-the times are upper bounds:
-
-| part | what was run | time |
-|---|---|---|
-| perceptual network | RegNet of {perceptual[parameters]:,} parameters, {perceptual[epochs]} epochs, test accuracy {perceptual[test_accuracy]:.1%} | {perceptual_minutes:.0f} min |
-| tokenizer | {tokenizer_steps} steps of {tokenizer_batch} images, with 256 and then 512 codes; L1 + L2 + perceptual, then adversarial too | {tokenizer_minutes:.0f} min |
-| transformer | {steps:,} steps of {batch} images ({seen:,} in all), Beta(12, 3), EMA 0.999 | {minutes:.0f} min |
-
-{notes}Loss and masked-token accuracy at the end: {loss:.2f} and {accuracy:.1%} (low is normal: many codes fit a place).
-
-![loss and token accuracy of the transformer](training.png)
-
-![test of the tokenizer: originals above, reconstructions below](reconstructions.png)
-
-Weights are stored in half precision and loaded in float32; against the float32 weights {equal_tokens:.1%} of the tokens of 100
-images drawn with equal noise are the same.
-
-## Limits
-
-- Fine print and checks are blurred by a tokenizer of {num_tokens} tokens; sandals break apart more often than other classes.
-- Fashion-MNIST has ten classes and one view of each; the model knows nothing else.
-- The tokenizer was trained against features of a network trained on the same images (another one than the judge).
-"""
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
 
 
 def wall_seconds(history: list[dict]) -> float:
@@ -176,113 +81,216 @@ def choose(rows: list[dict], steps: int) -> dict:
     return max((row for row in rows if row["frechet_distance"] <= bound), key=lambda row: row["class_consistency"])
 
 
-def tokens(pipeline: AutoNATPipeline) -> torch.Tensor:
+def strategy_of(grid: dict, row: dict) -> GenerationStrategy:
+    names = ("steps", "sampling_temperature", "remasking_temperature", "guidance_scale")
+    return getattr(GenerationStrategy, grid["heuristic"])(*(row[name] for name in names if name in row))
+
+
+def tokens(pipeline: AutoNATPipeline, steps: int) -> torch.Tensor:
     pipeline.set_progress_bar_config(disable=True)
     generator = [torch.Generator().manual_seed(i) for i in range(100)]
-    return pipeline(list(range(10)) * 10, generator=generator, output_type="latent").images
+    return pipeline(list(range(10)) * 10, num_inference_steps=steps, generator=generator, output_type="latent").images
 
 
 def make_classifier(run: Path, data: str, hardware: str) -> None:
-    folder, result = CLASSIFIER, json.loads((run / "judge" / "training.json").read_text())
-    folder.mkdir(exist_ok=True)
+    result = read(run / "judge" / "training.json")
+    JUDGE.mkdir(exist_ok=True)
     for name in ("config.json", "model.safetensors", "preprocessor_config.json", "training.json"):
-        shutil.copy(run / "judge" / name, folder / name)
-    card = CLASSIFIER_CARD.format(**result, minutes=result["wall_time_s"] / 60, hardware=hardware)
-    (folder / "README.md").write_text(card)
-    extractor = ["--feature-extractor", str(folder)]
+        shutil.copy(run / "judge" / name, JUDGE / name)
+    (JUDGE / "README.md").write_text(
+        CLASSIFIER.format(**result, minutes=result["wall_time_s"] / 60, hardware=hardware)
+    )
+    extractor = ["--feature-extractor", str(JUDGE)]
     diffusers_autonat(["evaluate", "--reference", f"{data}:test", *extractor, "--save-reference", str(REFERENCE)])
 
 
-def evaluate(output: Path, *arguments: str) -> dict:
-    """The report of `diffusers-autonat evaluate`."""
-    judge = ["--feature-extractor", str(CLASSIFIER), "--reference", str(REFERENCE), "--metrics", "fid,class"]
-    diffusers_autonat(["evaluate", str(AUTONAT), *judge, *arguments, "--output", str(output)])
-    return json.loads(output.read_text())
-
-
-def make_autonat(run: Path, data: str, num_images: int, seed: int, notes: str) -> None:
-    folder, evaluation = AUTONAT, json.loads((run / "grid.json").read_text())
-    grid = evaluation["grid"]
-    chosen = [choose(grid, steps) for steps in sorted({row["steps"] for row in grid})]
-    strategies = [
-        GenerationStrategy.cosine(
-            row["steps"], remasking_temperature=row["remasking_temperature"], guidance_scale=row["guidance_scale"]
-        ).to_dict()
-        for row in chosen
-    ]
-    pipe = AutoNATPipeline.from_pretrained(run / "autonat" / "pipeline")
-    pipe.scheduler = NATScheduler(pipe.scheduler.config.mask_token_id, strategies)
-    exact = tokens(pipe)
+def save_pipeline(model: Generator, run: Path, chosen: list[GenerationStrategy]) -> tuple[AutoNATPipeline, float]:
+    """The shipped folder, with found strategies where there are some, and the share of tokens that half precision keeps."""
+    pipe = AutoNATPipeline.from_pretrained(run / model.parts[-1] / "pipeline")
+    pipe.scheduler = NATScheduler(pipe.scheduler.config.mask_token_id, [strategy.to_dict() for strategy in chosen])
+    steps = chosen[-1].num_inference_steps
+    exact = tokens(pipe, steps)
     pipe.to(dtype=torch.float16)
-    shutil.rmtree(folder, ignore_errors=True)
-    pipe.save_pretrained(folder)
-    pipe = AutoNATPipeline.from_pretrained(folder)
-    equal = (tokens(pipe) == exact).float().mean().item()
+    shutil.rmtree(model.folder, ignore_errors=True)
+    pipe.save_pretrained(model.folder)
+    pipe = AutoNATPipeline.from_pretrained(model.folder)
+    equal = (tokens(pipe, steps) == exact).float().mean().item()
+    for strategy in chosen:
+        steps, found = strategy.num_inference_steps, SEARCHES / f"{model.folder}-T{strategy.num_inference_steps}"
+        if found.exists():
+            origin = read(found / PROVENANCE)[str(steps)]
+            if origin["pipeline"] != pipeline_hash(pipe):
+                print(f"{found} is of other weights (hash {origin['pipeline']}): the heuristic of T = {steps} is stored.")
+                continue
+            pipe.scheduler = NATScheduler.from_pretrained(model.folder, subfolder="scheduler")
+            best = NATScheduler.from_pretrained(found).get_strategy(steps)
+            save_strategy(model.folder / "scheduler", pipe.scheduler, best, origin)
+    return AutoNATPipeline.from_pretrained(model.folder), equal
 
-    images = pipe(list(range(10)), num_images_per_prompt=8, generator=torch.Generator().manual_seed(0)).images
+
+def describe_strategies(model: Generator, chosen: list[dict]) -> str:
+    """Where each stored strategy comes from."""
+    searched = read(model.folder / "scheduler" / PROVENANCE) if (model.folder / "scheduler" / PROVENANCE).exists() else {}
+    lines = []
+    for row in chosen:
+        steps = str(row["steps"])
+        if steps in searched:
+            origin, result = searched[steps], read(SEARCHES / f"{model.folder}-T{steps}" / "result.json")
+            start = next(one for one in result["candidates"] if one["label"].startswith("start"))
+            lines.append(
+                f"- T = {steps}: found by `search/search_generation.py` ({origin['search']['num_trials']} trials of "
+                f"{origin['search']['num_images']:,} images, sampler {origin['sampler']}): distance {origin['value']:.3f} "
+                f"on {origin['num_images']:,} images of fresh noise, against {start['value']:.3f} of the tuned heuristic "
+                f"on the same noise (scheduler/{PROVENANCE} has the rest)."
+            )
+        else:
+            lines.append(
+                f"- T = {steps}: the paper's heuristic with lambda {row['remasking_temperature']:g} and k "
+                f"{row['guidance_scale']:g}, the most recognised one of the grid below among those whose distance is "
+                "within 10 % of the grid's best."
+            )
+    return "\n".join(lines)
+
+
+def draw_pictures(model: Generator, run: Path, pipe: AutoNATPipeline, history: list[dict]) -> None:
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe(list(range(10)), num_inference_steps=8, num_images_per_prompt=8, generator=torch.Generator().manual_seed(0)).images
     images = [image.resize((image.width * ENLARGE, image.height * ENLARGE), 0) for image in images]
-    make_image_grid(images, rows=10, cols=8).save(folder / "samples.png")
+    make_image_grid(images, rows=10, cols=8).save(model.folder / "samples.png")
     picture = Image.open(max((run / "vqgan" / "samples").glob("step-*.png")))
-    picture.resize((picture.width * ENLARGE, picture.height * ENLARGE), 0).save(folder / "reconstructions.png")
-    history = History.read(run / "autonat" / "history.jsonl")
-    plot_history(history, folder / "training.png", {"loss": "loss", "token_accuracy": "masked-token accuracy"})
-    reports = folder / "evaluation"
-    reports.mkdir()
-    shutil.copy(run / "grid.json", reports)
-    size = ["--num-images", str(num_images)]
-    floor = evaluate(reports / "reconstructions.json", "--reconstruct", f"{data}:test", *size)["values"]
-    measured = {}
-    for steps in (row["steps"] for row in chosen):
-        arguments = ["--num-inference-steps", str(steps), "--seed", str(seed), *size]
-        measured[steps] = evaluate(reports / f"T{steps}.json", *arguments)["values"]
+    picture.resize((picture.width * ENLARGE, picture.height * ENLARGE), 0).save(model.folder / "reconstructions.png")
+    plot_history(history, model.folder / "training.png", {"loss": "loss", "token_accuracy": "masked-token accuracy"})
 
-    tokenizer = [History.read(run / part / "history.jsonl") for part in ("vqgan-256", "vqgan")]
-    perceptual = json.loads((run / "perceptual" / "training.json").read_text())
-    batch = round(history[0]["images_per_second"] * history[0]["seconds"] / history[0]["step"])
-    row_format = "| {kind}{steps} | {remasking_temperature:g} | {guidance_scale:g} | {frechet_distance:.3f} | {class_consistency:.1%} |"
+
+def evaluate(model: Generator, output: Path, *arguments: str) -> dict:
+    """The values that `diffusers-autonat evaluate` reports."""
+    judge = ["--feature-extractor", str(JUDGE), "--reference", str(REFERENCE), "--metrics", "fid,class"]
+    diffusers_autonat(["evaluate", str(model.folder), *judge, *arguments, "--output", str(output)])
+    return read(output)["values"]
+
+
+def joined_history(run: Path, parts: tuple[str, ...]) -> list[dict]:
+    """One history of parts that follow each other: steps and seconds go on."""
+    joined: list[dict] = []
+    for part in parts:
+        first = joined[-1]["step"] if joined else 0
+        joined += [{**row, "step": row["step"] + first} for row in History.read(run / part / "history.jsonl")]
+    return joined
+
+
+def compare(report_images: int, seen: int) -> str:
+    """ENAT beside AutoNAT: quality from the reports in both folders, cost and speed from the benchmark."""
+    speeds = read(SPEEDS)
+    rows, reports = [], {}
+    for steps in (4, 8):
+        for model in (AUTONAT, ENAT):
+            report = read(model.folder / "evaluation" / f"T{steps}.json")
+            if report["num_images"] != report_images:
+                raise ValueError(f"{model.folder} was reported with {report['num_images']} images, not {report_images}.")
+            small, large = (
+                next(row for row in speeds["rows"]
+                     if (row["pipeline"], row["steps"], row["batch_size"]) == (model.folder.name, steps, size))
+                for size in (1, 64)
+            )  # fmt: skip
+            values = report["values"]
+            reports[model.tag, steps] = {**values, "macs": small["macs"], "speed": large["images_per_second"]}
+            rows.append(
+                f"| {steps} | {model.title} | {values['frechet_distance']:.3f} | {values['class_consistency']:.1%} "
+                f"| {small['macs'] / 1e6:,.0f} M | {small['images_per_second']:.1f} | {large['images_per_second']:.1f} |"
+            )
+    verdict = []
+    for steps in (4, 8):
+        autonat, enat = reports["autonat", steps], reports["enat", steps]
+        verdict.append(
+            f"T = {steps}: {enat['macs'] / autonat['macs']:.2f} of the multiply-accumulates, "
+            f"{enat['speed'] / autonat['speed']:.2f} of the images/s at batch 64, "
+            f"{enat['frechet_distance'] / autonat['frechet_distance']:.2f} of the distance."
+        )
+    return COMPARISON.format(
+        other_seen=seen, hardware=speeds["hardware"], rounds=len(speeds["rows"][0]["rounds"]), rows="\n".join(rows),
+        other_parameters=sum(
+            p.numel() for p in AutoNATPipeline.from_pretrained(AUTONAT.folder).transformer.parameters()
+        ),
+        verdict="ENAT against AutoNAT: " + " ".join(verdict),
+    )  # fmt: skip
+
+
+def make_generator(model: Generator, run: Path, data: str, num_images: int, seed: int, notes: str) -> None:
+    grid = read(run / model.grid)
+    rows = grid["grid"]
+    chosen = [choose(rows, steps) for steps in sorted({row["steps"] for row in rows})]
+    pipe, equal_tokens = save_pipeline(model, run, [strategy_of(grid, row) for row in chosen])
+    history = joined_history(run, model.parts)
+    draw_pictures(model, run, pipe, history)
+    reports = model.folder / "evaluation"
+    reports.mkdir()
+    shutil.copy(run / model.grid, reports / "grid.json")
+    size = ["--num-images", str(num_images)]
+    floor = evaluate(model, reports / "reconstructions.json", "--reconstruct", f"{data}:test", *size)
+    measured = {
+        row["steps"]: evaluate(
+            model, reports / f"T{row['steps']}.json", "--num-inference-steps", str(row["steps"]), "--seed", str(seed), *size
+        )
+        for row in chosen
+    }
+
+    tokenizer = [History.read(run / part / "history.jsonl") for part in TOKENIZER_PARTS]
+    transformer = [History.read(run / part / "history.jsonl") for part in model.parts]
+    perceptual = read(run / "perceptual" / "training.json")
+    first = transformer[0][0]
+    batch = round(first["images_per_second"] * first["seconds"] / first["step"])
+    seen = history[-1]["step"] * batch
+    with_tau1 = grid["heuristic"] == "enat"
     config = pipe.transformer.config
-    card = AUTONAT_CARD.format(
+    card = GENERATOR.format(
+        tag=model.tag, title=model.title, paper=model.paper, transformer=model.transformer, folder=model.folder,
         side=config.sample_size, num_tokens=config.sample_size**2, codes=config.codebook_size,
         tokenizer_parameters=sum(p.numel() for p in pipe.vqvae.parameters()) / 1e6,
         parameters=sum(p.numel() for p in pipe.transformer.parameters()), classes=", ".join(pipe.id2label.values()),
-        stored=", ".join(
-            f"T = {row['steps']} (lambda {row['remasking_temperature']:g}, k {row['guidance_scale']:g})" for row in chosen
-        ),
-        features=evaluation["extractor"]["num_features"], extractor_hash=evaluation["extractor"]["weights_hash"],
-        reference_hash=evaluation["reference"]["hash"], num_images=evaluation["num_images"], seed=evaluation["seed"],
-        real=evaluation["real_test_images"], reconstructed=evaluation["reconstructed_test_images"],
+        strategies=describe_strategies(model, chosen),
+        features=grid["extractor"]["num_features"], extractor_hash=grid["extractor"]["weights_hash"],
+        reference_hash=grid["reference"]["hash"], num_images=grid["num_images"], seed=grid["seed"],
+        real=grid["real_test_images"], reconstructed=grid["reconstructed_test_images"],
         floor=floor, report_images=num_images, report_seed=seed,
         stored_rows="\n".join(
             f"| generated, T = {steps}, stored strategy | {values['frechet_distance']:.3f} | {values['class_consistency']:.1%} "
             f"| [T{steps}.json](evaluation/T{steps}.json) |"
             for steps, values in measured.items()
         ),
-        grid_rows="\n".join(row_format.format(kind="", **row) for row in grid),
-        evaluated_on=", ".join(
-            [evaluation["hardware"], *(f"{name} {number}" for name, number in evaluation["versions"].items())]
+        tau1_head=" tau1 |" if with_tau1 else "", tau1_rule="---|" if with_tau1 else "",
+        grid_rows="\n".join(
+            f"| {row['steps']} |{' %g |' % row['sampling_temperature'] if with_tau1 else ''} {row['remasking_temperature']:g} "
+            f"| {row['guidance_scale']:g} | {row['frechet_distance']:.3f} | {row['class_consistency']:.1%} |"
+            for row in rows
         ),
-        hardware=evaluation["hardware"], perceptual=perceptual, perceptual_minutes=perceptual["wall_time_s"] / 60,
+        evaluated_on=", ".join([grid["hardware"], *(f"{name} {number}" for name, number in grid["versions"].items())]),
+        comparison=compare(num_images, seen) if model is ENAT else "",
+        hardware=grid["hardware"], perceptual=perceptual, perceptual_minutes=perceptual["wall_time_s"] / 60,
         tokenizer_steps=" + ".join(f"{part[-1]['step']:,}" for part in tokenizer), tokenizer_batch=32,
-        tokenizer_minutes=sum(map(wall_seconds, tokenizer)) / 60, steps=history[-1]["step"], batch=batch,
-        seen=history[-1]["step"] * batch, minutes=wall_seconds(history) / 60, loss=history[-1]["loss"],
-        accuracy=history[-1]["token_accuracy"], equal_tokens=equal, notes=notes + " " if notes else "",
+        tokenizer_minutes=sum(map(wall_seconds, tokenizer)) / 60,
+        transformer_steps=" + ".join(f"{part[-1]['step']:,}" for part in transformer), batch=batch, seen=seen,
+        minutes=sum(map(wall_seconds, transformer)) / 60, loss=history[-1]["loss"],
+        accuracy=history[-1]["token_accuracy"], equal_tokens=equal_tokens, notes=notes + " " if notes else "",
     )  # fmt: skip
-    (folder / "README.md").write_text(card)
+    (model.folder / "README.md").write_text(card)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of training/fashion_mnist.sh")
     parser.add_argument("--data", required=True, help="folder of the IDX files")
+    parser.add_argument("--only", nargs="+", choices=["classifier", "autonat", "enat"], default=["classifier", "autonat", "enat"])
     parser.add_argument("--num-images", type=int, default=5000, help="of each report")
     parser.add_argument("--seed", type=int, default=1, help="of each report; another than the grid's")
     parser.add_argument("--notes", default="", help="what a reader must know about this run, for the card")
     args = parser.parse_args()
     args.run, args.data = args.run.resolve(), str(Path(args.data).resolve())
     os.chdir(Path(__file__).parent)  # so that reports name folders as the Hub does
-    hardware = json.loads((args.run / "grid.json").read_text())["hardware"]
-    make_classifier(args.run, args.data, hardware)
-    make_autonat(args.run, args.data, args.num_images, args.seed, args.notes)
+    if "classifier" in args.only:
+        make_classifier(args.run, args.data, read(args.run / "grid.json")["hardware"])
+    for model in (AUTONAT, ENAT):
+        if model.tag in args.only:
+            make_generator(model, args.run, args.data, args.num_images, args.seed, args.notes)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,16 @@ from diffusers_autonat.metrics import load_extractor, load_reference
 
 
 CARDS = Path(__file__).parents[1] / "model_cards"
-FASHION, CLASSIFIER = CARDS / "autonat-fashion-mnist", CARDS / "fashion-mnist-classifier"
+FOLDERS = sorted(path for path in CARDS.iterdir() if (path / "README.md").exists())
+PIPELINES = [path for path in FOLDERS if (path / "model_index.json").exists()]
+CLASSIFIER = CARDS / "fashion-mnist-classifier"
 
 
-@pytest.mark.parametrize("folder", sorted(path for path in CARDS.iterdir() if path.is_dir()), ids=lambda path: path.name)
+def named(path):
+    return path.name
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=named)
 def test_cards_are_complete(folder):
     text = (folder / "README.md").read_text()
     card = ModelCard(text)
@@ -30,16 +36,18 @@ def test_cards_are_complete(folder):
     assert not [path for path in files if path.suffix in (".bin", ".pkl", ".pt", ".pth", ".ckpt")]
 
 
-def test_the_code_on_the_card_runs(monkeypatch, tmp_path):
-    code = re.search(r"```python\n(.*?)```", (FASHION / "README.md").read_text(), re.DOTALL).group(1)
+@pytest.mark.parametrize("folder", PIPELINES, ids=named)
+def test_the_code_on_the_card_runs(folder, monkeypatch):
+    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL).group(1)
     monkeypatch.chdir(CARDS)
     scope = {}
     exec(code, scope)
     assert all(isinstance(image, Image.Image) for image in scope["images"])
 
 
-def test_the_shipped_model():
-    pipe = AutoNATPipeline.from_pretrained(FASHION)
+@pytest.mark.parametrize("folder", PIPELINES, ids=named)
+def test_the_shipped_pipelines(folder):
+    pipe = AutoNATPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     assert sorted(pipe.scheduler.stored_strategies) == [4, 8]
     assert len(pipe.id2label) == 10 and pipe.transformer.config.sample_size**2 <= 64

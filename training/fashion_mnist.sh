@@ -14,29 +14,45 @@ launch="accelerate launch --num_machines 1 --num_processes 1 --mixed_precision n
 
 # No attention in the tokenizer: with it, black background serves as a notepad, which makes tokens hard to predict. Twice the
 # codes once the first ones are placed: they go where reconstruction is worst.
-tokenizer="--train_data_dir $data --resolution 28 --perceptual_model $out/perceptual --l2_weight 1.0 --adversarial_weight 0.6
+tokenizer="--train_data_dir $data --resolution 28 --perceptual_model $out/perceptual --l2_weight 1.0
     --discriminator_hidden_size 32 --lr_warmup_steps 50 --adam_beta1 0.8 --adam_beta2 0.95 --revive_steps 100
     --train_batch_size 32 --validation_steps 250 --checkpointing_steps 250 --resume_from_checkpoint latest"
 [ -f "$out/vqgan-256/vqvae/config.json" ] || $launch training/train_vqgan.py $tokenizer --num_channels 1 \
     --block_out_channels 32 64 64 --layers_per_block 1 --norm_num_groups 8 --codebook_size 256 --codebook_dim 16 \
-    --adversarial_start 800 --learning_rate 1.5e-3 --max_train_steps 4000 --output_dir "$out/vqgan-256"
-[ -f "$out/vqgan/vqvae/config.json" ] || $launch training/train_vqgan.py $tokenizer \
+    --adversarial_weight 0.6 --adversarial_start 800 --learning_rate 1.5e-3 --max_train_steps 4000 --output_dir "$out/vqgan-256"
+[ -f "$out/vqgan-512/vqvae/config.json" ] || $launch training/train_vqgan.py $tokenizer \
     --pretrained_model_name_or_path "$out/vqgan-256/vqvae" --codebook_size 512 \
-    --adversarial_start 100 --learning_rate 1e-3 --max_train_steps 1500 --output_dir "$out/vqgan"
+    --adversarial_weight 0.6 --adversarial_start 100 --learning_rate 1e-3 --max_train_steps 1500 --output_dir "$out/vqgan-512"
+[ -f "$out/vqgan-long/vqvae/config.json" ] || $launch training/train_vqgan.py $tokenizer \
+    --pretrained_model_name_or_path "$out/vqgan-512/vqvae" --perceptual_weight 2 --adversarial_weight 0.6 \
+    --adversarial_start 100 --learning_rate 1e-3 --max_train_steps 2000 --seed 3 --output_dir "$out/vqgan-long"
+[ -f "$out/vqgan/vqvae/config.json" ] || $launch training/train_vqgan.py $tokenizer \
+    --pretrained_model_name_or_path "$out/vqgan-long/vqvae" --perceptual_weight 3 --adversarial_weight 0.4 \
+    --adversarial_start 100 --learning_rate 7e-4 --max_train_steps 1600 --seed 4 --output_dir "$out/vqgan"
 
 # No flips: in this set every shoe points to the left.
-python training/tokenize_images.py --train_data_dir "$data" --vqvae "$out/vqgan/vqvae" --resolution 28 --no_flips \
-    --output_dir "$out/tokens"
+tokenize="python training/tokenize_images.py --train_data_dir $data --resolution 28 --no_flips"
+$tokenize --vqvae "$out/vqgan-512/vqvae" --output_dir "$out/tokens-512"
+$tokenize --vqvae "$out/vqgan/vqvae" --output_dir "$out/tokens"
 
-# No label smoothing: at sampling temperature 1 it would put a tenth of all drawn tokens anywhere in the codebook.
-train="--train_data_dir $out/tokens --vqvae $out/vqgan/vqvae --dropout 0 --label_smoothing 0 --use_ema --ema_decay 0.999
-    --train_batch_size 64 --max_train_steps 2600 --learning_rate 1.2e-3 --lr_scheduler cosine --lr_warmup_steps 100
-    --adam_beta1 0.9 --adam_beta2 0.98 --validation_steps 500 --checkpointing_steps 200 --checkpoints_total_limit 2
-    --resume_from_checkpoint latest"
-$launch training/train_autonat.py $train --hidden_size 192 --num_layers 7 --num_attention_heads 6 \
-    --remasking_temperature 4.5 --guidance_scale 2 --output_dir "$out/autonat"
-$launch training/train_autonat.py $train --transformer enat --hidden_size 160 --num_layers 4 --num_decoder_layers 2 \
-    --num_attention_heads 5 --output_dir "$out/enat"
+# No label smoothing: at sampling temperature 1 it would put a tenth of all drawn tokens anywhere in the codebook. The U-ViT
+# was trained on the tokens of vqgan-512 first; the later tokenizers keep most of its codes.
+train="--dropout 0 --label_smoothing 0 --use_ema --ema_decay 0.999 --train_batch_size 64
+    --lr_scheduler cosine --lr_warmup_steps 100 --adam_beta1 0.9 --adam_beta2 0.98 --validation_steps 500
+    --checkpointing_steps 200 --checkpoints_total_limit 2 --resume_from_checkpoint latest"
+heuristic="--remasking_temperature 2 --guidance_scale 2"
+$launch training/train_autonat.py $train --train_data_dir "$out/tokens-512" --vqvae "$out/vqgan-512/vqvae" \
+    --hidden_size 192 --num_layers 7 --num_attention_heads 6 $heuristic \
+    --learning_rate 1.2e-3 --max_train_steps 2600 --output_dir "$out/autonat-512"
+$launch training/train_autonat.py $train --train_data_dir "$out/tokens" --vqvae "$out/vqgan/vqvae" \
+    --pretrained_model_name_or_path "$out/autonat-512/pipeline" $heuristic \
+    --learning_rate 6e-4 --max_train_steps 800 --seed 1 --output_dir "$out/autonat"
+$launch training/train_autonat.py $train --train_data_dir "$out/tokens" --vqvae "$out/vqgan/vqvae" \
+    --transformer enat --hidden_size 160 --num_layers 4 --num_decoder_layers 2 --num_attention_heads 5 \
+    --learning_rate 1.2e-3 --max_train_steps 3400 --output_dir "$out/enat"
 
 [ -f "$out/judge/config.json" ] || $launch training/train_classifier.py --train_data_dir "$data" --output_dir "$out/judge"
-python benchmarks/heuristic_grid.py "$out/autonat/pipeline" --judge "$out/judge" --data "$data" --output "$out/grid.json"
+python benchmarks/heuristic_grid.py "$out/autonat/pipeline" --judge "$out/judge" --data "$data" --output "$out/grid.json" \
+    --remasking-temperatures 4.5 2 --guidance-scales 1 2
+python benchmarks/heuristic_grid.py "$out/enat/pipeline" --judge "$out/judge" --data "$data" --output "$out/enat-grid.json" \
+    --heuristic enat --sampling-temperatures 1 2 --remasking-temperatures 1 2 --guidance-scales 1 2.5
