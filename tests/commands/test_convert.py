@@ -1,6 +1,8 @@
 """The reference tensors as released files, through the command and `from_pretrained`, back to the authors' numbers."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from diffusers import VQModel
 from huggingface_hub import ModelCard
 from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import diffusers_autonat.schedulers.scheduling_nat as scheduling_nat
 from diffusers_autonat import (
@@ -86,19 +89,15 @@ def test_autonat_computes_what_the_authors_do(autonat):
 
 def test_the_recorded_stochastic_run_with_the_released_strategy(autonat, monkeypatch):
     reference, pipe = load_reference("uvit")[1], load(autonat)
-    steps = iter(range(8))
-
-    def draw(logits, temperature, gumbel):
-        draw.step = next(steps)
-        return reference[f"stochastic.step{draw.step}.sampled_ids"]
-
-    def gumbel(shape, generator, device):
-        return reference[f"stochastic.step{draw.step}.gumbel"] if len(shape) == 2 else None
-
-    monkeypatch.setattr(scheduling_nat, "draw_tokens", draw)
-    monkeypatch.setattr(scheduling_nat, "gumbel_noise", gumbel)
+    noise = []  # two draws in each step: of the tokens, then of their confidence
+    for step in range(8):
+        drawn = torch.nn.functional.one_hot(reference[f"stochastic.step{step}.sampled_ids"], 48)
+        noise += [1e4 * drawn.float(), reference.get(f"stochastic.step{step}.gumbel")]
+    injected = iter(noise)
+    monkeypatch.setattr(scheduling_nat, "gumbel_noise", lambda *_: next(injected))
     final = recorded_run(pipe, reference["stochastic.class_labels"], None, "stochastic", reference)
     assert torch.equal(final, reference["stochastic.final_ids"])
+    assert len(list(injected)) == 1  # the last step draws no confidence
 
 
 @torch.no_grad()
@@ -124,11 +123,13 @@ def test_the_strategy_file_is_the_stored_strategy(autonat, files):
 def test_the_card(autonat):
     text = (autonat / "README.md").read_text()
     data = ModelCard(text).data
-    assert data.license == "mit" and data.library_name == "diffusers"
+    assert data.library_name == "diffusers"
     for fact in ("78,705 parameters", "16 x 16 tokens of 48 codes, 10 classes, 5 blocks, 4 heads", "LeapLabTHU/ImprovedNAT",
                  "Ni2024AutoNAT", "Chang2022MaskGIT", "nnet_ema.pth", "vqgan.ckpt", 'from_pretrained("autonat")',
                  "U-ViT: tensors are renamed", "VQGAN: layers are folded"):  # fmt: skip
         assert fact in text
+    # Weights of other sizes are somebody's own: they are not given the authors' terms.
+    assert data.license == "other" and "not the released weights of AutoNAT's" in text and "trained on ImageNet" not in text
     assert str(autonat.parent) not in text
 
 
@@ -168,6 +169,31 @@ def test_the_text_model_is_a_component(files, tmp_path, capsys):
     text = (tmp_path / "text" / "README.md").read_text()
     assert 'UViTTransformer2DModel.from_pretrained("text"' in text and "12 text states of width " in text
     assert "VQGAN" not in text  # nothing is said about a tokenizer that is not there
+
+
+def test_the_card_of_the_text_model_makes_an_image(files, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer(vocab={"!": 0, "a</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}, merges=[], unk_token="!")
+    tokenizer.save_pretrained(tmp_path / "clip")
+    config = {"vocab_size": 4, "hidden_size": 24, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "max_position_embeddings": 12, "bos_token_id": 2, "eos_token_id": 3}  # fmt: skip
+    CLIPTextModel(CLIPTextConfig(**config)).save_pretrained(tmp_path / "clip")
+    options = ["--num-attention-heads", "4", "--context-length", "12", "--strategy", str(files / "T8.yaml")]
+    code = {}
+    for name, vqgan in {"bare": [], "text": ["--vqgan", str(files / "vqgan.ckpt")]}.items():
+        convert(files, tmp_path / name, "autonat-text", "cc3m.ckpt", *options, *vqgan)
+        card = (tmp_path / name / "README.md").read_text()
+        code[name] = card.split("```python")[1].split("```")[0].replace("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", "clip")
+    monkeypatch.chdir(tmp_path)
+    variables: dict = {}
+    exec(code["text"], variables)
+    assert len(variables["scheduler"].timesteps) == 8 and variables["tokens"].max() < 48
+    assert variables["images"].shape == (1, 3, 32, 32) and 0 <= variables["images"].min() < variables["images"].max() <= 1
+    states = variables["states"]
+    assert states.shape == (2, 12, 24) and not torch.equal(*states)
+    bare: dict = {}
+    exec(code["bare"], bare)
+    assert bare["tokens"].shape == (1, 64) and "--vqgan" in code["bare"]
 
 
 @pytest.mark.parametrize(
@@ -229,20 +255,82 @@ def test_imagenet_names(files, tmp_path):
 def test_names_of_a_file_and_several_strategies(files, tmp_path):
     (tmp_path / "names.json").write_text(json.dumps({str(i): f"class {i}, c{i}" for i in range(10)}))
     GenerationStrategy.cosine(4).to_json(tmp_path / "T4.json")
+    for T in (2, 6):
+        GenerationStrategy.cosine(T).to_json(tmp_path / f"T{T}.json")
+    strategies = ["--strategy", str(files / "T8.yaml"), str(tmp_path / "T4.json"), "--strategy", str(tmp_path / "T2.json"),
+                  "--strategy", str(tmp_path / "T6.json")]  # fmt: skip
     convert(files, tmp_path / "out", "autonat", "nnet_ema.pth", "--vqgan", str(files / "vqgan.ckpt"), "--id2label",
-            str(tmp_path / "names.json"), "--strategy", str(files / "T8.yaml"), str(tmp_path / "T4.json"))  # fmt: skip
+            str(tmp_path / "names.json"), *strategies)  # fmt: skip
     pipe = load(tmp_path / "out")
-    assert sorted(pipe.scheduler.stored_strategies) == [4, 8] and pipe.get_label_ids("C3") == [3]
+    assert sorted(pipe.scheduler.stored_strategies) == [2, 4, 6, 8] and pipe.get_label_ids("C3") == [3]
+    assert "pipe('class 0')" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_card_shows_a_class_that_can_be_called(files, tmp_path):
+    (tmp_path / "names.json").write_text(json.dumps({str(i): f"crane, bird {i}" for i in range(10)}))
+    convert(files, tmp_path / "out", "autonat", "nnet_ema.pth", "--vqgan", str(files / "vqgan.ckpt"), "--id2label",
+            str(tmp_path / "names.json"))  # fmt: skip
+    assert "pipe(0)" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({str(i): "name" for i in range(1, 11)}, "has 10 names, but .* 10 classes, 0 to 9: 0 is missing and 10 is no class"),
+        ({str(i): "name" for i in range(9)}, "has 9 names, but .*: 9 is missing"),
+        ({str(i): "name" for i in range(-1, 10)}, "has 11 names, but .*: -1 is no class"),
+        ({str(i): " " for i in range(10)}, "not a JSON file of class names"),
+        (["name"] * 10, "not a JSON file of class names"),
+        ({"cat": 0}, "not a JSON file of class names"),
+        (None, "names.json is not a file"),
+    ],
+)
+def test_wrong_names(files, tmp_path, labels, message):
+    if labels is not None:
+        (tmp_path / "names.json").write_text(json.dumps(labels))
+    with pytest.raises(SystemExit, match=message) as error:
+        convert(files, tmp_path / "out", "autonat", "nnet_ema.pth", "--vqgan", str(files / "vqgan.ckpt"), "--id2label",
+                str(tmp_path / "names.json"))  # fmt: skip
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
 def test_pushing_uploads_the_folder(files, tmp_path, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr("huggingface_hub.create_repo", lambda repo, **kwargs: calls.append((repo, kwargs)))
     monkeypatch.setattr("huggingface_hub.upload_folder", lambda **kwargs: calls.append(kwargs) or "the-url")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "a token")
     convert(files, tmp_path / "out", "autonat", "nnet_ema.pth", "--push-to-hub", "me/autonat")
     assert calls == [("me/autonat", {"exist_ok": True}), {"repo_id": "me/autonat", "folder_path": str(tmp_path / "out")}]
     assert "pushed to the-url" in capsys.readouterr().out
     assert 'from_pretrained("me/autonat"' in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("repository", "token", "message"),
+    [
+        ("me/auto nat", "a token", "auto nat"),
+        ("autonat", "a token", "names no owner: write OWNER/autonat"),
+        ("me/autonat", None, "needs a login: run `hf auth login`"),
+    ],
+)
+def test_what_cannot_be_pushed_is_not_converted(files, tmp_path, monkeypatch, repository, token, message):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: token)
+    monkeypatch.setattr("huggingface_hub.create_repo", lambda *_, **__: pytest.fail("asked the Hub"))
+    with pytest.raises(SystemExit, match=message):
+        convert(files, tmp_path / "out", "autonat", "nnet_ema.pth", "--push-to-hub", repository)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_push_that_fails_keeps_the_folder(files, tmp_path, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise RuntimeError("cannot connect\nand much more")
+
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "a token")
+    monkeypatch.setattr("huggingface_hub.create_repo", no_network)
+    with pytest.raises(SystemExit) as error:
+        convert(files, tmp_path / "out", "autonat", "nnet_ema.pth", "--push-to-hub", "me/autonat")
+    assert "is complete" in str(error.value) and f"hf upload me/autonat {tmp_path / 'out'}" in str(error.value)
+    assert "\n" not in str(error.value) and (tmp_path / "out" / "README.md").exists()
 
 
 # Wrong input: what is wrong is said, and nothing stays behind
@@ -272,7 +360,7 @@ def small_checkpoint(path, **changes):
         ("autonat", ["--id2label", "imagenet"], "without a tokenizer none is made"),
         ("autonat-text", ["--checkpoint", "{files}/cc3m.ckpt", "--vqgan", "{files}/vqgan.ckpt", "--id2label", "imagenet"],
          "is only a component"),
-        ("autonat", ["--vqgan", "{files}/vqgan.ckpt", "--id2label", "imagenet"], "names 1000 classes, but the model has 10"),
+        ("autonat", ["--vqgan", "{files}/vqgan.ckpt", "--id2label", "imagenet"], "has 1000 names, but the model has 10"),
         ("autonat", ["--id2label", "{files}/T8.yaml"], "not a JSON file of class names"),
     ],
 )  # fmt: skip
@@ -311,6 +399,45 @@ def test_an_existing_folder_is_not_touched(files, tmp_path):
     (tmp_path / "out" / "mine.txt").unlink()
     convert(files, tmp_path / "out", "autonat", "nnet_ema.pth")  # an empty one is taken
     assert (tmp_path / "out" / "README.md").exists()
+
+
+def test_a_link_to_an_empty_folder_is_followed(files, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "out").symlink_to("real")
+    convert(files, tmp_path / "out", "autonat", "nnet_ema.pth")
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "real" / "README.md").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "real"]
+
+
+def test_a_folder_that_cannot_be_made_is_found_before_anything_is_read(files, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    for output, message in {tmp_path / "file" / "out": "cannot be made", ".": "name a new folder inside it"}.items():
+        with pytest.raises(SystemExit, match=message) as error:
+            convert(files, output, "autonat", "nnet_ema.pth")
+        assert "partial" not in str(error.value)
+    assert "reading" not in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "file"]
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_leaves_nothing(files, tmp_path, monkeypatch, request, signal_number):
+    def nobody_cares(*_): ...
+
+    before = signal.signal(signal.SIGTERM, nobody_cares)  # the default would end the tests
+    request.addfinalizer(lambda: signal.signal(signal.SIGTERM, before))
+    seen = []
+
+    def stop(self, *args, **kwargs):
+        seen.extend(path.name for path in (tmp_path / "new" / "folders").iterdir())
+        os.kill(os.getpid(), signal_number)
+
+    monkeypatch.setattr(NATScheduler, "save_pretrained", stop)
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        convert(files, tmp_path / "new" / "folders" / "out", "autonat", "nnet_ema.pth")
+    assert seen == [".out.partial"] and list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is nobody_cares
 
 
 def test_a_run_that_breaks_leaves_nothing(files, tmp_path, monkeypatch):

@@ -92,9 +92,21 @@ class Evil:
 def test_code_is_refused_and_not_run(tmp_path, monkeypatch, save):
     monkeypatch.chdir(tmp_path)
     save({"model": WEIGHTS if save is torch.save else {}, "x": Evil()}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match="x.pth holds more than tensors") as error:
+    with pytest.raises(ValueError, match=r"x.pth holds more than tensors .*refused \(io.open\)\. Where") as error:
         read_checkpoint(tmp_path / "x.pth")
     assert "\n" not in str(error.value) and not (tmp_path / "made-by-evil").exists()
+
+
+def test_programs_are_refused_without_advice_to_run_them(tmp_path, recwarn):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "script.pth"))
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    (tmp_path / "new.pth").write_bytes(pickle.dumps({"x": Evil()}, protocol=4))
+    recwarn.clear()
+    for name, met in {"script": "TorchScript", "module": "torch.nn.modules.linear.Linear", "new": "operand"}.items():
+        with pytest.raises(ValueError, match=rf"{name}.pth holds more than tensors .*\(.*{met}.*\)") as error:
+            read_checkpoint(tmp_path / f"{name}.pth")
+        assert "\n" not in str(error.value) and "weights_only" not in str(error.value) and "allowlist" not in str(error.value)
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
@@ -119,3 +131,8 @@ def test_files_that_are_no_checkpoints(tmp_path):
             read_checkpoint(tmp_path / name)
     with pytest.raises(OSError):
         read_checkpoint(tmp_path / "missing.pth")
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="is a folder of diffusers already"):
+        read_checkpoint(tmp_path / "empty")
+    torch.save(WEIGHTS, tmp_path / "empty" / "nnet.pth")  # a training folder may have such a file too
+    read(tmp_path / "empty")

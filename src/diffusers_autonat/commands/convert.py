@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from functools import partial
 
 from ..conversion import SOURCES
@@ -11,27 +13,57 @@ from .arguments import positive, read_strategies
 
 def run(args: argparse.Namespace) -> None:
     """Turn the authors' released weights into a folder that `from_pretrained` loads."""
-    from huggingface_hub import create_repo, upload_folder
-
     from ..conversion.folder import convert_to_folder, read_id2label
 
     strategies = [strategy for path in args.strategy for strategy in read_strategies(path)]
     options = {name: getattr(args, name) for name in _assumed() if getattr(args, name) is not None}
     id2label = read_id2label(args.id2label) if args.id2label else None
-    convert_to_folder(
-        args.model,
-        args.checkpoint,
-        args.output,
-        vqgan=args.vqgan,
-        strategies=strategies,
-        options=options,
-        id2label=id2label,
-        name=args.push_to_hub,
-        report=partial(print, flush=True),
-    )
     if args.push_to_hub:
-        create_repo(args.push_to_hub, exist_ok=True)
-        print(f"pushed to {upload_folder(repo_id=args.push_to_hub, folder_path=args.output)}")
+        check_repository(args.push_to_hub)
+    # So that a run which is stopped politely takes away what it has begun to write, as one that breaks does.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("diffusers-autonat: terminated, nothing was written."))
+    try:
+        convert_to_folder(
+            args.model,
+            args.checkpoint,
+            args.output,
+            vqgan=args.vqgan,
+            strategies=strategies,
+            options=options,
+            id2label=id2label,
+            name=args.push_to_hub,
+            report=partial(print, flush=True),
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if args.push_to_hub:
+        push(args.push_to_hub, args.output)
+
+
+def check_repository(repository: str) -> None:
+    """`ValueError` for what would end an upload at once, without asking the Hub."""
+    from huggingface_hub import get_token
+    from huggingface_hub.utils import validate_repo_id
+
+    validate_repo_id(repository)
+    if "/" not in repository:
+        raise ValueError(f"--push-to-hub {repository} names no owner: write OWNER/{repository}, as the card will.")
+    if get_token() is None:
+        raise ValueError("--push-to-hub needs a login: run `hf auth login` or set HF_TOKEN.")
+
+
+def push(repository: str, folder: str) -> None:
+    from huggingface_hub import create_repo, upload_folder
+
+    try:
+        create_repo(repository, exist_ok=True)
+        print(f"pushed to {upload_folder(repo_id=repository, folder_path=folder)}")
+    except Exception as error:  # whatever the network makes the client raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise OSError(
+            f"{folder} is complete, but it was not pushed to {repository}: {reason} Try again with"
+            f" `hf upload {repository} {folder}`."
+        ) from None
 
 
 def _assumed() -> dict[str, dict[str, int]]:
@@ -47,14 +79,21 @@ def register(commands) -> None:
     command = commands.add_parser("convert", help="released weights to a diffusers folder", description=run.__doc__)
     models = [source.name for source in SOURCES if source.component == "transformer"]
     command.add_argument("--model", required=True, choices=models)
-    command.add_argument("--checkpoint", required=True, help="the transformer: a file, or a training checkpoint's folder")
-    command.add_argument("--vqgan", help="the tokenizer, vqgan_jax_strongaug.ckpt; without it no pipeline is made")
-    command.add_argument("--strategy", nargs="*", default=[], help="strategy files or what a search wrote (YAML or JSON)")
+    command.add_argument(
+        "--checkpoint", required=True, metavar="FILE", help="the transformer: a file, or a training checkpoint's folder"
+    )
+    command.add_argument(
+        "--vqgan", metavar="FILE", help="the tokenizer, vqgan_jax_strongaug.ckpt; without it no pipeline is made"
+    )
+    command.add_argument(
+        "--strategy", nargs="+", action="extend", default=[], metavar="FILE",
+        help="to store in the scheduler, one for each number of steps: the authors' YAML, or JSON as a search writes it",
+    )  # fmt: skip
     for name, values in _assumed().items():
         defaults = ", ".join(f"{value} for {model}" for model, value in values.items())
         help = f"no tensor shows it; default, as in the released model: {defaults}"
-        command.add_argument(f"--{name.replace('_', '-')}", type=positive, help=help)
-    command.add_argument("--id2label", help="class names: `imagenet`, or a JSON file of id -> name")
-    command.add_argument("--output", required=True, help="new folder")
+        command.add_argument(f"--{name.replace('_', '-')}", type=positive, metavar="N", help=help)
+    command.add_argument("--id2label", metavar="FILE", help="class names: `imagenet`, or a JSON file of id -> name")
+    command.add_argument("--output", required=True, metavar="DIR", help="new folder")
     command.add_argument("--push-to-hub", metavar="REPO", help="upload the folder to this Hub repository")
     command.set_defaults(run=run)

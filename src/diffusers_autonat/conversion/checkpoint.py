@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import pickle
+import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,6 +69,8 @@ def _weights_in_folder(folder: Path) -> tuple[Path, list[str]]:
     for name in (stem + suffix for stem in _WEIGHTS for suffix in _SUFFIXES):
         if name in files:
             return files[name], [f"{folder.name}/{other}" for other in files if other != name]
+    if any((folder / name).exists() for name in ("model_index.json", "config.json")):
+        raise ValueError(f"{folder} is a folder of diffusers already: load it with from_pretrained.")
     raise ValueError(
         f"{folder} holds no weights: it has {sorted(files) or 'no checkpoint files'}, and a training folder has one of"
         f" {', '.join(_WEIGHTS[:-1])} ({', '.join(_SUFFIXES)}). Name the file itself."
@@ -80,17 +84,20 @@ def _read(path: Path) -> Mapping[Any, Any]:
         if path.suffix == ".safetensors":
             return load_file(path)
         # Training scripts store their arguments too. A Namespace holds values and does nothing when it is made.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whatever torch would warn of ends in an error below
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "nsupported" in line), str(error).splitlines()[0])
-        raise ValueError(
-            f"{path} holds more than tensors and would have to run code to be read, which is refused ({reason.strip()})."
-            " Where you trust it, load it and save its state dict alone."
-        ) from None
     except OSError:
         raise
     except Exception as error:  # what a damaged file makes the readers raise is anything
+        if isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error):
+            # Only what was met: the rest of torch's message is advice to read the file unsafely.
+            found = (re.search(pattern, str(error)) for pattern in (r"(?<=GLOBAL )\S+", r"Unsupported \w+ \d+", "TorchScript"))
+            met = next(filter(None, found), None)
+            raise ValueError(
+                f"{path} holds more than tensors and would have to run code to be read, which is refused"
+                f"{f' ({met.group()})' if met else ''}. Where you trust it, load it and save its state dict alone."
+            ) from None
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} is damaged or not a checkpoint: {reason}") from None
     if not isinstance(content, Mapping):

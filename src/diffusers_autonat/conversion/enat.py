@@ -131,6 +131,10 @@ ENAT = SourceFormat(
     strategies=_strategies,
     origin=Origin(
         description="The class-conditional masked-token transformer of ENAT, trained on ImageNet by its authors",
+        sizes={
+            "codebook_size": 1024, "hidden_size": 1024, "num_encoder_layers": 22, "num_decoder_layers": 2,
+            "num_classes": 1000,
+        },  # fmt: skip
         code="https://github.com/LeapLabTHU/ENAT",
         files={"nnet_ema.pth, nnet_ema_512.pth": "linked in the README of the code, under Pre-trained Model"},
         license="other",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..strategies import GenerationStrategy
 from . import SOURCES
 from .checkpoint import Checkpoint, read_checkpoint
 from .model_card import make_card
+from .others import OTHERS
 from .source_format import SourceFormat
 
 
@@ -63,6 +65,8 @@ def convert_component(path: str | Path, accepted: Sequence[SourceFormat], **opti
             exactly those of such a model (all differences are listed).
     """
     checkpoint = read_checkpoint(path)
+    if other := next((one for one in OTHERS if one.recognise(checkpoint.tensors)), None):
+        raise ValueError(f"{path} holds {other.title}, not {accepted[0].title}; {other.remedy}.")
     found = [one for one in SOURCES if one.recognise(checkpoint.tensors)]
     if found and found[0] not in accepted:
         flag = f"--model {found[0].name}" if found[0].component == "transformer" else "--vqgan"
@@ -86,13 +90,60 @@ def read_id2label(name: str) -> dict[int, str]:
     The 1000 ImageNet names are the lemmas of their WordNet synsets; a few of them stand for two classes.
     """
     path: Any = files(__package__) / "imagenet_id2label.json" if name == "imagenet" else Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"{name} is not a file; class names are `imagenet` or a JSON file of yours.")
     try:
         labels = json.loads(path.read_text())
-        if not isinstance(labels, dict) or not all(isinstance(label, str) for label in labels.values()):
+        if not isinstance(labels, dict) or not all(isinstance(one, str) and one.strip() for one in labels.values()):
             raise ValueError
         return {int(key): label for key, label in labels.items()}
     except ValueError:
         raise ValueError(f'{name} is not a JSON file of class names: {{"0": "name", "1": "name", ...}}.') from None
+
+
+def _check_labels(id2label: Mapping[int, str], num_classes: int) -> None:
+    missing = [number for number in range(num_classes) if number not in id2label]
+    extra = sorted(set(id2label) - set(range(num_classes)))
+    if missing or extra:
+        wrong = [f"{ids[0]} {what}" for ids, what in ((missing, "is missing"), (extra, "is no class")) if ids]
+        raise ValueError(
+            f"id2label has {len(id2label)} names, but the model has {num_classes} classes, 0 to {num_classes - 1}:"
+            f" {' and '.join(wrong)}."
+        )
+
+
+def _a_label(id2label: Mapping[int, str] | None) -> str | int:
+    """What to call class 0: a name, if it has one of its own."""
+    names = [name.strip().lower() for label in (id2label or {}).values() for name in label.split(",")]
+    first = id2label[0].split(",")[0].strip() if id2label else ""
+    return first if names.count(first.lower()) == 1 else 0
+
+
+@contextmanager
+def _written_beside(output: Path) -> Iterator[Path]:
+    """A new folder to write to, which becomes `output` when the block ends, and disappears when it breaks."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} exists already; name another folder, or remove it first.")
+    # A link is followed, and what cannot be replaced is refused before the work.
+    target = output.resolve()
+    if target.is_mount() or target == Path.cwd():
+        raise ValueError(f"{output} cannot be replaced by what is converted; name a new folder inside it.")
+    partial = target.with_name(f".{target.name}.partial")
+    made = [folder for folder in partial.parents if not folder.exists()]
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        try:
+            partial.mkdir(parents=True)
+        except OSError as error:
+            raise OSError(f"{output} cannot be made ({error.strerror}); name a folder where you may write.") from None
+        yield partial
+        partial.replace(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
 
 
 def convert_to_folder(
@@ -122,9 +173,7 @@ def convert_to_folder(
     Raises:
         ValueError: See `convert_component`; or the parts do not fit together.
     """
-    output, partial = Path(output), Path(output).with_name(f".{Path(output).name}.partial")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output} exists already; name another folder, or remove it first.")
+    output = Path(output)
     for path in (checkpoint, vqgan):
         if path is not None and not Path(path).exists():
             raise FileNotFoundError(f"{path} does not exist.")
@@ -137,43 +186,36 @@ def convert_to_folder(
         raise ValueError(f"class names belong to a pipeline, and {why}.")
     NATScheduler(strategies=list(strategies) or None)  # two strategies for one T end here, before anything is read
 
-    report(f"reading {checkpoint}")
-    transformer = convert_component(checkpoint, [source], **options)
-    parts, config = [transformer], transformer.config
-    if id2label is not None and sorted(id2label) != list(range(config["num_classes"])):
-        raise ValueError(f"id2label names {len(id2label)} classes, but the model has {config['num_classes']}.")
-    if vqgan is not None:
-        report(f"reading {vqgan}")
-        grid_size = config["sample_size"]
-        parts.append(convert_component(vqgan, [one for one in SOURCES if one.component == "vqvae"], grid_size=grid_size))
-        codes = parts[1].config["num_vq_embeddings"]
-        if codes != config["codebook_size"]:
-            raise ValueError(f"{vqgan} has {codes} codes, but {checkpoint} is for {config['codebook_size']}.")
-    stored = list(strategies) or source.strategies(config)
-    scheduler = NATScheduler(config["codebook_size"], stored or None)
-    steps = sorted(strategy.num_inference_steps for strategy in stored)
-    is_pipeline = vqgan is not None and source.has_pipeline
-    label = id2label[0].split(",")[0] if id2label else 0
-    origins = [(part.source, part.checkpoint) for part in parts]
-    card = make_card(name or output.name, origins, config, transformer.model.num_parameters(), steps, label)
+    with _written_beside(output) as partial:
+        report(f"reading {checkpoint}")
+        parts = [convert_component(checkpoint, [source], **options)]
+        config = parts[0].config
+        if id2label is not None:
+            _check_labels(id2label, config["num_classes"])
+        if vqgan is not None:
+            report(f"reading {vqgan}")
+            tokenizers = [one for one in SOURCES if one.component == "vqvae"]
+            parts.append(convert_component(vqgan, tokenizers, grid_size=config["sample_size"]))
+            codes = parts[1].config["num_vq_embeddings"]
+            if codes != config["codebook_size"]:
+                raise ValueError(f"{vqgan} has {codes} codes, but {checkpoint} is for {config['codebook_size']}.")
+        stored = list(strategies) or source.strategies(config)
+        scheduler = NATScheduler(config["codebook_size"], stored or None)
+        steps = sorted(strategy.num_inference_steps for strategy in stored)
+        for part in parts:
+            for line in part.describe():
+                report(line)
+        report(f"scheduler: {f'strategies for {steps} steps' if steps else 'the heuristic, for any number of steps'}")
 
-    for part in parts:
-        for line in part.describe():
-            report(line)
-    report(f"scheduler: {f'strategies for {steps} steps' if steps else 'the heuristic, for any number of steps'}")
-    report("saving")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    partial.mkdir(parents=True)
-    try:
+        report("saving")
+        is_pipeline = vqgan is not None and source.has_pipeline
         if is_pipeline:
-            AutoNATPipeline(parts[1].model, transformer.model, scheduler, id2label).save_pretrained(partial)
+            AutoNATPipeline(parts[1].model, parts[0].model, scheduler, id2label).save_pretrained(partial)
         else:
             for part in parts:
                 part.model.save_pretrained(partial / part.source.component)
             scheduler.save_pretrained(partial / "scheduler")
+        origins = [(part.source, part.checkpoint, part.config) for part in parts]
+        card = make_card(name or output.name, origins, parts[0].model.num_parameters(), steps, _a_label(id2label))
         (partial / "README.md").write_text(card)
-        partial.replace(output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     report(f"{'pipeline' if is_pipeline else 'components'} in {output}")

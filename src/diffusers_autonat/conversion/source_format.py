@@ -17,11 +17,16 @@ class Origin:
     """For the model card: who made the weights, under which terms, and where one gets them."""
 
     description: str
+    sizes: dict[str, Any]  # of the released weights; others of this format are somebody's own
     code: str
     files: dict[str, str]  # file -> where it is
     license: str  # an identifier of the Hub
     license_note: str
     papers: tuple[str, ...]  # BibTeX
+
+    def released(self, config: dict[str, Any]) -> bool:
+        """Whether weights with this config can be those that were released."""
+        return all(config.get(key) == value for key, value in self.sizes.items())
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class SourceFormat:
             command.
         strategies: Config -> strategies to store where none are given; none by default.
         has_pipeline: Whether the transformer and a tokenizer make a whole [`AutoNATPipeline`].
+        usage: Where they do not: Python for the card that ends with `tokens`, the ids of an image. It may name
+            `{name}`, the folder, and what the config holds.
     """
 
     name: str
@@ -61,6 +68,7 @@ class SourceFormat:
     assumed: dict[str, int] = field(default_factory=dict)
     strategies: Callable[[dict[str, Any]], list[GenerationStrategy]] = lambda config: []
     has_pipeline: bool = True
+    usage: str = ""
 
     def unused_in(self, names: Collection[str]) -> list[str]:
         return [name for name in names if any(fnmatchcase(name, pattern) for pattern in self.unused)]

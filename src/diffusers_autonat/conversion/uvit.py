@@ -113,6 +113,36 @@ _AUTONAT_PAPER = """@inproceedings{Ni2024AutoNAT,
   year      = {2024}
 }"""
 
+# The weights of AutoNAT-Muse were published with this one.
+_ADANAT_PAPER = """@inproceedings{Ni2024AdaNAT,
+  title     = {AdaNAT: Exploring Adaptive Policy for Token-Based Image Generation},
+  author    = {Zanlin Ni and Yulin Wang and Renping Zhou and Rui Lu and Jiayi Guo and Jinyi Hu and Zhiyuan Liu and
+               Yuan Yao and Gao Huang},
+  booktitle = {ECCV},
+  year      = {2024}
+}"""
+
+_TEXT_USAGE = """import torch
+from diffusers_autonat import NATScheduler, UViTTransformer2DModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+encoder = "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"  # what AutoNAT-Muse was trained with
+tokenizer, text_encoder = CLIPTokenizer.from_pretrained(encoder), CLIPTextModel.from_pretrained(encoder)
+tokenizer.pad_token_id = 0
+transformer = UViTTransformer2DModel.from_pretrained("{name}", subfolder="transformer")
+scheduler = NATScheduler.from_pretrained("{name}", subfolder="scheduler")
+
+with torch.no_grad():
+    texts = ["a red boat on a lake", ""]  # the empty text is the null condition
+    options = {{"padding": "max_length", "max_length": {context_length}, "truncation": True, "return_tensors": "pt"}}
+    states = text_encoder(tokenizer(texts, **options).input_ids).last_hidden_state
+    scheduler.set_timesteps()  # or set_timesteps(strategy=GenerationStrategy(...))
+    tokens = torch.full((1, {sample_size} ** 2), scheduler.config.mask_token_id)
+    for t in scheduler.timesteps:
+        cond, uncond = transformer(tokens.expand(2, -1), encoder_hidden_states=states).sample.chunk(2)
+        logits = cond + scheduler.guidance_scales[t] * (cond - uncond)
+        tokens = scheduler.step(logits, t, tokens).prev_sample"""
+
 AUTONAT = SourceFormat(
     name="autonat",
     title="AutoNAT's class-conditional U-ViT",
@@ -129,6 +159,7 @@ AUTONAT = SourceFormat(
     assumed={"num_attention_heads": 8},
     origin=Origin(
         description="A class-conditional masked-token transformer of AutoNAT, trained on ImageNet by its authors",
+        sizes={"sample_size": 16, "codebook_size": 1024, "hidden_size": 768, "num_layers": 25, "num_classes": 1000},
         code="https://github.com/LeapLabTHU/ImprovedNAT",
         files={
             "nnet_ema.pth": "AutoNAT-L, 256 px: linked in the README of the code, under Pre-trained Model",
@@ -152,16 +183,24 @@ AUTONAT_TEXT = SourceFormat(
     unused=_UNUSED,
     assumed={"num_attention_heads": 16, "context_length": 77},
     has_pipeline=False,  # it needs a text encoder too, which is named on the Hub and not converted
+    usage=_TEXT_USAGE,
     origin=Origin(
         description=(
             "The masked-token transformer of AutoNAT-Muse, trained on CC3M by its authors. It is conditioned on the "
             "last hidden states of `laion/CLIP-ViT-bigG-14-laion2B-39B-b160k` (pad token id 0; the empty text is the "
             "null condition)"
         ),
+        sizes={"sample_size": 16, "codebook_size": 1024, "hidden_size": 1152, "num_layers": 29, "context_dim": 1280},
         code="https://github.com/LeapLabTHU/AdaNAT",
-        files={"assets/ckpts/cc3m-285000.ckpt/nnet_ema.pth": "in the Hub repository `nzl-thu/MUSE`"},
+        files={
+            "assets/ckpts/cc3m-285000.ckpt/nnet_ema.pth": "in the Hub repository "
+            "[nzl-thu/MUSE](https://huggingface.co/nzl-thu/MUSE), named in the README of the code"
+        },
         license="other",
-        license_note="The terms are those of the Hub repository `nzl-thu/MUSE`; look there before you use the weights.",
-        papers=(_AUTONAT_PAPER,),
+        license_note=(
+            "The terms are those of the Hub repository `nzl-thu/MUSE`; look there before you use the weights. The "
+            "repository of their code states no license."
+        ),
+        papers=(_AUTONAT_PAPER, _ADANAT_PAPER),
     ),
 )

@@ -157,6 +157,7 @@ VQGAN = SourceFormat(
     ),
     origin=Origin(
         description="MaskGIT's tokenizer for ImageNet, as MAGE ported it",
+        sizes={"block_out_channels": [128, 128, 256, 256, 512], "num_vq_embeddings": 1024, "latent_channels": 256},
         code="https://github.com/LTH14/mage",
         files={"vqgan_jax_strongaug.ckpt": "linked in the README of https://github.com/LeapLabTHU/ImprovedNAT"},
         license="mit",
