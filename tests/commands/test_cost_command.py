@@ -39,6 +39,12 @@ def test_chosen_steps_strategy_files_and_guidance(pipe, folder, tmp_path, capsys
     assert f"{format_macs(cost.saved)} ({cost.saved / (cost.total + cost.saved):.0%})" in "  ".join(row)
     main(["cost", folder, "--num-inference-steps", "8", "--guidance-scale", "0"])
     assert [cell.strip() for cell in table(capsys.readouterr().out)[0] if cell.strip()][:2] == ["8", "0"]
+    # An option may be given several times: none is dropped.
+    main(["cost", folder, "--num-inference-steps", "8", "--num-inference-steps", "4"])
+    assert [row[0] for row in table(capsys.readouterr().out)] == ["8", "4"]
+    GenerationStrategy.cosine(3).to_json(tmp_path / "T3.json")
+    main(["cost", folder, "--strategy", str(tmp_path / "s.json"), "--strategy", str(tmp_path / "T3.json")])
+    assert [row[0] for row in table(capsys.readouterr().out)] == ["2", "3"]
 
 
 def test_the_papers_rows(capsys):
@@ -64,8 +70,16 @@ def test_format(macs, text):
         (["{folder}", "--paper"], "either a pipeline or --paper"),
         (["{folder}", "--num-inference-steps", "6"], "only for"),
         (["{folder}-nowhere"], "nowhere"),
+        (["{folder}/transformer"], "is no pipeline folder: it has no model_index.json"),
+        (["{folder}/model_index.json"], "is no pipeline folder"),
+        (["{folder}", "--guidance-scale", "-1"], "must not be negative; 0 turns"),
+        (["{folder}", "--guidance-scale", "nan"], "must not be negative"),
+        (["{folder}", "--strategy", "s.json", "--num-inference-steps", "4"], "either --strategy or --num-inference-steps"),
+        (["--paper", "--num-inference-steps", "4"], "pass it alone"),
+        (["--paper", "--guidance-scale", "0"], "pass it alone"),
     ],
 )
 def test_errors_are_one_line(folder, args, message):
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(SystemExit, match=message) as error:
         main(["cost", *(arg.format(folder=folder) for arg in args)])
+    assert "\n" not in str(error.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from .arguments import positive, read_strategies
 
@@ -26,6 +27,10 @@ def run(args: argparse.Namespace) -> None:
     """Parameters, steps and multiply-accumulates per image, counted by running the models without data."""
     if args.paper == (args.pipeline is not None):
         raise ValueError("pass either a pipeline or --paper.")
+    if args.paper and (args.strategy or args.num_inference_steps or args.guidance_scale is not None):
+        raise ValueError("--paper has its own steps and strategies: pass it alone.")
+    if args.strategy and args.num_inference_steps:
+        raise ValueError("a strategy has its own number of steps: pass either --strategy or --num-inference-steps.")
     if args.paper:
         print_paper()
     else:
@@ -39,22 +44,29 @@ def print_pipeline(args: argparse.Namespace) -> None:
 
     from ..metrics.cost import pipeline_cost
 
-    class_name = DiffusionPipeline.load_config(args.pipeline)["_class_name"]
-    pipeline_class = getattr(diffusers_autonat, class_name, None)
+    guidance_scale = 1.0 if args.guidance_scale is None else args.guidance_scale
+    if not guidance_scale >= 0:
+        raise ValueError(f"--guidance-scale {guidance_scale} must not be negative; 0 turns guidance off.")
+    given = [strategy for path in args.strategy for strategy in read_strategies(path)]
+    folder = Path(args.pipeline)
+    if folder.exists() and not (folder / "model_index.json").exists():
+        raise ValueError(f"{folder} is no pipeline folder: it has no model_index.json. Name one that has.")
+    try:
+        class_name = DiffusionPipeline.load_config(args.pipeline).get("_class_name")
+    except OSError as error:
+        raise OSError(" ".join(str(error).split())) from None
+    pipeline_class = getattr(diffusers_autonat, str(class_name), None)
     if pipeline_class is None:
         raise ValueError(f"{args.pipeline} holds a {class_name}, which is not a pipeline of diffusers-autonat.")
     pipe = pipeline_class.from_pretrained(args.pipeline)
-    if args.strategy:
-        strategies = [strategy for path in args.strategy for strategy in read_strategies(path)]
-    else:
-        steps = args.num_inference_steps or sorted(pipe.scheduler.stored_strategies) or [8]
-        strategies = [pipe.scheduler.get_strategy(T) for T in steps]
+    steps = args.num_inference_steps or sorted(pipe.scheduler.stored_strategies) or [8]
+    strategies = given or [pipe.scheduler.get_strategy(T) for T in steps]
 
     print(
         f"{class_name}: {pipe.transformer.num_parameters():,} parameters in the transformer, "
         f"{pipe.vqvae.num_parameters():,} in the tokenizer"
     )
-    costs = [pipeline_cost(pipe, strategy, args.guidance_scale) for strategy in strategies]
+    costs = [pipeline_cost(pipe, strategy, guidance_scale) for strategy in strategies]
     print_table(
         ["steps", "guided", "per image", "transformer", "decoder", "without attention", "saved by unguided steps"],
         [
@@ -99,8 +111,14 @@ def print_paper() -> None:
 def register(commands) -> None:
     command = commands.add_parser("cost", help="what an image costs", description=run.__doc__)
     command.add_argument("pipeline", nargs="?", help="folder or Hub id")
-    command.add_argument("--num-inference-steps", type=positive, nargs="*", help="default: all stored strategies'")
-    command.add_argument("--strategy", nargs="*", help="strategy files (.json, .yaml) instead of stored ones")
-    command.add_argument("--guidance-scale", type=float, default=1.0, help="as in generate; 0: no unconditional passes")
+    command.add_argument(
+        "--num-inference-steps", type=positive, nargs="+", action="extend", default=[], metavar="T",
+        help="default: all stored strategies'",
+    )  # fmt: skip
+    command.add_argument(
+        "--strategy", nargs="+", action="extend", default=[], metavar="FILE",
+        help="strategy files (YAML or JSON) instead of stored ones",
+    )  # fmt: skip
+    command.add_argument("--guidance-scale", type=float, help="as in generate; 0: no unconditional passes")
     command.add_argument("--paper", action="store_true", help="the cost columns of the AutoNAT paper's Tables 3, 4, 5")
     command.set_defaults(run=run)

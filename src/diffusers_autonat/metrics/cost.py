@@ -74,7 +74,12 @@ def pipeline_cost(pipeline: Any, strategy: GenerationStrategy, guidance_scale: f
     Args:
         pipeline: Anything with a `transformer` (either of ours) and a `vqvae`.
         guidance_scale: As the pipeline's: 0 turns guidance, and the unconditional passes, off.
+
+    Raises:
+        ValueError: The guidance scale is negative.
     """
+    if not guidance_scale >= 0:
+        raise ValueError(f"guidance_scale = {guidance_scale} must not be negative; 0 turns guidance off.")
     transformer, vqvae = unwrap_module(pipeline.transformer), unwrap_module(pipeline.vqvae)
     pass_cost = _pass_cost(type(transformer), transformer.to_json_string())  # type: ignore[arg-type]
     side = transformer.config.sample_size

@@ -85,7 +85,8 @@ def paper_rows() -> list[PaperRow]:
             "3", "AutoNAT-L", PIXELS_512, (unguided, 1.0), (guided(4), 0.8), (guided(8), 1.2), printed_parameters=199
         ),
         *rows("4", "AutoNAT-S, text", SMALL | {"context_dim": 768}, (guided(8), 0.3), printed_parameters=45),
-        *rows("5", "AutoNAT-Muse", MUSE, (guided(8), 2.8), (guided(16), 5.4), printed_parameters=500),
+        # The table has 8 and 16 steps of Muse; AutoNAT-Muse is the same model with 8 steps of another strategy.
+        *rows("5", "Muse", MUSE, (guided(8), 2.8), (guided(16), 5.4), printed_parameters=500),
         *rows("", "AutoNAT-L, released strategy", LARGE, (released, None)),
         *rows("", "ENAT-L", {}, (GenerationStrategy.enat(8), None), model_class=ENATTransformer2DModel),
     ]
