@@ -32,7 +32,7 @@ def table(values: dict[str, dict[str, dict[str, float]]], counts: list[int]) -> 
         for name in names:
             numbers = [by_count[str(count)][name] for by_count in values.values()]
             mean, std = statistics.mean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else float("nan")
-            row += f" {mean:.4f} | {std:.4f} | {std / mean:.2%} |"
+            row += f" {mean:.4f} | {std:.4f} | {std / mean if mean else float('nan'):.2%} |"
         rows.append(row)
     return "\n".join(rows) + "\n"
 
@@ -75,12 +75,17 @@ def main():
     for seed in range(args.seeds):
         if str(seed) in result["values"]:
             continue
-        identity = {key: value for key, value in result.items() if key != "values"} | {"seed": seed}
+        identity = {key: value for key, value in result.items() if key != "values"}
+        identity |= {"seed": seed, "metrics": sorted(evaluator.metrics)}
         checkpoint = EvaluationCheckpoint(output.with_suffix(".state"), identity)
         rungs = evaluator.rungs(
             args.num_images, seed, strategy, description=f"seed {seed} of {args.seeds}", checkpoint=checkpoint
         )
-        result["values"][str(seed)] = {str(count): values for count, values in rungs}
+        result["values"][str(seed)] = {}
+        for count, values in rungs:
+            result["values"][str(seed)][str(count)] = values
+            if any(values.keys() != others[str(count)].keys() for others in result["values"].values()):
+                parser.error(f"{output} was made with other --metrics: name another --output or delete it.")
         partial = output.with_suffix(".partial")
         partial.write_text(json.dumps(result, indent=2) + "\n")
         os.replace(partial, output)

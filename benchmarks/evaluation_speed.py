@@ -5,13 +5,16 @@
         --reference model_cards/fashion-mnist-classifier/fashion-mnist-test.npz
 
 The bare pipeline is called with the same batches and one generator, and its images are dropped. Both take turns, so
-that a busy machine slows both.
+that a busy machine slows both. Writes a JSON file after every round; a killed run goes on where it was when the command is
+repeated.
 """
 
 import argparse
 import json
+import os
 import statistics
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -20,6 +23,7 @@ from tqdm.auto import tqdm
 from diffusers_autonat import AutoNATPipeline
 from diffusers_autonat.metrics import Evaluator, load_extractor, load_reference
 from diffusers_autonat.training.model_card import hardware, versions
+from diffusers_autonat.training.tokens import model_hash
 
 
 def main():
@@ -35,7 +39,9 @@ def main():
     args = parser.parse_args()
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipe = AutoNATPipeline.from_pretrained(args.pipeline).to(device)
+    pipe = AutoNATPipeline.from_pretrained(args.pipeline)
+    hashes = {part: model_hash(getattr(pipe, part)) for part in ("transformer", "vqvae")}
+    pipe.to(device)
     extractor = load_extractor(args.judge).to(device)
     reference = load_reference(args.reference, extractor)
     evaluator = Evaluator(pipe, extractor, reference, args.metrics.split(","), progress=False)
@@ -59,21 +65,32 @@ def main():
             torch.cuda.synchronize()
         return args.num_images / (time.perf_counter() - start)
 
-    pipe(labels[:size], num_inference_steps=steps, output_type="pt")  # warm up
+    warnings.filterwarnings("ignore", message="The covariance of")  # nobody looks at the values
+    names = sorted(evaluator(size, num_inference_steps=steps))  # and warm up
+    result = {
+        "num_images": args.num_images, "num_inference_steps": steps, "values": names, "batch_size": size,
+        "pipeline": Path(args.pipeline).name, **hashes, "extractor": extractor.name, "hardware": hardware(),
+        "versions": versions("torch", "diffusers", "torchmetrics"),
+    }  # fmt: skip
+    output = Path(args.output)
+    earlier = json.loads(output.read_text()) if output.exists() else {**result, "rounds": []}
+    different = [key for key in result if earlier.get(key) != result[key]]
+    if different:
+        parser.error(f"{output} was made with other {', '.join(different)}: name another --output or delete it.")
+    rounds = earlier["rounds"]
+    output.parent.mkdir(parents=True, exist_ok=True)
     # In turn first and second, so that a load that comes and goes favours neither.
-    rounds = []
-    for i in tqdm(range(args.rounds)):
+    for i in tqdm(range(len(rounds), args.rounds), initial=len(rounds), total=args.rounds):
         order = (("bare", bare), ("evaluation", evaluation))[:: 1 if i % 2 == 0 else -1]
         rounds.append({name: images_per_second(what) for name, what in order})
         tqdm.write(json.dumps(rounds[-1]))
-    ratios = [one["evaluation"] / one["bare"] for one in rounds]
-    result = {
-        "median_ratio": statistics.median(ratios), "ratios": ratios, "rounds": rounds, "num_images": args.num_images,
-        "num_inference_steps": steps, "metrics": args.metrics, "batch_size": size, "extractor": extractor.name,
-        "hardware": hardware(), "versions": versions("torch", "diffusers", "torchmetrics"),
-    }  # fmt: skip
-    Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
-    print(f"evaluation runs at {result['median_ratio']:.2f} of the bare pipeline's images/s")
+        ratios = [one["evaluation"] / one["bare"] for one in rounds]
+        partial = output.with_suffix(".partial")
+        made = {"median_ratio": statistics.median(ratios), "ratios": ratios, **result, "rounds": rounds}
+        partial.write_text(json.dumps(made, indent=2) + "\n")
+        os.replace(partial, output)
+    ratio = json.loads(output.read_text())["median_ratio"]
+    print(f"evaluation runs at {ratio:.2f} of the bare pipeline's images/s, median of {len(rounds)} rounds")
 
 
 if __name__ == "__main__":

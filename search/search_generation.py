@@ -93,7 +93,7 @@ def run(args):
         space = FixedStepsSpace(starts[0], args.free, STEP_SCALE.get(args.sampler, 1.0))
     first = space.first_points() if with_cost else None
     sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed, first)
-    judge = Judge.from_args(args)
+    judge = Judge.from_args(args, pipeline)
 
     # 2. Search and confirm
     of_pipeline = {"pipeline": pipeline_hash(pipeline), "num_inference_steps": args.num_inference_steps}

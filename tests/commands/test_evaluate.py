@@ -1,5 +1,6 @@
 """The command as a user types it, on a tiny pipeline and a tiny random classifier."""
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from diffusers_autonat.cli import main
 from diffusers_autonat.metrics import EvaluationCheckpoint, load_extractor, load_reference
 from diffusers_autonat.metrics.image_files import ImageArchive, ImageFolder
 from diffusers_autonat.metrics.reports import compare_reports
+from diffusers_autonat.search.arguments import Judge, add_evaluation_arguments
 from tests.conftest import tiny_pipeline
 
 
@@ -198,6 +200,15 @@ def test_comparing(place, report, tmp_path, capsys):
     (tmp_path / "broken.json").write_text("{}")
     with pytest.raises(SystemExit, match="is no report of `evaluate`: it has no values"):
         main(["evaluate", "--compare", base, str(tmp_path / "broken.json")])
+    sections = {"values": {"a": 1}, "images": {}, "pipeline": [], "extractor": 3, "reference": None, "run": {}}
+    (tmp_path / "broken.json").write_text(json.dumps(sections))
+    with pytest.raises(SystemExit, match="it has no pipeline, extractor"):
+        main(["evaluate", "--compare", str(tmp_path / "broken.json"), base])
+    with pytest.raises(SystemExit, match="reference.npz is no JSON file"):
+        main(["evaluate", "--compare", base, str(place / "reference.npz")])
+    newer = variant("newer.json", "run", versions={**report["run"]["versions"], "numpy": "9"})
+    main(["evaluate", "--compare", base, newer])
+    assert "other versions of the software (run.versions: numpy)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -208,6 +219,13 @@ def test_comparing(place, report, tmp_path, capsys):
         (["--strategy", "missing.json"], "missing.json"),
         (["--seed", "-1"], "--seed -1"),
         (["--num-images", "1"], "at least 2"),
+        (["--num-images", "5", "--metrics", "prdc"], "5 image.s. are too few: .* at least 6"),
+        (["--guidance-scale", "nan"], "--guidance-scale nan must be a number"),
+        (["--guidance-scale", "-1"], "--guidance-scale -1 must be a number of at least 0"),
+        (["--save-reference", "reference.pt"], "reference.pt: a reference is an .npz file"),
+        (["--output", "/"], "--output / is a folder"),
+        (["--output", "/dev/null/r.json"], "/dev/null/r.json cannot be written"),
+        (["--save-images", "/dev/null/images"], "/dev/null/images cannot be written"),
         (["--reference", "nowhere.npz"], "There is no reference nowhere.npz"),
         (["--feature-extractor", "no/where"], "not reachable|not a local folder"),
     ],
@@ -218,8 +236,67 @@ def test_errors_are_one_line_and_leave_nothing(place, tmp_path, more, message):
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
+def test_pipelines_that_lead_nowhere(place, tmp_path):
+    for name in (str(tmp_path / "absent"), str(place / "reference.npz")):
+        arguments = ["evaluate", name, "--metrics", "class", "--feature-extractor", str(place / "judge")]
+        with pytest.raises(SystemExit, match=f"{name} is no folder of a pipeline"):
+            main([*arguments, "--output", str(tmp_path / "r.json")])
+
+
+def test_what_does_not_fit_is_said_before_a_reference_is_measured(place, image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("diffusers_autonat.metrics.references.compute_reference", lambda *_, **__: pytest.fail("measured"))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "000000.png").touch()
+    (tmp_path / "r.json.state").mkdir()
+    torch.manual_seed(0)
+    RegNetForImageClassification(RegNetConfig(**TINY, num_labels=3)).save_pretrained(tmp_path / "three")
+    ViTImageProcessorPil(size={"height": 28, "width": 28}, image_mean=[0.5], image_std=[0.5]).save_pretrained(tmp_path / "three")
+    for more, message in (
+        (["--feature-extractor", str(tmp_path / "three")], "knows 3 classes and the pipeline has 4"),
+        (["--save-images", str(tmp_path / "images")], "images exists already"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(command(place, tmp_path / "r.json", *more, "--reference", str(image_folder)))
+    (tmp_path / "r.json.state" / "0001-00000.pt").touch()
+    with pytest.raises(SystemExit, match="r.json.state holds an unfinished evaluation: add --resume"):
+        main(command(place, tmp_path / "r.json", "--reference", str(image_folder)))
+
+
+def test_warnings_come_before_the_images_and_stay_with_the_number(place, tmp_path, capsys):
+    arguments = command(place, tmp_path / "r.json", num_images=6, metrics="class, fid")
+    main(arguments)
+    out = capsys.readouterr()
+    message = "The covariance of 6 features is rank-deficient with 6 images: the distance is biased upwards. Use at least 7"
+    assert out.err.count(message) == 1 and out.err.index(message) < out.err.index("generated: 100%")
+    assert f"warning            {message}" in out.out
+    made = json.loads((tmp_path / "r.json").read_text())
+    assert len(made["warnings"]) == 1 and made["warnings"][0].startswith(message)
+
+
+def test_the_search_reads_the_same_reference(place, tmp_path, fashion_mnist, idx_folder):
+    (tmp_path / "wide").mkdir()
+    for i, image in enumerate(fashion_mnist[0]):
+        Image.fromarray(np.pad(image, ((0, 0), (20, 20)))).save(tmp_path / "wide" / f"{i:02d}.png")
+    parser = argparse.ArgumentParser()
+    add_evaluation_arguments(parser)
+    expected = load_reference(place / "reference.npz", load_extractor(str(place / "judge"))).hash
+    for source, pipeline, more in (
+        (idx_folder, None, []),
+        (f"{idx_folder}:train", None, []),
+        (tmp_path / "wide", tiny_pipeline(), []),
+        (tmp_path / "wide", None, ["--resolution", "28"]),
+    ):
+        arguments = ["--reference", str(source), "--feature-extractor", str(place / "judge"), *more]
+        assert Judge.from_args(parser.parse_args(arguments), pipeline).reference.hash == expected
+
+
 def test_a_reference_needs_a_name_and_a_pipeline_a_reference(place):
-    for arguments, message in (([], "name a pipeline"), (["--save-reference", "x.npz"], "give both")):
+    for arguments, message in (
+        ([], "name a pipeline"),
+        (["--save-reference", "x.npz"], "give both"),
+        (["--reference", "x", "--save-reference", "x.npz", "--reconstruct", "x"], "--reconstruct needs a pipeline"),
+        ([str(place / "pipeline"), "--metrics", "class", "--label-policy", "reference"], "--label-policy .* give --ref"),
+    ):
         with pytest.raises(SystemExit, match=message):
             main(["evaluate", *arguments])
     with pytest.raises(SystemExit, match="give --reference, or ask for --metrics is,class"):

@@ -211,6 +211,15 @@ def test_bank_sorts_by_index_and_refuses_repetitions():
         bank.compute()
 
 
+def test_bank_keeps_the_images_of_a_shorter_run_and_no_more(monkeypatch):
+    monkeypatch.setattr("diffusers_autonat.metrics.distances.MAX_ROWS", 30)
+    features, bank = sample(40, 4), FeatureBank(4)
+    for rows in torch.arange(40).flip(0).split(7):  # the first of these batches has nothing to keep
+        bank.update(features[rows], rows)
+    assert sum(map(len, bank.features)) == sum(map(len, bank.indices)) == 30
+    assert torch.equal(bank.compute(), features[:30])
+
+
 def test_only_the_standard_network_is_called_fid():
     features = sample(50, 4)
     for standard, names in ((False, ("frechet_distance", "kernel_distance")), (True, ("fid", "kid"))):
@@ -225,5 +234,8 @@ def test_only_the_standard_network_is_called_fid():
 def test_kernel_distance_needs_features():
     reference = reference_of(sample(50, 4))
     without = Reference(reference.mu, reference.sigma, source="statistics.npz")
-    with pytest.raises(ValueError, match="statistics.npz holds only mu and sigma.*--metrics prdc --save-reference"):
+    with pytest.raises(ValueError, match="statistics.npz holds only mu and sigma: give its images as the reference"):
         KernelDistance(without)
+    one = Reference(reference.mu, reference.sigma, features=reference.features[:1], source="one.npz")
+    with pytest.raises(ValueError, match="needs at least 2 features, and one.npz holds 1"):
+        KernelDistance(one)

@@ -25,7 +25,7 @@ from diffusers_autonat.metrics import (
     compute_reference,
     load_extractor,
 )
-from diffusers_autonat.metrics.evaluation import image_generators
+from diffusers_autonat.metrics.evaluation import image_generators, statistics_device
 from diffusers_autonat.metrics.extractors import to_uint8
 from tests.conftest import tiny_pipeline
 
@@ -184,6 +184,24 @@ def test_what_does_not_fit_is_refused_before_the_first_image(extractor, referenc
     for counts in ([], [1], [20, 10], [10, 10]):
         with pytest.raises(ValueError, match="num_images"):
             next(evaluator.rungs(counts))
+
+
+def test_too_few_images_are_known_before_the_first(extractor, reference):
+    evaluator = Evaluator(tiny_pipeline(), extractor, reference, ["fid", "prdc"], progress=False)
+
+    def not_yet(indices, labels):
+        raise NotImplementedError
+
+    with pytest.raises(ValueError, match="5 image.s. are too few: precision to coverage need at least 6"):
+        next(evaluator.measure(not_yet, torch.zeros(32).long(), [5, 20]))
+    with pytest.warns(UserWarning, match="6 features is rank-deficient with 6 images.*at least 7"):
+        with pytest.raises(NotImplementedError):
+            next(evaluator.measure(not_yet, torch.zeros(32).long(), [6, 20]))
+
+
+def test_statistics_in_float64_stay_off_devices_that_have_none():
+    kept = [statistics_device(torch.device(name)) for name in ("mps", "cuda:1", "cpu")]
+    assert kept == [torch.device(name) for name in ("cpu", "cuda:1", "cpu")]
 
 
 def test_images_that_are_no_numbers_are_an_error(extractor, reference):

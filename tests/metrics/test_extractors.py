@@ -19,6 +19,8 @@ from transformers import (
     LevitImageProcessorPil,
     RegNetConfig,
     RegNetForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
@@ -58,6 +60,11 @@ FAMILIES = {
         CLIPConfig(text_config=TEXT, vision_config={**TRANSFORMER, "image_size": 28, "patch_size": 7}),
         CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
     ),
+    "resnet": (
+        ResNetForImageClassification,
+        ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", num_labels=10),
+        ConvNextImageProcessorPil(size={"shortest_edge": 56}, crop_pct=0.875),
+    ),
     "convnext": (
         ConvNextForImageClassification,
         ConvNextConfig(hidden_sizes=[4, 8], depths=[1, 1], num_stages=2, num_labels=10),
@@ -85,7 +92,7 @@ def regnet(tmp_path):
     return load_extractor(save(tmp_path / "judge", *FAMILIES["regnet"]))
 
 
-@pytest.mark.parametrize("family", ["regnet", "vit", "dinov2", "clip", "convnext"])
+@pytest.mark.parametrize("family", ["regnet", "vit", "dinov2", "clip", "resnet", "convnext"])
 def test_features_and_logits_are_those_of_transformers(family, tmp_path, images):
     model_class, config, processor = FAMILIES[family]
     extractor = load_extractor(save(tmp_path, model_class, config, processor))
@@ -251,5 +258,10 @@ def test_standard_network_without_its_weights(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"cannot be downloaded \(no network\): name a file"):
         load_extractor("inception")
     torch.save({"weight": torch.ones(1)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="other.pth does not hold the weights of the FID network"):
-        load_extractor("inception", tmp_path / "other.pth")
+    (tmp_path / "nothing.pth").touch()
+    (tmp_path / "words.pth").write_text("hello")
+    for name in ("other.pth", "nothing.pth", "words.pth"):
+        with pytest.raises(ValueError, match=f"{name} does not hold the weights of the FID network: take weights-inc"):
+            load_extractor("inception", tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="gone.pth"):
+        load_extractor("inception", tmp_path / "gone.pth")

@@ -2,7 +2,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features
+from datasets import ClassLabel, Dataset, DatasetDict, Features
 from PIL import Image
 from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
 
@@ -55,7 +55,7 @@ def test_dataset_reference_is_what_the_features_say(reference, data, extractor):
     torch.testing.assert_close(reference.mu, features.double().mean(0), rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(reference.sigma, features.double().T.cov(), rtol=1e-4, atol=1e-8)
     assert reference.num_images == 64 and reference.labels.tolist() == data[1].tolist()
-    assert torch.equal(reference.features, features[torch.linspace(0, 63, 20).round().long()])
+    assert torch.equal(reference.features, features[2 * torch.linspace(0, 31, 20).round().long()])
     assert reference.extractor["name"] == "judge"
 
 
@@ -81,6 +81,8 @@ def test_saved_reference_comes_back_whole(reference, extractor, tmp_path):
     for key in ("mu", "sigma", "features", "labels"):
         assert torch.equal(getattr(loaded, key), getattr(reference, key))
     assert loaded.num_images == 64 and loaded.source == f"{tmp_path}/reference.npz (dataset in memory)"
+    save_reference(reference, tmp_path / "new" / "folder.npz")
+    assert load_reference(tmp_path / "new" / "folder.npz", extractor).hash == reference.hash
     with np.load(tmp_path / "reference.npz", allow_pickle=False) as file:  # as pytorch-fid reads it
         assert file["mu"].shape == (6,) and file["sigma"].shape == (6, 6)
     with pytest.raises(ValueError, match="to an .npz file, not to"):
@@ -91,6 +93,17 @@ def test_batch_size_does_not_matter(data, extractor, reference):
     samples = [(torch.from_numpy(image)[None], None) for image in data[0]]
     hashes = {compute_reference(samples, extractor, batch_size=n).hash for n in (1, 13, 64)}
     assert hashes == {reference.hash}
+
+
+def test_features_of_many_images_are_spaced_evenly_without_keeping_all(data, extractor, monkeypatch):
+    kept, cat = [], torch.cat
+    monkeypatch.setattr(torch, "cat", lambda parts, **kwargs: kept.append(cat(parts, **kwargs)) or kept[-1])
+    samples = ((torch.from_numpy(data[0][i % 64])[None], None) for i in range(640))
+    reference = compute_reference(samples, extractor, feature_rows=5, batch_size=1)
+    assert max(len(rows) for rows in kept if rows.shape[1:] == (6,)) <= 11
+    monkeypatch.undo()
+    every_128th = extractor(torch.from_numpy(data[0])[:1, None])[0]  # of 64 images that repeat
+    assert torch.equal(reference.features, every_128th.expand(5, -1))
 
 
 def test_images_of_many_sizes_and_modes(extractor, tmp_path):
@@ -162,13 +175,58 @@ def test_files_without_provenance_belong_to_the_standard_network(reference, data
         extractor.is_standard_inception = False
 
 
+def test_images_of_an_archive_are_read_one_after_another(reference, data, extractor, tmp_path, monkeypatch):
+    """Those of ADM's ImageNet reference take gigabytes."""
+    pictures = np.repeat(data[0][..., None], 3, axis=-1)
+    np.savez(tmp_path / "plain.npz", pictures)
+    np.savez_compressed(tmp_path / "grey.npz", arr_0=data[0][..., None])
+    monkeypatch.setattr(np, "load", lambda *args, **kwargs: pytest.fail("read whole"))
+    for name in ("plain.npz", "grey.npz"):
+        loaded = load_reference(tmp_path / name, extractor, feature_rows=20)
+        assert loaded.hash == reference.hash and torch.equal(loaded.features, reference.features)
+
+
+def test_broken_files_are_named(extractor, data, tmp_path):
+    def broken(name, message):
+        with pytest.raises(ValueError) as error:
+            load_reference(tmp_path / name, extractor)
+        assert name in str(error.value) and message in str(error.value) and "\n" not in str(error.value)
+
+    (tmp_path / "no_zip.npz").write_text("hello")
+    (tmp_path / "nothing.npz").touch()
+    np.savez(tmp_path / "objects.npz", mu=np.array([{}], dtype=object), sigma=np.eye(6))
+    np.savez(tmp_path / "number.npz", mu=np.float64(3), sigma=np.eye(6))
+    np.savez(tmp_path / "words.npz", mu=np.zeros(6), sigma=np.eye(6), provenance="words")
+    for name, message in (("no_zip", "not a zip"), ("nothing", "not a zip"), ("objects", "Object arrays"),
+                          ("number", "must be finite, [D] and [D, D]"), ("words", "Expecting value")):  # fmt: skip
+        broken(f"{name}.npz", message)
+    for name, images in (("floats", data[0][..., None] / 255), ("channels_first", data[0][:, None]), ("flat", data[0])):
+        np.savez(tmp_path / f"{name}.npz", arr_0=images)
+        broken(f"{name}.npz", "arr_0 must be images, uint8 [N, H, W, 1 or 3], not ")
+    np.savez(tmp_path / "whole.npz", arr_0=data[0][..., None])
+    content = (tmp_path / "whole.npz").read_bytes()
+    flipped = bytes([content[len(content) // 2] ^ 1])
+    (tmp_path / "flipped.npz").write_bytes(content[: len(content) // 2] + flipped + content[len(content) // 2 + 1 :])
+    broken("flipped.npz", "Bad CRC")
+    for name, index in (("one", 1), ("truncated", 2)):
+        (tmp_path / name).mkdir()
+        for i in range(index):
+            Image.fromarray(data[0][i]).save(tmp_path / name / f"{i}.png")
+    broken("one", "holds one image: a reference needs at least 2")
+    path = tmp_path / "truncated" / "1.png"
+    path.write_bytes(path.read_bytes()[:200])
+    broken("truncated", "1.png cannot be read")
+
+
 def test_sources_that_lead_nowhere(extractor, tmp_path):
+    DatasetDict(test=Dataset.from_dict({"text": ["a"]})).save_to_disk(tmp_path / "splits")
     np.savez(tmp_path / "other.npz", weights=np.zeros(3))
     (tmp_path / "empty").mkdir()
     for source, message in (
         (tmp_path / "absent.npz", "no reference"),
         (tmp_path / "other.npz", "holds weights; a reference needs mu and sigma"),
         (tmp_path / "empty", "holds no images"),
+        (tmp_path / "splits", r"splits holds several splits \(test\): name the folder of one"),
         ("fashion_mnist", "as in `fashion_mnist:test`"),
         (Dataset.from_dict({"text": ["a"]}), "no image column, only text"),
     ):

@@ -178,6 +178,8 @@ def test_what_cannot_work_is_said_before_the_first_image(judge, tmp_path):
             build_metrics(names, judge, 40)
     with pytest.raises(ValueError, match="features gives features only"):
         build_metrics(["is"], tiny_extractor(tmp_path / "features", RegNetModel), 40)
+    with pytest.raises(ValueError, match="Precision to coverage needs at least 6 features, and memory holds 5"):
+        build_metrics(["prdc"], judge, 40, reference_for(judge, 5))
     judge.id2label = None
     with pytest.raises(ValueError, match="classifier of the classes asked for; judge has others"):
         build_metrics(["class"], judge, 40)

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import GenerationStrategy
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..metrics import FeatureExtractor, Reference
 
 
 def positive(text: str) -> int:
@@ -53,3 +61,32 @@ def read_strategy(path: str, num_inference_steps: int | None = None) -> Generati
     if num_inference_steps is not None and num_inference_steps not in strategies:
         raise ValueError(f"{path} holds no strategy for {num_inference_steps} steps, only for {list(strategies)}.")
     return strategies[num_inference_steps or next(iter(strategies))]
+
+
+def local_dataset(source: str) -> tuple[str, Dataset | None]:
+    """Name and images of `FOLDER:SPLIT`, or of a folder of IDX files (its test split); None for other sources."""
+    from ..training.data import load_images
+
+    folder, _, split = source.rpartition(":")
+    if Path(source).is_dir() and any(Path(source).glob("*-images-idx3-ubyte.gz")):
+        folder, split = source, "test"
+    if not folder or not Path(folder).is_dir():
+        return source, None
+    dataset: Any = load_images(train_data_dir=folder, split=split, label_column=None)
+    return f"{Path(folder).resolve().name}:{split}", dataset
+
+
+def read_reference(
+    source: str,
+    extractor: FeatureExtractor,
+    feature_rows: int = 0,
+    progress: bool = False,
+    resolution: int | None = None,
+) -> Reference:
+    """`metrics.load_reference` of a source as it is typed: what that reads, `FOLDER:SPLIT`, and folders of IDX files."""
+    from ..metrics import load_reference
+
+    name, dataset = local_dataset(source)
+    images = source if dataset is None else dataset
+    reference = load_reference(images, extractor, feature_rows, progress, resolution)
+    return reference if dataset is None else replace(reference, source=name)

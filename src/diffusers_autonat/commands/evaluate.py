@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
 import warnings
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import positive, read_strategy
+from .arguments import local_dataset, positive, read_reference, read_strategy
 
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     if args.compare:
         return _compare(args.compare)
     try:
-        from ..metrics import METRIC_NAMES, load_extractor, save_reference
+        from ..metrics import METRIC_NAMES
     except ImportError as error:
         raise ValueError(f"evaluate needs more packages: `pip install diffusers-autonat[eval]` ({error}).") from error
     _check(args, METRIC_NAMES)
@@ -47,79 +49,131 @@ def run(args: argparse.Namespace) -> None:
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    from ..pipelines.pipeline_autonat import AutoNATPipeline
-
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-    progress = state.is_main_process
-    extractor = load_extractor(args.feature_extractor, args.extractor_weights, args.images_per_call).to(state.device)
-    pipe = None
-    if args.pipeline:
-        pipe = AutoNATPipeline.from_pretrained(args.pipeline)
-        # Whether the strategy fits is known before anything long begins.
-        strategy = read_strategy(args.strategy, args.num_inference_steps) if args.strategy else None
-        pipe.scheduler.set_timesteps(args.num_inference_steps, strategy=strategy)
-    reference, resolution = None, args.resolution or (pipe and _resolution(pipe))
-    if args.reference:
-        rows = (args.num_images or 10_000) if {"kid", "prdc"} & set(args.metrics) else 0
-        reference = _load_reference(args.reference, extractor, rows, progress, resolution)
-        if args.save_reference and state.is_main_process:
-            save_reference(reference, args.save_reference)
-            print(f"{reference.source}: {reference.num_images} images, hash {reference.hash}: {args.save_reference}")
-    if pipe is not None:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("default")
-            report = _evaluate(args, pipe, extractor, reference, state)
-        messages = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
+    with _warnings(state.is_main_process) as messages:
+        report = _run(args, state)
+    if report is not None:
         report.setdefault("warnings", messages)
         if state.is_main_process:
             _write(args, report)
     state.destroy_process_group()
 
 
+def _run(args: argparse.Namespace, state: Any) -> dict[str, Any] | None:
+    """Make the reference, if there is to be one, and the report, if there is a pipeline; what is cheap comes first."""
+    from ..metrics import MAX_ROWS, EvaluationCheckpoint, Evaluator, load_extractor, save_reference
+
+    unfinished = EvaluationCheckpoint(_state_folder(args), {}).exists()
+    if args.pipeline and not (args.resume and Path(args.output).exists()):  # that may be the finished report
+        _refuse_to_overwrite(args, unfinished)
+    extractor = load_extractor(args.feature_extractor, args.extractor_weights, args.images_per_call).to(state.device)
+    pipe = None
+    if args.pipeline:
+        pipe = _load_pipeline(args.pipeline)
+        strategy = read_strategy(args.strategy, args.num_inference_steps) if args.strategy else None
+        pipe.scheduler.set_timesteps(args.num_inference_steps, strategy=strategy)
+        if of_images_alone := [name for name in args.metrics if name in ("is", "class")]:
+            Evaluator(pipe, extractor, None, of_images_alone)  # whether they fit, before a reference is measured
+    reference, resolution = None, args.resolution or (pipe and _resolution(pipe))
+    if args.reference:
+        rows = min(args.num_images or 10_000, MAX_ROWS) if {"kid", "prdc"} & set(args.metrics) else 0
+        reference = read_reference(args.reference, extractor, rows, state.is_main_process, resolution)
+        if args.save_reference and state.is_main_process:
+            save_reference(reference, args.save_reference)
+            print(f"{reference.source}: {reference.num_images} images, hash {reference.hash}: {args.save_reference}")
+    return None if pipe is None else _evaluate(args, pipe, extractor, reference, state, unfinished)
+
+
+@contextmanager
+def _warnings(shown: bool) -> Iterator[list[str]]:
+    """The texts of the warnings given meanwhile, each once; they appear as one line and at once, above progress bars."""
+    from tqdm.auto import tqdm
+
+    messages: list[str] = []
+
+    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, UserWarning) and str(message) not in messages:
+            messages.append(str(message))
+            if shown:
+                tqdm.write(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield messages
+
+
 def _check(args: argparse.Namespace, metric_names: tuple[str, ...]) -> None:
     """What can be seen from the arguments alone."""
+    from ..metrics.scores import check_num_images
+
     if not args.pipeline and not args.save_reference:
         raise ValueError("name a pipeline to evaluate, or a reference to make with --reference and --save-reference.")
+    for option, value in (("--reconstruct", args.reconstruct), ("--save-images", args.save_images)):
+        if value and not args.pipeline:
+            raise ValueError(f"{option} needs a pipeline: name one.")
     if args.save_reference and not args.reference:
         raise ValueError("--save-reference writes what --reference names: give both.")
+    if args.save_reference and not args.save_reference.endswith(".npz"):
+        raise ValueError(f"--save-reference {args.save_reference}: a reference is an .npz file, name it so.")
     wrong = [name for name in args.metrics if name not in metric_names]
     if wrong:
         raise ValueError(f"--metrics takes {', '.join(metric_names)}, separated by commas, not {wrong[0]!r}.")
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed} must not be negative.")
+    if not 0 <= args.guidance_scale < math.inf:
+        raise ValueError(f"--guidance-scale {args.guidance_scale:g} must be a number of at least 0; 0 is no guidance.")
     if args.pipeline and not args.reference and {"fid", "kid", "prdc"} & set(args.metrics):
         raise ValueError("distances need something to compare with: give --reference, or ask for --metrics is,class.")
+    if args.pipeline and not args.reference and args.label_policy == "reference":
+        raise ValueError("--label-policy reference takes the labels of a reference: give --reference.")
+    if args.pipeline and args.num_images is not None:
+        check_num_images(args.metrics, args.num_images, num_features=0)  # how many there are is not known yet
     given = [f"--{name.replace('_', '-')}" for name, default in GENERATION.items() if getattr(args, name) != default]
     if args.reconstruct and given:
         raise ValueError(f"--reconstruct generates nothing: leave out {', '.join(given)}.")
+    for path in filter(None, (args.pipeline and args.output, args.save_images, args.save_reference)):
+        folder = Path(path).absolute().parent
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ValueError(f"{path} cannot be written, since {folder} is no folder one can write to: name another.")
+    if args.pipeline and Path(args.output).is_dir():
+        raise ValueError(f"--output {args.output} is a folder: name a file in it, as in {args.output}/evaluation.json.")
+
+
+def _state_folder(args: argparse.Namespace) -> Path:
+    """Where the state of an unfinished run lies."""
+    return Path(args.output + ".state")
+
+
+def _refuse_to_overwrite(args: argparse.Namespace, unfinished: bool) -> None:
+    if unfinished and not args.resume:
+        raise ValueError(f"{_state_folder(args)} holds an unfinished evaluation: add --resume, or delete the folder.")
+    if args.save_images and not unfinished and _image_writer(args.save_images).exists():
+        raise ValueError(f"{args.save_images} exists already: name another place for the images, or delete it.")
+
+
+def _image_writer(path: str) -> Any:
+    from ..metrics.image_files import ImageArchive, ImageFolder
+
+    return (ImageArchive if path.endswith(".npz") else ImageFolder)(path)
+
+
+def _load_pipeline(name: str) -> AutoNATPipeline:
+    from ..pipelines.pipeline_autonat import AutoNATPipeline
+
+    try:
+        return AutoNATPipeline.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        if Path(name).is_dir():
+            raise
+        raise ValueError(f"{name} is no folder of a pipeline, and none can be reached on the Hub by that id.") from error
 
 
 def _resolution(pipe: AutoNATPipeline) -> int:
     """Side of the pipeline's images in pixels."""
     return pipe.transformer.config.sample_size * pipe.vae_scale_factor
-
-
-def _load_reference(
-    source: str, extractor: FeatureExtractor, feature_rows: int, progress: bool, resolution: int | None
-) -> Reference:
-    from ..metrics import load_reference
-
-    name, dataset = _local_dataset(source)
-    images = source if dataset is None else dataset
-    reference = load_reference(images, extractor, feature_rows, progress, resolution)
-    return reference if dataset is None else replace(reference, source=name)
-
-
-def _local_dataset(source: str) -> tuple[str, Any]:
-    """Name and images of `FOLDER:SPLIT`, or of a folder of IDX files (its test split); None for other sources."""
-    from ..training.data import load_images
-
-    folder, _, split = source.rpartition(":")
-    if Path(source).is_dir() and any(Path(source).glob("*-images-idx3-ubyte.gz")):
-        folder, split = source, "test"
-    if not folder or not Path(folder).is_dir():
-        return source, None
-    return f"{Path(folder).name}:{split}", load_images(train_data_dir=folder, split=split, label_column=None)
 
 
 def _evaluate(
@@ -128,12 +182,12 @@ def _evaluate(
     extractor: FeatureExtractor,
     reference: Reference | None,
     state: Any,
+    unfinished: bool,
 ) -> dict[str, Any]:
     """The report, or the one that is there if --resume finds nothing left to do."""
     import torch
 
     from ..metrics import EvaluationCheckpoint, Evaluator
-    from ..metrics.image_files import ImageArchive, ImageFolder
     from ..metrics.reports import flatten, load_report
     from ..training.model_card import hardware, versions
     from ..training.tokens import model_hash
@@ -143,7 +197,7 @@ def _evaluate(
     pipe.to(state.device)
     # The tokenizer stays as it is: half precision breaks some of them, and it is the smaller part of the work.
     if args.dtype != "float32":
-        pipe.transformer.to(getattr(torch, args.dtype))
+        torch.nn.Module.to(pipe.transformer, getattr(torch, args.dtype))  # diffusers' own warns of parts we have not
     evaluator = Evaluator(
         pipe, extractor, reference, args.metrics, args.label_policy, args.batch_size, state.is_main_process
     )
@@ -170,11 +224,9 @@ def _evaluate(
     # Through JSON, so that it compares equal with what was read from a file.
     identity = json.loads(json.dumps(flatten(report, made_of) | {"metrics": sorted(args.metrics)}))
     output = Path(args.output)
-    checkpoint = EvaluationCheckpoint(output.with_name(output.name + ".state"), identity | {"save_images": args.save_images}, args.save_seconds)
-    writer: Any = None
-    if args.save_images:
-        writer = (ImageArchive if args.save_images.endswith(".npz") else ImageFolder)(args.save_images)
-    unfinished = checkpoint.exists()
+    kept = identity | {"save_images": args.save_images}
+    checkpoint = EvaluationCheckpoint(_state_folder(args), kept, args.save_seconds)
+    writer = _image_writer(args.save_images) if args.save_images else None
     if args.resume and output.exists() and not unfinished:
         finished = load_report(output)
         if flatten(finished, made_of) | {"metrics": sorted(args.metrics)} == identity:
@@ -184,10 +236,7 @@ def _evaluate(
                     "make them, or leave out --save-images."
                 )
             return finished
-    if unfinished and not args.resume:
-        raise ValueError(f"{checkpoint.folder} holds an unfinished evaluation: add --resume, or delete the folder.")
-    if writer is not None and writer.exists() and not unfinished:
-        raise ValueError(f"{args.save_images} exists already: name another place for the images, or delete it.")
+    _refuse_to_overwrite(args, unfinished)
     output.parent.mkdir(parents=True, exist_ok=True)
 
     state.wait_for_everyone()
@@ -241,7 +290,7 @@ def _reconstructions(
     from ..training.data import ImageTransform, load_images
     from ..training.tokens import encode_images
 
-    name, dataset = _local_dataset(args.reconstruct)
+    name, dataset = local_dataset(args.reconstruct)
     if dataset is None and Path(args.reconstruct).is_dir():
         name, dataset = Path(args.reconstruct).name, load_images(train_data_dir=args.reconstruct, label_column=None)
     if dataset is None:
@@ -278,10 +327,8 @@ def _write(args: argparse.Namespace, report: dict[str, Any]) -> None:
     partial = output.with_name(output.name + ".partial")
     partial.write_text(json.dumps(report, indent=2) + "\n")
     os.replace(partial, output)
-    EvaluationCheckpoint(output.with_name(output.name + ".state"), {}).delete()
+    EvaluationCheckpoint(_state_folder(args), {}).delete()
     print(format_report(report))
-    for message in report["warnings"]:
-        print(f"warning: {message}", file=sys.stderr)
     print(f"saved to {output}")
 
 
@@ -311,7 +358,7 @@ def register(commands) -> None:
     group.add_argument("--reference", help=".npz, folder of images or IDX files, FOLDER:SPLIT, or DATASET:SPLIT")
     group.add_argument("--resolution", type=positive,
                        help="side that the reference's images are cropped to; default: the pipeline's")  # fmt: skip
-    group.add_argument("--metrics", type=lambda text: tuple(text.split(",")), default=("fid",),
+    group.add_argument("--metrics", type=lambda text: tuple(text.replace(" ", "").split(",")), default=("fid",),
                        help="some of fid,kid,is,prdc,class; default: fid")  # fmt: skip
     group.add_argument("--feature-extractor", default="inception", help="inception or a transformers vision model")
     group.add_argument("--extractor-weights", help="weights file of inception; downloaded by default")

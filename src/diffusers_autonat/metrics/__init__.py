@@ -2,6 +2,7 @@
 
 from .checkpoints import EvaluationCheckpoint
 from .distances import (
+    MAX_ROWS,
     FeatureBank,
     FeatureStatistics,
     FrechetDistance,
@@ -38,6 +39,7 @@ __all__ = [
     "InceptionExtractor",
     "KernelDistance",
     "LABEL_POLICIES",
+    "MAX_ROWS",
     "METRIC_NAMES",
     "ManifoldScores",
     "Reference",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .references import Reference
 
 COARSE, FINE = 2**8, 2**24
+MAX_ROWS = 50_000  # the largest set that kernel and neighbour statistics are usually given for
 
 
 class FeatureStatistics(Metric):
@@ -114,7 +115,8 @@ def frechet_distance(mean_1: Tensor, root_1: Tensor, mean_2: Tensor, root_2: Ten
     return ((mean_1 - mean_2).square().sum() + spread).clamp(min=0)
 
 
-def _warn_if_rank_deficient(num_images: int | None, num_features: int, what: str) -> None:
+def warn_if_rank_deficient(num_images: int | None, num_features: int, what: str = "images") -> None:
+    """Say how many images a covariance of so many features needs, if these (None: unknown) are too few."""
     if num_images is not None and num_images <= num_features:
         warnings.warn(
             f"The covariance of {num_features} features is rank-deficient with {num_images} {what}: the distance is "
@@ -135,22 +137,23 @@ class FrechetDistance(FeatureStatistics):
 
     def __init__(self, reference: Reference, **kwargs: Any):
         super().__init__(len(reference.mu), **kwargs)
-        _warn_if_rank_deficient(reference.num_images, len(reference.mu), "reference images")
+        warn_if_rank_deficient(reference.num_images, len(reference.mu), "reference images")
         self.label = "fid" if reference.is_standard_inception else "frechet_distance"
         self.reference_mean, self.reference_root = reference.mu, reference.root
 
     def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
         """`{"frechet_distance": d}`, or `{"fid": d}`."""
         mean, covariance = super().compute()
-        _warn_if_rank_deficient(int(self.count), len(mean), "images")
+        warn_if_rank_deficient(int(self.count), len(mean))
         root = covariance_root(covariance)
         return {self.label: frechet_distance(mean, root, self.reference_mean, self.reference_root)}
 
 
 class FeatureBank(Metric):
-    """All features, kept in float32, for kernel and neighbour statistics: memory grows by 4 D bytes an image.
+    """Features kept in float32 for kernel and neighbour statistics: 4 D bytes an image.
 
-    At the end every process holds the features of all.
+    Only the images with the first `MAX_ROWS` indices are kept, so that memory does not grow without bound; being the
+    images of a shorter run they are no special ones. At the end every process holds the features of all.
 
     Args:
         num_features: width D of the features.
@@ -168,6 +171,9 @@ class FeatureBank(Metric):
 
     def update(self, features: Tensor, indices: Tensor) -> None:
         """Add features `[B, D]` of the images with these indices `[B]`; every image has one index in the whole run."""
+        kept = indices.cpu() < MAX_ROWS
+        if not kept.all():
+            features, indices = features[kept.to(features.device)], indices[kept.to(indices.device)]
         self.features.append(features.to(self.device, torch.float32))
         self.indices.append(indices.to(self.device, torch.int64))
 
@@ -178,7 +184,7 @@ class FeatureBank(Metric):
         super().sync(*args, **kwargs)
 
     def compute(self) -> Any:
-        """Features `[N, D]` of all processes in the order of their indices."""
+        """Features `[N, D]` of all processes in the order of their indices, at most `MAX_ROWS`."""
         indices, order = dim_zero_cat(self.indices).sort()
         repeated = indices[1:][indices.diff() == 0]
         if len(repeated):
@@ -225,7 +231,7 @@ class KernelDistance(FeatureBank):
     def __init__(self, reference: Reference, **kwargs: Any):
         super().__init__(len(reference.mu), **kwargs)
         self.label = "kid" if reference.is_standard_inception else "kernel_distance"
-        self.reference_features = reference.require_features("The kernel distance")
+        self.reference_features = reference.require_features("The kernel distance", 2)
 
     def compute(self) -> dict[str, Tensor]:
         """`{"kernel_distance": mean, "kernel_distance_std": std}` over the subsets, or `kid` and `kid_std`."""

@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .extractors import FeatureExtractor, to_uint8
-from .scores import balanced_labels, build_metrics, reference_labels, uniform_labels
+from .scores import balanced_labels, build_metrics, check_num_images, reference_labels, uniform_labels
 
 
 if TYPE_CHECKING:
@@ -58,6 +58,11 @@ def image_generators(indices: Tensor, seed: int, device: torch.device | str = "c
 def process_rank() -> tuple[int, int]:
     """Rank of this process and number of processes; (0, 1) where torch.distributed is not in use."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def statistics_device(device: torch.device) -> torch.device:
+    """Where the statistics of an extractor on this device are kept: there, or on the CPU if it has no float64 (Apple)."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 class Evaluator:
@@ -218,8 +223,10 @@ class Evaluator:
         rungs = list(num_images)
         if not rungs or rungs[0] < 2 or rungs != sorted(set(rungs)):
             raise ValueError(f"num_images = {rungs} must be whole numbers of at least 2 that rise.")
+        for n in rungs:
+            check_num_images(self.metrics, n, self.extractor.num_features)
         call_size, (rank, world) = self.extractor.batch_size, process_rank()
-        device = next(self.extractor.parameters()).device
+        device = statistics_device(next(self.extractor.parameters()).device)
         collections = {n: build_metrics(self.metrics, self.extractor, n, self.reference).to(device) for n in rungs}
         done = checkpoint.load(collections, device) if checkpoint else set()
         all_calls = range(math.ceil(rungs[-1] / call_size))
@@ -293,9 +300,9 @@ def _hand_over(
 
 def _compute(collection: Any) -> dict[str, float]:
     """The values of one rung as plain numbers."""
-    if not all(metric.update_called for metric in collection.values()):
+    with warnings.catch_warnings():
         # torchmetrics takes what came from a checkpoint, or from other processes only, for nothing.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*was called before the ``update`` method")
-            collection.compute()  # is kept for the next line
-    return {name: value.item() for name, value in collection.compute().items()}
+        warnings.filterwarnings("ignore", message=".*was called before the ``update`` method")
+        warnings.filterwarnings("ignore", message="The covariance of")  # said before the first image
+        values = collection.compute()
+    return {name: value.item() for name, value in values.items()}

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -224,7 +223,9 @@ class InceptionExtractor(FeatureExtractor):
         self.model = InceptionV3().eval().requires_grad_(False)
         try:
             self.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        except (RuntimeError, UnpicklingError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # unpickling a file of another kind fails in every way there is
             raise ValueError(
                 f"{path} does not hold the weights of the FID network: take {INCEPTION_URL.rsplit('/', 1)[-1]}."
             ) from error

@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..images import image_to_array
-from .distances import FeatureBank, FeatureStatistics, covariance_root
+from .distances import FeatureStatistics, covariance_root
 
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ class Reference:
     Args:
         mu: mean `[D]`, float64; `sigma`: covariance `[D, D]`, float64.
         num_images: how many images were measured, None where a file does not say.
-        features: some rows of the features `[M, D]`, float32, for kernel and neighbour statistics.
+        features: some rows of the features `[M, D]`, float32, evenly spaced, for kernel and neighbour statistics.
         labels: class of each measured image `[N]`.
         extractor: `FeatureExtractor.identity()` of the network that measured; None if unknown.
         source: path or name of the images or of the file.
@@ -60,8 +63,9 @@ class Reference:
     extractor_assumed: bool = False
 
     def __post_init__(self) -> None:
-        width = len(self.mu)
-        if self.sigma.shape != (width, width) or not (self.mu.isfinite().all() and self.sigma.isfinite().all()):
+        width = self.mu.numel()
+        finite = self.mu.isfinite().all() and self.sigma.isfinite().all()
+        if self.mu.ndim != 1 or self.sigma.shape != (width, width) or not finite:
             shapes = f"mu {list(self.mu.shape)} and sigma {list(self.sigma.shape)}"
             raise ValueError(f"{self.source}: {shapes} must be finite, [D] and [D, D].")
 
@@ -82,12 +86,18 @@ class Reference:
         """Whether the standard FID network measured it."""
         return bool(self.extractor and self.extractor["is_standard_inception"])
 
-    def require_features(self, who: str) -> Tensor:
-        """The features, or an error that says how to get them."""
+    def require_features(self, who: str, least: int) -> Tensor:
+        """The features, at least so many rows, or an error that says how to get them."""
         if self.features is None:
             raise ValueError(
-                f"{who} needs features, and {self.source} holds only mu and sigma: make it again from its images with "
-                "`--reference IMAGES --metrics prdc --save-reference FILE`, in Python with `feature_rows` above 0."
+                f"{who} needs features, and {self.source} holds only mu and sigma: give its images as the reference "
+                "(--reference FOLDER or DATASET:SPLIT), with `--metrics prdc --save-reference FILE` to keep the "
+                "features; in Python load_reference(images, extractor, feature_rows=10_000)."
+            )
+        if len(self.features) < least:
+            raise ValueError(
+                f"{who} needs at least {least} features, and {self.source} holds {len(self.features)}: give a larger "
+                "reference."
             )
         return self.features
 
@@ -121,20 +131,21 @@ def compute_reference(
     progress: bool = False,
     resolution: int | None = None,
 ) -> Reference:
-    """Measure images in this process alone; memory grows with their number only for `feature_rows` above 0.
+    """Measure images in this process alone, in memory that does not grow with their number, labels aside.
 
     Args:
         samples: pairs of an image, uint8 `[C, H, W]`, and its class or None.
         extractor: the network.
         source: what to call the images in reports.
-        feature_rows: how many rows of features to keep, evenly spaced over the images.
+        feature_rows: how many rows of features to keep, about evenly spaced over the images.
         batch_size: images handed over at once; the result does not depend on it.
         progress: show a progress bar.
         resolution: what the samples have been resized and cropped to; None where they were left as they are, which is
             warned about unless all are squares of one size, as generated images are.
     """
     statistics = FeatureStatistics(extractor.num_features, sync_on_compute=False)
-    bank = FeatureBank(extractor.num_features, sync_on_compute=False)
+    kept: list[Tensor] = []  # features of every stride-th image
+    stride = 1
     labels: list[int | None] = []
     sizes: set[tuple[int, int]] = set()
     shown = tqdm(samples, desc=f"reference {source}", unit=" images", disable=not progress)
@@ -145,10 +156,12 @@ def compute_reference(
             features, _ = extractor(torch.stack([image for image, _ in batch]), indices)
             statistics.update(features)
             if feature_rows:
-                bank.update(features, indices)
+                kept.append(features[(indices % stride == 0).to(features.device)].cpu())
+                while sum(map(len, kept)) > 2 * feature_rows:
+                    kept, stride = [torch.cat(kept)[::2].clone()], 2 * stride
             labels += [label for _, label in batch]
-    if not labels:
-        raise ValueError(f"{source} holds no images.")
+    if len(labels) < 2:
+        raise ValueError(f"{source} holds {'one image' if labels else 'no images'}: a reference needs at least 2.")
     odd = sorted(size for size in sizes if size[0] != size[1] or len(sizes) > 1)
     if odd and resolution is None:
         warnings.warn(
@@ -157,12 +170,13 @@ def compute_reference(
             stacklevel=2,
         )
     mu, sigma = statistics.compute()
-    rows = torch.linspace(0, len(labels) - 1, min(feature_rows, len(labels))).round().long()
+    num_kept = sum(map(len, kept))
+    rows = torch.linspace(0, num_kept - 1, min(feature_rows, num_kept)).round().long()
     return Reference(
         mu=mu.cpu(),
         sigma=sigma.cpu(),
         num_images=len(labels),
-        features=bank.compute().cpu()[rows] if feature_rows else None,
+        features=torch.cat(kept)[rows] if feature_rows else None,
         labels=None if None in labels else torch.tensor(labels),
         extractor=extractor.identity(),
         source=source,
@@ -193,6 +207,9 @@ def load_reference(
     path = Path(source) if isinstance(source, (str, Path)) else None
     if path is not None and path.suffix == ".npz":
         return _load_npz(path, extractor, feature_rows, progress)
+    if path is not None and (path / "dataset_dict.json").exists():
+        splits = ", ".join(json.loads((path / "dataset_dict.json").read_text())["splits"])
+        raise ValueError(f"{path} holds several splits ({splits}): name the folder of one of them.")
     if path is not None and path.is_dir() and not (path / "dataset_info.json").exists():
         samples = _folder_samples(path, resolution)
         return compute_reference(
@@ -226,6 +243,7 @@ def save_reference(reference: Reference, path: str | Path) -> None:
     provenance = {key: getattr(reference, key) for key in known}
     arrays = {key: getattr(reference, key) for key in ("mu", "sigma", "features", "labels")}
     present = {key: value.numpy() for key, value in arrays.items() if value is not None}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, provenance=json.dumps(provenance), **present)
 
 
@@ -233,21 +251,25 @@ def _load_npz(path: Path, extractor: FeatureExtractor, feature_rows: int, progre
     """Statistics from a file if this extractor made them, else measured from the file's images."""
     if not path.exists():
         raise ValueError(f"There is no reference {path}.")
-    with np.load(path, allow_pickle=False) as file:
-        from_images = "arr_0" in file and ("mu" not in file or not extractor.is_standard_inception)
-        if not from_images and not {"mu", "sigma"} <= set(file):
-            raise ValueError(f"{path} holds {', '.join(file)}; a reference needs mu and sigma, or images as arr_0.")
-        # Reading a member of an npz file loads it whole: only what is needed.
-        wants_images = from_images or (feature_rows > 0 and "arr_0" in file)
-        images = file["arr_0"] if wants_images else None
-        stored = {} if from_images else {key: file[key] for key in file if key != "arr_0"}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+        from_images = "arr_0" in names and ("mu" not in names or not extractor.is_standard_inception)
+        if not from_images and not {"mu", "sigma"} <= set(names):
+            held = ", ".join(names) or "nothing"
+            raise ValueError(f"it holds {held}; a reference needs mu and sigma, or images as arr_0")
+        stored = {}
+        if not from_images:
+            with np.load(path, allow_pickle=False) as file:
+                stored = {key: file[key] for key in file if key != "arr_0"}
+        provenance = json.loads(str(stored.get("provenance", "{}")))
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read as a reference ({error}): make it again or fetch it again.") from error
     measured = None
-    if images is not None:
-        samples = ((torch.from_numpy(image).permute(2, 0, 1), None) for image in images)
-        measured = compute_reference(samples, extractor, str(path), feature_rows, progress=progress)
+    if from_images or (feature_rows > 0 and "arr_0" in names):
+        measured = compute_reference(_archive_samples(path), extractor, str(path), feature_rows, progress=progress)
         if from_images:
             return measured
-    provenance = json.loads(str(stored["provenance"])) if "provenance" in stored else {}
     inception = extractor.identity() if extractor.is_standard_inception else None
     features = torch.from_numpy(stored["features"]) if "features" in stored else measured and measured.features
     reference = Reference(
@@ -265,15 +287,35 @@ def _load_npz(path: Path, extractor: FeatureExtractor, feature_rows: int, progre
     return reference
 
 
+def _archive_samples(path: Path) -> Iterator[tuple[Tensor, None]]:
+    """The images of an `.npz` file's `arr_0`, one after another: `np.load` would read gigabytes at once."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as member:
+            npy = np.lib.format
+            old = npy.read_magic(member) == (1, 0)
+            read_header = npy.read_array_header_1_0 if old else npy.read_array_header_2_0
+            shape, by_columns, dtype = read_header(member)
+            if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or by_columns:
+                raise ValueError(f"arr_0 must be images, uint8 [N, H, W, 1 or 3], not {dtype} {list(shape)}")
+            for _ in range(shape[0]):
+                pixels = bytearray(member.read(math.prod(shape[1:])))
+                yield torch.from_numpy(np.frombuffer(pixels, np.uint8).reshape(shape[1:])).permute(2, 0, 1), None
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: {error}.") from error
+
+
 def _folder_samples(folder: Path, resolution: int | None) -> Iterator[tuple[Tensor, int | None]]:
     """Images in the order of their paths; the class is the number of the sub-folder, if all images lie in some."""
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     classes = sorted({file.relative_to(folder).parts[0] for file in files if file.parent != folder})
     in_classes = all(file.parent != folder for file in files)
     for file in files:
-        with Image.open(file) as image:
-            label = classes.index(file.relative_to(folder).parts[0]) if in_classes else None
-            yield torch.from_numpy(image_to_array(image, resolution, None)), label
+        try:
+            with Image.open(file) as image:
+                pixels = torch.from_numpy(image_to_array(image, resolution, None))
+        except OSError as error:
+            raise ValueError(f"{file} cannot be read ({error}): replace it, or take it out of the folder.") from error
+        yield pixels, classes.index(file.relative_to(folder).parts[0]) if in_classes else None
 
 
 def _dataset_samples(dataset: Dataset, resolution: int | None) -> Iterator[tuple[Tensor, int | None]]:

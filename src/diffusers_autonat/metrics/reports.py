@@ -42,11 +42,14 @@ def load_report(path: str | Path) -> dict[str, Any]:
     """Read a report that `diffusers-autonat evaluate` wrote."""
     try:
         report = json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # also of what is no text
         raise ValueError(f"{path} is no JSON file ({error}).") from error
-    missing = [name for name in SECTIONS if not isinstance(report, dict) or name not in report]
-    if missing:
-        raise ValueError(f"{path} is no report of `evaluate`: it has no {', '.join(missing)}.")
+    sections = report if isinstance(report, dict) else {}
+    missing = [name for name in SECTIONS if not isinstance(sections.get(name), dict)]
+    if sections.get("reference", missing) is None:  # of scores that need none
+        missing.remove("reference")
+    if missing or not report["values"]:
+        raise ValueError(f"{path} is no report of `evaluate`: it has no {', '.join(missing or ['values'])}.")
     return report
 
 
@@ -76,6 +79,7 @@ def format_report(report: dict[str, Any]) -> str:
         ("made with", ", ".join(f"{name} {version}" for name, version in run["versions"].items())),
         ("made on", f"{run['hardware']}, {run['num_processes']} process(es)"),
         ("took", f"{run['seconds']:.0f} s, {run['images_per_second']:.1f} images/s"),
+        *(("warning", message) for message in report.get("warnings", [])),
     ]
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:{width}}  {text}" for name, text in lines)
@@ -93,7 +97,7 @@ def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> tuple[list
     if common == [CLASSES]:
         # A share of recognised images does not drift with N.
         del necessary["images.num_images"]
-    if {a["images.kind"], b["images.kind"]} != {"generated"}:
+    if {a.get("images.kind"), b.get("images.kind")} != {"generated"}:
         del necessary["images.label_policy"]
     if any(name.startswith(("kid", "kernel_distance", "precision")) for name in common):
         necessary["reference.feature_rows"] = "kernel and neighbour statistics used other rows of the reference"
@@ -103,7 +107,8 @@ def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> tuple[list
 
     def sides(key: str) -> str:
         if isinstance(a.get(key), dict) and isinstance(b.get(key), dict):
-            return f"{key}: {', '.join(part for part in a[key] if a[key][part] != b[key].get(part))}"
+            parts = [part for part in {**a[key], **b[key]} if a[key].get(part) != b[key].get(part)]
+            return f"{key}: {', '.join(parts)}"
         short = [value if len(value := str(side.get(key))) <= 40 else value[:37] + "..." for side in (a, b)]
         return f"{key}: {short[0]} | {short[1]}"
 

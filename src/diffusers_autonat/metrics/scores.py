@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from .distances import FeatureBank, FrechetDistance, KernelDistance
+from .distances import FeatureBank, FrechetDistance, KernelDistance, warn_if_rank_deficient
 
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 METRIC_NAMES = ("fid", "kid", "is", "prdc", "class")
 GRID = 2**30
+NEAREST_K = 5  # as in the paper on density and coverage
 
 
 class ClassifierScore(Metric):
@@ -105,7 +106,7 @@ class ClassConsistency(Metric):
         return {"class_consistency": self.correct.double() / self.count}
 
 
-def manifold_scores(features: Tensor, reference: Tensor, nearest_k: int = 5) -> dict[str, Tensor]:
+def manifold_scores(features: Tensor, reference: Tensor, nearest_k: int = NEAREST_K) -> dict[str, Tensor]:
     """Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
     The manifold of a set is the union of balls around its points that reach to the k-th nearest neighbour in the set.
@@ -113,7 +114,7 @@ def manifold_scores(features: Tensor, reference: Tensor, nearest_k: int = 5) -> 
 
     Args:
         features: `[N, D]`; `reference`: `[M, D]`, best of similar size, since the scores depend on it.
-        nearest_k: the k above; 5 as in the paper on density and coverage.
+        nearest_k: the k above.
     """
     fake, real = features.double(), reference.double()
     if min(len(fake), len(real)) <= nearest_k:
@@ -157,7 +158,7 @@ class ManifoldScores(FeatureBank):
 
     def __init__(self, reference: Reference, **kwargs: Any):
         super().__init__(len(reference.mu), **kwargs)
-        self.reference_features = reference.require_features("Precision to coverage")
+        self.reference_features = reference.require_features("Precision to coverage", NEAREST_K + 1)
 
     def compute(self) -> dict[str, Tensor]:
         """`{"precision": ..., "recall": ..., "density": ..., "coverage": ...}`."""
@@ -203,6 +204,20 @@ def build_metrics(
     shared = [["kid", "prdc"]] if wanted >= {"kid", "prdc"} else []
     alone = [[name] for name in metrics if not any(name in group for group in shared)]
     return MetricCollection(metrics, compute_groups=shared + alone)
+
+
+def check_num_images(names: Sequence[str], num_images: int, num_features: int) -> None:
+    """Before the first image: an error or a warning where these metrics need more images than there will be.
+
+    Args:
+        names: as for `build_metrics`.
+        num_images: how many images there will be; `num_features`: width D of the features.
+    """
+    least, who = (NEAREST_K + 1, "precision to coverage need") if "prdc" in names else (2, "an evaluation needs")
+    if num_images < least:
+        raise ValueError(f"{num_images} image(s) are too few: {who} at least {least}.")
+    if "fid" in names:
+        warn_if_rank_deficient(num_images, num_features)
 
 
 def balanced_labels(num_images: int, num_classes: int) -> Tensor:

@@ -20,8 +20,8 @@ from diffusers import DiffusionPipeline
 
 import diffusers_autonat
 
-from ..commands.arguments import positive, read_strategy
-from ..metrics import LABEL_POLICIES, Evaluator, load_extractor, load_reference
+from ..commands.arguments import positive, read_reference, read_strategy
+from ..metrics import LABEL_POLICIES, Evaluator, load_extractor
 from ..strategies import GenerationStrategy
 from .objective import METRICS, EvaluatorScore, pipeline_hash
 from .spaces import generation_start
@@ -40,7 +40,9 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("evaluation", "what a strategy's value is")
-    group.add_argument("--reference", required=True, help=".npz, folder of images, or dataset:split")
+    group.add_argument("--reference", required=True, help=".npz, folder of images or IDX files, or dataset:split")
+    group.add_argument("--resolution", type=positive,
+                       help="side that the reference's images are cropped to; default: the pipeline's")  # fmt: skip
     group.add_argument("--feature-extractor", default="inception", help="inception, or a transformers vision model")
     group.add_argument("--metric", choices=list(METRICS), default="fid", help="distance on the extractor's features")
     group.add_argument("--num-images", type=positive, default=1000, help="for each trial")
@@ -119,11 +121,16 @@ class Judge:
     reference: Any
 
     @classmethod
-    def from_args(cls, args: argparse.Namespace) -> Judge:
+    def from_args(cls, args: argparse.Namespace, pipeline: Any = None) -> Judge:
+        """Without a pipeline, because it has still to be trained, a reference's images are cropped as `--resolution` says."""
         if args.confirm_top and args.confirm_seed == args.seed:
             raise ValueError(f"--confirm-seed {args.seed} is that of the search: winners need fresh noise")
         extractor = load_extractor(args.feature_extractor).to(default_device())
-        reference = load_reference(args.reference, extractor, feature_rows=5000 if args.metric == "kid" else 0)
+        resolution = args.resolution
+        if resolution is None and pipeline is not None:
+            resolution = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
+        rows = 5000 if args.metric == "kid" else 0
+        reference = read_reference(args.reference, extractor, rows, sys.stderr.isatty(), resolution)
         reference.check_extractor(extractor)
         return cls(args, extractor, reference)
 
