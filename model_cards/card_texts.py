@@ -117,7 +117,7 @@ the times are upper bounds:
 {notes}Loss and masked-token accuracy at the end: {loss:.2f} and {accuracy:.1%} (low is normal: many codes fit a place).
 
 ![loss and token accuracy of the transformer](training.png)
-
+{jump}
 ![test of the tokenizer: originals above, reconstructions below](reconstructions.png)
 
 Weights are stored in half precision and loaded in float32; against the float32 weights {equal_tokens:.1%} of the tokens of 100

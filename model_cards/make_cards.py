@@ -270,7 +270,9 @@ def make_generator(model: Generator, run: Path, data: str, num_images: int, seed
         tokenizer_minutes=sum(map(wall_seconds, tokenizer)) / 60,
         transformer_steps=" + ".join(f"{part[-1]['step']:,}" for part in transformer), batch=batch, seen=seen,
         minutes=sum(map(wall_seconds, transformer)) / 60, loss=history[-1]["loss"],
-        accuracy=history[-1]["token_accuracy"], equal_tokens=equal_tokens, notes=notes + " " if notes else "",
+        accuracy=history[-1]["token_accuracy"], equal_tokens=equal_tokens,
+        jump=f"\nThe step at {transformer[0][-1]['step']:,} is where the tokens of the final tokenizer came in.\n" if transformer[1:] else "",
+        notes=notes + " " if notes else "",
     )  # fmt: skip
     (model.folder / "README.md").write_text(card)
 
