@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from diffusers_autonat.metrics.paper_cost import TOKENIZER
 from diffusers_autonat.models.vq_decoder import padding_blocks, skip_padding_blocks
-from diffusers_autonat.training.model_card import hardware, versions
+from diffusers_autonat.provenance import hardware, versions
 
 
 def build() -> VQModel:

@@ -28,7 +28,7 @@ from diffusers_autonat import (
     UViTTransformer2DModel,
 )
 from diffusers_autonat.models.transformer_enat import ENATTransformer2DModelOutput
-from diffusers_autonat.training.model_card import hardware, versions
+from diffusers_autonat.provenance import hardware, versions
 
 
 class WithoutReuse(ENATTransformer2DModel):

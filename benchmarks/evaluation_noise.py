@@ -18,8 +18,7 @@ import torch
 
 from diffusers_autonat import AutoNATPipeline
 from diffusers_autonat.metrics import EvaluationCheckpoint, Evaluator, load_extractor, load_reference
-from diffusers_autonat.training.model_card import hardware, versions
-from diffusers_autonat.training.tokens import model_hash
+from diffusers_autonat.provenance import hardware, model_hash, versions
 
 
 def table(values: dict[str, dict[str, dict[str, float]]], counts: list[int]) -> str:

@@ -22,8 +22,7 @@ from tqdm.auto import tqdm
 
 from diffusers_autonat import AutoNATPipeline
 from diffusers_autonat.metrics import Evaluator, load_extractor, load_reference
-from diffusers_autonat.training.model_card import hardware, versions
-from diffusers_autonat.training.tokens import model_hash
+from diffusers_autonat.provenance import hardware, model_hash, versions
 
 
 def main():

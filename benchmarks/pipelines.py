@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from diffusers_autonat import AutoNATPipeline
 from diffusers_autonat.metrics.cost import pipeline_cost
-from diffusers_autonat.training.model_card import hardware, versions
+from diffusers_autonat.provenance import hardware, versions
 
 
 def images_per_second(pipe: AutoNATPipeline, steps: int, batch_size: int, device: str) -> float:

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 
 from diffusers_autonat import UViTTransformer2DModel
+from diffusers_autonat.provenance import hardware, versions
 from diffusers_autonat.training.loop import History
-from diffusers_autonat.training.model_card import hardware, versions
 from diffusers_autonat.training.tokens import load_token_set
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler
 from diffusers_autonat.cli import main as diffusers_autonat
-from diffusers_autonat.search.objective import pipeline_hash
+from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.report import PROVENANCE, save_strategy
 from diffusers_autonat.training.loop import History
 from diffusers_autonat.training.model_card import plot_history

@@ -20,6 +20,7 @@ import optuna
 from diffusers_autonat import GenerationStrategy, TrainingStrategy
 from diffusers_autonat.commands.arguments import positive
 from diffusers_autonat.metrics.reports import load_report
+from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.arguments import (
     Judge,
     add_evaluation_arguments,
@@ -35,7 +36,7 @@ from diffusers_autonat.search.arguments import (
 )
 from diffusers_autonat.search.confirm import score_strategies
 from diffusers_autonat.search.generation import Found, search_generation
-from diffusers_autonat.search.objective import FixedStepsSpace, StrategyObjective, pipeline_hash
+from diffusers_autonat.search.objective import FixedStepsSpace, StrategyObjective
 from diffusers_autonat.search.report import plot_bars, plot_curves, plot_schedules, save_trials, write_json
 from diffusers_autonat.search.samplers import SAMPLERS, STEP_SCALE, make_sampler
 from diffusers_autonat.search.spaces import SCHEDULE_NAMES, training_space

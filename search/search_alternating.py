@@ -18,6 +18,7 @@ from pathlib import Path
 
 from diffusers_autonat import GenerationStrategy, TrainingStrategy
 from diffusers_autonat.commands.arguments import positive
+from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.arguments import (
     Judge,
     add_evaluation_arguments,
@@ -34,7 +35,7 @@ from diffusers_autonat.search.arguments import (
 )
 from diffusers_autonat.search.confirm import Scored
 from diffusers_autonat.search.generation import search_generation
-from diffusers_autonat.search.objective import FixedStepsSpace, pipeline_hash
+from diffusers_autonat.search.objective import FixedStepsSpace
 from diffusers_autonat.search.report import plot_bars, plot_schedules, save_strategy, write_json
 from diffusers_autonat.search.samplers import SAMPLERS, STEP_SCALE, make_sampler
 from diffusers_autonat.search.spaces import training_space, training_strategy

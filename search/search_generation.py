@@ -15,6 +15,7 @@ from pathlib import Path
 from diffusers_autonat import NATScheduler
 from diffusers_autonat.commands.arguments import positive
 from diffusers_autonat.metrics.cost import pipeline_cost
+from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.arguments import (
     Judge,
     add_evaluation_arguments,
@@ -27,7 +28,7 @@ from diffusers_autonat.search.arguments import (
     storage_location,
 )
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
-from diffusers_autonat.search.objective import AnyStepsSpace, FixedStepsSpace, pipeline_hash
+from diffusers_autonat.search.objective import AnyStepsSpace, FixedStepsSpace
 from diffusers_autonat.search.report import (
     plot_front,
     plot_schedules,

@@ -41,6 +41,7 @@ from diffusers_autonat import (
     TrainingStrategy,
     UViTTransformer2DModel,
 )
+from diffusers_autonat.provenance import model_hash
 from diffusers_autonat.training.data import add_data_arguments, load_images
 from diffusers_autonat.training.loop import (
     History,
@@ -56,7 +57,6 @@ from diffusers_autonat.training.tokens import (
     collate_tokens,
     is_token_set,
     load_token_set,
-    model_hash,
     tokenize_dataset,
     warn_unreadable,
 )

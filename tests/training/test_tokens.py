@@ -10,7 +10,6 @@ from diffusers_autonat.training.tokens import (
     collate_tokens,
     encode_images,
     load_token_set,
-    model_hash,
     tokenize_dataset,
 )
 from tests.conftest import tiny_vqvae
@@ -98,7 +97,6 @@ def test_another_tokenizer_is_refused(idx_folder, tmp_path):
     tokenize(idx_folder, tmp_path)
     with pytest.raises(ValueError, match="another vqvae_hash"):
         tokenize(idx_folder, tmp_path, vqvae=tiny_vqvae(seed=1))
-    assert model_hash(tiny_vqvae()) != model_hash(tiny_vqvae(seed=1))
 
 
 def test_missing_shards_are_named(idx_folder, tmp_path):

@@ -189,8 +189,7 @@ def _evaluate(
 
     from ..metrics import EvaluationCheckpoint, Evaluator
     from ..metrics.reports import flatten, load_report
-    from ..training.model_card import hardware, versions
-    from ..training.tokens import model_hash
+    from ..provenance import hardware, model_hash, versions
 
     name = Path(args.pipeline).resolve().name if Path(args.pipeline).is_dir() else args.pipeline
     hashes = {part: model_hash(getattr(pipe, part)) for part in ("transformer", "vqvae")}

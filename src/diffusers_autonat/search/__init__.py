@@ -9,7 +9,7 @@ from .confirm import Scored, confirm_trials, score_strategies
 from .finite_difference import FiniteDifferenceSampler
 from .generation import Found, search_generation
 from .line_search import GreedyLineSearchSampler
-from .objective import AnyStepsSpace, EvaluatorScore, FixedStepsSpace, StrategyObjective, pipeline_hash, strategy_of
+from .objective import AnyStepsSpace, EvaluatorScore, FixedStepsSpace, StrategyObjective, strategy_of
 from .report import plot_front, plot_schedules, plot_search, save_strategy, save_trials
 from .samplers import ResumableSampler, make_sampler
 from .spaces import (
@@ -49,7 +49,6 @@ __all__ = [
     "make_sampler",
     "open_storage",
     "open_study",
-    "pipeline_hash",
     "plot_front",
     "plot_schedules",
     "plot_search",

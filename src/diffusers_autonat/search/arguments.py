@@ -22,8 +22,9 @@ import diffusers_autonat
 
 from ..commands.arguments import positive, read_reference, read_strategy
 from ..metrics import LABEL_POLICIES, Evaluator, load_extractor
+from ..provenance import pipeline_hash
 from ..strategies import GenerationStrategy
-from .objective import METRICS, EvaluatorScore, pipeline_hash
+from .objective import METRICS, EvaluatorScore
 from .spaces import generation_start
 from .training import CandidateTrainer, training_command
 

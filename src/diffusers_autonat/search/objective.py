@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import optuna
-import torch
 
 from ..strategies import GenerationStrategy
 from .finite_difference import CLAIM, RoundSampler
@@ -187,17 +185,6 @@ class StrategyObjective:
 def strategy_of(trial: optuna.trial.FrozenTrial) -> GenerationStrategy:
     """The strategy that a trial scored."""
     return GenerationStrategy.from_dict(trial.user_attrs[STRATEGY])
-
-
-def pipeline_hash(pipeline: Any) -> str:
-    """First 16 digits of the SHA-256 of all weights of a pipeline, whatever its components."""
-    digest = hashlib.sha256()
-    for name, component in sorted(pipeline.components.items()):
-        if isinstance(component, torch.nn.Module):
-            for key, tensor in sorted(component.state_dict().items()):
-                digest.update(f"{name}.{key}".encode())
-                digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _turn(trial: optuna.Trial) -> int:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import shlex
 import shutil
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from ..provenance import hardware, versions
 from ..strategies import TrainingStrategy
 from .loop import History
 
@@ -64,22 +61,6 @@ PAPERS = {
     "uvit": "the U-ViT of AutoNAT, [arXiv:2406.05478](https://huggingface.co/papers/2406.05478)",
     "enat": "ENAT, [arXiv:2411.06959](https://huggingface.co/papers/2411.06959)",
 }
-
-
-def hardware() -> str:
-    """The accelerator's name, or the processor's and its number of cores."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        name = names[0] if names else name
-    return f"{name}, {torch.get_num_threads()} threads"
-
-
-def versions(*packages: str) -> dict[str, str]:
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
 
 
 def plot_history(history: list[dict[str, float]], path: Path, columns: dict[str, str]) -> None:

@@ -6,7 +6,6 @@ parts hold. Parts appear whole or not at all, so a killed run continues behind i
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -23,6 +22,7 @@ from diffusers import VQModel
 from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
+from ..provenance import model_hash
 from .data import image_to_array, label_names
 
 
@@ -43,15 +43,6 @@ class TokenSetInfo:
 
     def recipe(self) -> dict[str, Any]:
         return {k: v for k, v in asdict(self).items() if k not in ("num_images", "num_unreadable", "unreadable")}
-
-
-def model_hash(model: torch.nn.Module) -> str:
-    """Short SHA-256 of a model's weights: tells whether two token sets speak the same language."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 @torch.no_grad()
