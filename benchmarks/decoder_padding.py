@@ -68,7 +68,9 @@ def main():
               "hardware": hardware(), "versions": versions("torch", "diffusers")}  # fmt: skip
     Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
     seconds = {name: statistics.median(one[name] for one in rounds) for name in ("stock", "skipping")}
-    print(f"decoding takes {seconds['skipping']:.3f} s instead of {seconds['stock']:.3f} s: {result['median_ratio']:.2f} of it")
+    print(
+        f"decoding takes {seconds['skipping']:.3f} s instead of {seconds['stock']:.3f} s: {result['median_ratio']:.2f} of it"
+    )
 
 
 if __name__ == "__main__":

@@ -91,7 +91,9 @@ def seconds(pipeline, batch_size: int, strategy: GenerationStrategy, device: str
     if device == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
-    pipeline([0] * batch_size, strategy=strategy, output_type="latent", generator=torch.Generator(device).manual_seed(0))
+    pipeline(
+        [0] * batch_size, strategy=strategy, output_type="latent", generator=torch.Generator(device).manual_seed(0)
+    )
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
@@ -112,7 +114,9 @@ def main():
               "hardware": hardware(), "versions": versions("torch", "diffusers"), "rounds": args.rounds,
               "macs": {name: {"steps": steps, "total": sum(steps)} for name, steps in costs.items()}, "times": []}  # fmt: skip
     for name, steps in costs.items():
-        print(f"{name:30} {sum(steps) / 1e12:6.3f} T multiply-accumulates, steps:", *(f"{x / 1e12:.3f}" for x in steps))
+        print(
+            f"{name:30} {sum(steps) / 1e12:6.3f} T multiply-accumulates, steps:", *(f"{x / 1e12:.3f}" for x in steps)
+        )
 
     for dtype_name in args.dtypes:
         dtype = getattr(torch, dtype_name)

@@ -35,7 +35,9 @@ def main():
     parser.add_argument("--num-images", type=int, default=1000)
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 4])
     parser.add_argument("--heuristic", choices=["cosine", "enat"], default="cosine", help="AutoNAT's or ENAT's")
-    parser.add_argument("--sampling-temperatures", type=float, nargs="+", default=[1.0], help="tau1; of enat at its start")
+    parser.add_argument(
+        "--sampling-temperatures", type=float, nargs="+", default=[1.0], help="tau1; of enat at its start"
+    )
     parser.add_argument("--remasking-temperatures", type=float, nargs="+", default=[1.0, 2.0, 4.5], help="lambda")
     parser.add_argument("--guidance-scales", type=float, nargs="+", default=[0.5, 1.0, 2.0, 3.0], help="k")
     parser.add_argument("--seed", type=int, default=0)
@@ -72,7 +74,12 @@ def main():
     if result and {key: result.get(key) for key in made_of} != made_of:
         raise ValueError(f"{output} holds the grid of something else: name another --output, or delete it.")
     if not result:
-        result = {**made_of, "real_test_images": measure(real), "reconstructed_test_images": measure(reconstructed), "grid": []}
+        result = {
+            **made_of,
+            "real_test_images": measure(real),
+            "reconstructed_test_images": measure(reconstructed),
+            "grid": [],
+        }
     print("real", result["real_test_images"], "\nreconstructed", result["reconstructed_test_images"], flush=True)
     heuristic = getattr(GenerationStrategy, args.heuristic)
     points = product(args.steps, args.sampling_temperatures, args.remasking_temperatures, args.guidance_scales)

@@ -30,7 +30,9 @@ SIZES = {"hidden_size": 192, "num_layers": 7, "num_attention_heads": 6}
 
 
 def bare(info, batch_size: int, steps: int, device: str) -> float:
-    model = UViTTransformer2DModel(info.sample_size, codebook_size=info.codebook_size, num_classes=10, **SIZES).to(device)
+    model = UViTTransformer2DModel(info.sample_size, codebook_size=info.codebook_size, num_classes=10, **SIZES).to(
+        device
+    )
     optimizer = torch.optim.AdamW(model.parameters(), 4e-4)
     tokens = torch.randint(info.codebook_size, (batch_size, info.sample_size**2), device=device)
     labels = torch.randint(10, (batch_size,), device=device)

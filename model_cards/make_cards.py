@@ -120,7 +120,9 @@ def save_pipeline(model: Generator, run: Path, chosen: list[GenerationStrategy])
         if found.exists():
             origin = read(found / PROVENANCE)[str(steps)]
             if origin["pipeline"] != pipeline_hash(pipe):
-                print(f"{found} is of other weights (hash {origin['pipeline']}): the heuristic of T = {steps} is stored.")
+                print(
+                    f"{found} is of other weights (hash {origin['pipeline']}): the heuristic of T = {steps} is stored."
+                )
                 continue
             pipe.scheduler = NATScheduler.from_pretrained(model.folder, subfolder="scheduler")
             best = NATScheduler.from_pretrained(found).get_strategy(steps)
@@ -130,7 +132,9 @@ def save_pipeline(model: Generator, run: Path, chosen: list[GenerationStrategy])
 
 def describe_strategies(model: Generator, chosen: list[dict]) -> str:
     """Where each stored strategy comes from."""
-    searched = read(model.folder / "scheduler" / PROVENANCE) if (model.folder / "scheduler" / PROVENANCE).exists() else {}
+    searched = (
+        read(model.folder / "scheduler" / PROVENANCE) if (model.folder / "scheduler" / PROVENANCE).exists() else {}
+    )
     lines = []
     for row in chosen:
         steps = str(row["steps"])
@@ -154,7 +158,9 @@ def describe_strategies(model: Generator, chosen: list[dict]) -> str:
 
 def draw_pictures(model: Generator, run: Path, pipe: AutoNATPipeline, history: list[dict]) -> None:
     pipe.set_progress_bar_config(disable=True)
-    images = pipe(list(range(10)), num_inference_steps=8, num_images_per_prompt=8, generator=torch.Generator().manual_seed(0)).images
+    images = pipe(
+        list(range(10)), num_inference_steps=8, num_images_per_prompt=8, generator=torch.Generator().manual_seed(0)
+    ).images
     images = [image.resize((image.width * ENLARGE, image.height * ENLARGE), 0) for image in images]
     make_image_grid(images, rows=10, cols=8).save(model.folder / "samples.png")
     picture = Image.open(max((run / "vqgan" / "samples").glob("step-*.png")))
@@ -186,7 +192,9 @@ def compare(report_images: int, seen: int) -> str:
         for model in (AUTONAT, ENAT):
             report = read(model.folder / "evaluation" / f"T{steps}.json")
             if report["num_images"] != report_images:
-                raise ValueError(f"{model.folder} was reported with {report['num_images']} images, not {report_images}.")
+                raise ValueError(
+                    f"{model.folder} was reported with {report['num_images']} images, not {report_images}."
+                )
             small, large = (
                 next(row for row in speeds["rows"]
                      if (row["pipeline"], row["steps"], row["batch_size"]) == (model.folder.name, steps, size))
@@ -229,7 +237,13 @@ def make_generator(model: Generator, run: Path, data: str, num_images: int, seed
     floor = evaluate(model, reports / "reconstructions.json", "--reconstruct", f"{data}:test", *size)
     measured = {
         row["steps"]: evaluate(
-            model, reports / f"T{row['steps']}.json", "--num-inference-steps", str(row["steps"]), "--seed", str(seed), *size
+            model,
+            reports / f"T{row['steps']}.json",
+            "--num-inference-steps",
+            str(row["steps"]),
+            "--seed",
+            str(seed),
+            *size,
         )
         for row in chosen
     }
@@ -281,7 +295,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of training/fashion_mnist.sh")
     parser.add_argument("--data", required=True, help="folder of the IDX files")
-    parser.add_argument("--only", nargs="+", choices=["classifier", "autonat", "enat"], default=["classifier", "autonat", "enat"])
+    parser.add_argument(
+        "--only", nargs="+", choices=["classifier", "autonat", "enat"], default=["classifier", "autonat", "enat"]
+    )
     parser.add_argument("--num-images", type=int, default=5000, help="of each report")
     parser.add_argument("--seed", type=int, default=1, help="of each report; another than the grid's")
     parser.add_argument("--notes", default="", help="what a reader must know about this run, for the card")

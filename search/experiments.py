@@ -67,7 +67,9 @@ def parse_args():
         if run in (samplers, free, concurrent):
             command.add_argument("--num-trials", type=positive, default=300, help="of each search")
         if run is samplers:
-            command.add_argument("--samplers", nargs="+", choices=several, default=[s for s in several if s != "random"])
+            command.add_argument(
+                "--samplers", nargs="+", choices=several, default=[s for s in several if s != "random"]
+            )
             command.add_argument("--repetitions", type=positive, default=3)
         if run is free:
             command.add_argument("--sampler", choices=several, default="finite-difference")
@@ -97,7 +99,10 @@ def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SC
     of_pipeline = {"pipeline": pipeline_hash(pipeline), "num_inference_steps": args.num_inference_steps}
     score = judge.score(pipeline)
     score.seed = seed
-    identity = {**judge.identity(**of_pipeline, sampler=sampler_name, free=list(free), start=start.to_dict()), "seed": seed}
+    identity = {
+        **judge.identity(**of_pipeline, sampler=sampler_name, free=list(free), start=start.to_dict()),
+        "seed": seed,
+    }
     return search_generation(
         storage, name, identity, space, score, sampler, args.num_trials, confirm_score=judge.confirm_score(pipeline),
         confirm_identity=judge.confirm_identity(**of_pipeline), confirm_top=args.confirm_top, also={"start": start},
@@ -237,13 +242,25 @@ def training(args, judge, storage, output):
     score = judge.folder_score(strategy, confirm=True)
     ranked = score_candidates(storage, name, judge.confirm_identity(**recipe), train, score, candidates)
     plot_bars(dict(ranked), output / f"{name}.png", judge.value_name)
-    return name, {**recipe, "rows": [{"label": label, **candidates[label].to_dict(), "value": value} for label, value in ranked]}
+    return name, {
+        **recipe,
+        "rows": [{"label": label, **candidates[label].to_dict(), "value": value} for label, value in ranked],
+    }
 
 
 def result(args, judge: Judge, data: dict) -> dict:
-    settings = {key: getattr(args, key) for key in ("num_inference_steps", "num_trials", "start") if hasattr(args, key)}
+    settings = {
+        key: getattr(args, key) for key in ("num_inference_steps", "num_trials", "start") if hasattr(args, key)
+    }
     confirmed = {"confirm_images": args.confirm_images, "confirm_seed": args.confirm_seed}
-    return {"experiment": args.experiment, "metric_name": judge.value_name, **judge.identity(), **settings, **confirmed, **data}
+    return {
+        "experiment": args.experiment,
+        "metric_name": judge.value_name,
+        **judge.identity(),
+        **settings,
+        **confirmed,
+        **data,
+    }
 
 
 def run(args):

@@ -78,7 +78,9 @@ class Alternation:
         )  # fmt: skip
         return found.candidates[0]
 
-    def training(self, stage: str, strategy: GenerationStrategy, start: TrainingStrategy) -> tuple[TrainingStrategy, float]:
+    def training(
+        self, stage: str, strategy: GenerationStrategy, start: TrainingStrategy
+    ) -> tuple[TrainingStrategy, float]:
         """The best p(r) for a generation strategy, with its confirmed value."""
         args, judge = self.args, self.judge
         recipe = {"training": self.train.command[1:], "strategy": strategy.to_dict()}
@@ -111,7 +113,9 @@ def run(args):
     training_space(training, args.alphas, args.betas)
     judge = Judge.from_args(args)
     output = Path(args.output)
-    alternation = Alternation(args, storage, judge, train, args.study_name or f"alternating-T{args.num_inference_steps}")
+    alternation = Alternation(
+        args, storage, judge, train, args.study_name or f"alternating-T{args.num_inference_steps}"
+    )
 
     # 2. Rounds
     alternation.first_model(training)

@@ -49,10 +49,14 @@ WITH_RUNGS = ("tpe", "random", "gp")  # the others learn from finished trials on
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pipeline", help="folder or Hub id")
-    parser.add_argument("--num-inference-steps", type=positive, nargs="+", default=[8], help="several with a cost only")
+    parser.add_argument(
+        "--num-inference-steps", type=positive, nargs="+", default=[8], help="several with a cost only"
+    )
     parser.add_argument("--free", nargs="+", choices=SCHEDULE_NAMES, default=SCHEDULE_NAMES, help="what is searched")
     parser.add_argument("--objective", choices=["distance", "distance,cost"], default="distance")
-    parser.add_argument("--sampler", choices=SAMPLERS, help="default: finite-difference, with a cost nsga2; released: the paper's")
+    parser.add_argument(
+        "--sampler", choices=SAMPLERS, help="default: finite-difference, with a cost nsga2; released: the paper's"
+    )
     parser.add_argument("--num-trials", type=positive, default=300, help="of all workers together")
     parser.add_argument("--rungs", type=positive, nargs="+", help="numbers of images at which bad trials are given up")
     parser.add_argument("--write-to-pipeline", action="store_true", help="store the result in the pipeline folder too")
@@ -68,7 +72,9 @@ def check(args):
     if args.objective == "distance" and len(args.num_inference_steps) > 1:
         raise ValueError(f"--num-inference-steps {args.num_inference_steps}: several need --objective distance,cost")
     if args.objective == "distance,cost" and args.sampler not in MULTI_OBJECTIVE:
-        raise ValueError(f"--sampler {args.sampler} has one objective; with a cost there are {', '.join(MULTI_OBJECTIVE)}")
+        raise ValueError(
+            f"--sampler {args.sampler} has one objective; with a cost there are {', '.join(MULTI_OBJECTIVE)}"
+        )
     if args.redraw_noise and args.sampler == "finite-difference":
         raise ValueError("--redraw-noise: a line search compares values of several rounds; take --sampler released")
     if args.objective == "distance" and args.sampler == "nsga2":

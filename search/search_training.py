@@ -69,7 +69,12 @@ def run(args):
         top = dict(list(found.items())[: args.confirm_top])
         confirm_name = f"{name}-confirm-{args.confirm_top}x{args.confirm_images}-{args.confirm_seed}"
         rows = score_candidates(
-            storage, confirm_name, judge.confirm_identity(**recipe), train, judge.folder_score(strategy, confirm=True), top
+            storage,
+            confirm_name,
+            judge.confirm_identity(**recipe),
+            train,
+            judge.folder_score(strategy, confirm=True),
+            top,
         )
 
     # 3. Report

@@ -51,7 +51,9 @@ def test_the_shipped_pipelines(folder):
     pipe.set_progress_bar_config(disable=True)
     assert sorted(pipe.scheduler.stored_strategies) == [4, 8]
     assert len(pipe.id2label) == 10 and pipe.transformer.config.sample_size**2 <= 64
-    images = pipe(list(range(10)), num_images_per_prompt=4, generator=torch.Generator().manual_seed(0), output_type="pt").images
+    images = pipe(
+        list(range(10)), num_images_per_prompt=4, generator=torch.Generator().manual_seed(0), output_type="pt"
+    ).images
     predicted = load_extractor(str(CLASSIFIER))(images, torch.arange(40))[1].argmax(-1)
     # 40 images, nearly all of which are recognised: a broken file or scheduler would leave one in ten.
     assert (predicted == torch.arange(10).repeat_interleave(4)).float().mean() > 0.8
@@ -62,6 +64,8 @@ def test_the_shipped_pipelines(folder):
 def test_the_shipped_classifier():
     assert sum(path.stat().st_size for path in CLASSIFIER.iterdir()) <= 2_000_000
     result = json.loads((CLASSIFIER / "training.json").read_text())
-    assert result["test_accuracy"] >= 0.9 and f"{result['test_accuracy']:.2%}" in (CLASSIFIER / "README.md").read_text()
+    assert (
+        result["test_accuracy"] >= 0.9 and f"{result['test_accuracy']:.2%}" in (CLASSIFIER / "README.md").read_text()
+    )
     reference = load_reference(str(CLASSIFIER / "fashion-mnist-test.npz"), load_extractor(str(CLASSIFIER)))
     assert reference.num_images == 10_000

@@ -105,7 +105,9 @@ def parse_args():
     train.add_argument("--num_train_epochs", type=int, default=100)
     train.add_argument("--max_train_steps", type=int, help="overrides --num_train_epochs")
     train.add_argument("--learning_rate", type=float, default=4e-4)
-    train.add_argument("--scale_lr", action="store_true", help="multiply the rate by processes, accumulation and batch")
+    train.add_argument(
+        "--scale_lr", action="store_true", help="multiply the rate by processes, accumulation and batch"
+    )
     train.add_argument("--lr_scheduler", default="constant_with_warmup")
     train.add_argument("--lr_warmup_steps", type=int, default=5000)
     train.add_argument("--adam_beta1", type=float, default=0.99)
@@ -168,11 +170,15 @@ def stored_strategies(args, enat: bool) -> list[GenerationStrategy]:
 
 def build_transformer(args, info, num_classes: int) -> UViTTransformer2DModel | ENATTransformer2DModel:
     if args.pretrained_model_name_or_path:
-        model = TRANSFORMERS[args.transformer].from_pretrained(args.pretrained_model_name_or_path, subfolder="transformer")
+        model = TRANSFORMERS[args.transformer].from_pretrained(
+            args.pretrained_model_name_or_path, subfolder="transformer"
+        )
         wanted = {"num_classes": num_classes, "codebook_size": info.codebook_size, "sample_size": info.sample_size}
         for name, value in wanted.items():
             if model.config[name] != value:
-                raise ValueError(f"the pretrained transformer has {name} = {model.config[name]}, the tokens have {value}.")
+                raise ValueError(
+                    f"the pretrained transformer has {name} = {model.config[name]}, the tokens have {value}."
+                )
         return model
     common = {
         "sample_size": info.sample_size, "codebook_size": info.codebook_size, "hidden_size": args.hidden_size,
@@ -248,7 +254,9 @@ def main():
 
     # 1. Tokenizer and tokens
     pretrained = args.pretrained_model_name_or_path
-    vqvae = VQModel.from_pretrained(args.vqvae) if args.vqvae else VQModel.from_pretrained(pretrained, subfolder="vqvae")
+    vqvae = (
+        VQModel.from_pretrained(args.vqvae) if args.vqvae else VQModel.from_pretrained(pretrained, subfolder="vqvae")
+    )
     vqvae.eval().requires_grad_(False)
     dataset, info = load_tokens(args, vqvae, accelerator)
     labelled = info.label_names is not None or dataset[0]["label"] >= 0
@@ -274,13 +282,20 @@ def main():
     if args.scale_lr:
         learning_rate *= args.gradient_accumulation_steps * args.train_batch_size * world
     optimizer = torch.optim.AdamW(
-        model.parameters(), learning_rate, (args.adam_beta1, args.adam_beta2), args.adam_epsilon, args.adam_weight_decay
+        model.parameters(),
+        learning_rate,
+        (args.adam_beta1, args.adam_beta2),
+        args.adam_epsilon,
+        args.adam_weight_decay,
     )
     steps_per_epoch = max(1, len(loader) // world // args.gradient_accumulation_steps)
     max_steps = args.max_train_steps or args.num_train_epochs * steps_per_epoch
     # accelerate steps a prepared schedule once per process, so its lengths are counted in all processes' steps.
     lr_scheduler = get_scheduler(
-        args.lr_scheduler, optimizer, num_warmup_steps=args.lr_warmup_steps * world, num_training_steps=max_steps * world
+        args.lr_scheduler,
+        optimizer,
+        num_warmup_steps=args.lr_warmup_steps * world,
+        num_training_steps=max_steps * world,
     )
     model, optimizer, loader, lr_scheduler = accelerator.prepare(model, optimizer, loader, lr_scheduler)
     ema = None
@@ -363,7 +378,9 @@ def main():
                 "images_per_second": images / (now - logged_at),
             }
             if not math.isfinite(loss_value):
-                raise ValueError(f"the loss is {loss_value} at step {step}; lower --learning_rate or use bf16, and resume.")
+                raise ValueError(
+                    f"the loss is {loss_value} at step {step}; lower --learning_rate or use bf16, and resume."
+                )
             totals.zero_()
             logged_at, logged_step = now, step
             progress.set_postfix({k: f"{v:.3g}" for k, v in row.items()})

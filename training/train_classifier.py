@@ -27,7 +27,9 @@ def parse_args():
     add_data_arguments(parser)
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--resolution", type=int, default=28, help="size at which images are read")
-    parser.add_argument("--input_size", type=int, default=48, help="size that they are enlarged to: the stem halves it")
+    parser.add_argument(
+        "--input_size", type=int, default=48, help="size that they are enlarged to: the stem halves it"
+    )
     parser.add_argument("--random_flip", action="store_true", help="mirror images at random")
     parser.add_argument("--num_channels", type=int, default=1, choices=[1, 3])
     parser.add_argument("--hidden_sizes", type=int, nargs="+", default=[32, 64, 128])
@@ -76,9 +78,7 @@ def main():
         )  # fmt: skip
     names = label_names(datasets[args.split], args.label_column)
     for split, dataset in datasets.items():
-        dataset.set_transform(
-            ImageTransform(args.resolution, args.num_channels, args.image_column, args.label_column)
-        )
+        dataset.set_transform(ImageTransform(args.resolution, args.num_channels, args.image_column, args.label_column))
     loader = DataLoader(datasets[args.split], args.train_batch_size, shuffle=True, drop_last=True)
     test_loader = DataLoader(datasets["test"], 500)
 

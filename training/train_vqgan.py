@@ -112,7 +112,9 @@ def grow_codebook(model: VQModel, codebook_size: int) -> VQModel:
     """The same model with more codes; the new ones are dead until the training revives them."""
     known = model.quantize.embedding.weight
     if codebook_size < len(known):
-        raise ValueError(f"--codebook_size {codebook_size} is less than the {len(known)} codes of the pretrained model.")
+        raise ValueError(
+            f"--codebook_size {codebook_size} is less than the {len(known)} codes of the pretrained model."
+        )
     grown = VQModel.from_config(model.config, num_vq_embeddings=codebook_size)
     weights = model.state_dict() | {"quantize.embedding.weight": grown.quantize.embedding.weight.detach().clone()}
     weights["quantize.embedding.weight"][: len(known)] = known
@@ -183,7 +185,9 @@ def main():
         accelerator.init_trackers("vqgan", {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str))})
     first_step = load_checkpoint(accelerator, args.output_dir, args.resume_from_checkpoint)
     history = History(Path(args.output_dir, "history.jsonl"), first_step, accelerator.is_main_process)
-    accelerator.print(f"{len(dataset)} images, {max_steps} steps, {sum(p.numel() for p in plain.parameters()):,} parameters")
+    accelerator.print(
+        f"{len(dataset)} images, {max_steps} steps, {sum(p.numel() for p in plain.parameters()):,} parameters"
+    )
 
     # 3. Training
     progress = tqdm(total=max_steps, initial=first_step, disable=not accelerator.is_local_main_process)

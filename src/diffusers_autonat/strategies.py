@@ -59,7 +59,9 @@ class GenerationStrategy:
             if ratio > 1:
                 raise ValueError(f"mask_ratios[{t}] = {ratio} must be in [0, 1].")
         if self.mask_ratios[-1] != 0:
-            raise ValueError(f"mask_ratios[{steps - 1}] = {self.mask_ratios[-1]}: the last must be 0, nothing stays masked.")
+            raise ValueError(
+                f"mask_ratios[{steps - 1}] = {self.mask_ratios[-1]}: the last must be 0, nothing stays masked."
+            )
 
     @property
     def num_inference_steps(self) -> int:

@@ -29,9 +29,13 @@ def test_what_a_search_writes(searched):
 
 
 def test_one_of_several_has_to_be_chosen(searched):
-    with pytest.raises(ValueError, match=r"two/scheduler_config.json .* \[3, 5\] steps: choose .* --num-inference-steps"):
+    with pytest.raises(
+        ValueError, match=r"two/scheduler_config.json .* \[3, 5\] steps: choose .* --num-inference-steps"
+    ):
         read_strategy(searched["two"])
-    with pytest.raises(ValueError, match=r"two/scheduler_config.json holds no strategy for 4 steps, only for \[3, 5\]"):
+    with pytest.raises(
+        ValueError, match=r"two/scheduler_config.json holds no strategy for 4 steps, only for \[3, 5\]"
+    ):
         read_strategy(searched["two"], 4)
     with pytest.raises(ValueError, match=r"no strategy for 4 steps, only for \[3\]"):
         read_strategy(searched["one"], 4)
@@ -50,7 +54,11 @@ def test_files_of_one_strategy(tmp_path):
         ("s.yaml", "manual_ratios: [0.5, 0.2\nmanual_temp: [1.0]\n", "is not YAML"),
         ("s.yaml", "\tmanual_ratios", "is not YAML"),
         ("s.yaml", b"\x80\x81", "is not YAML"),
-        ("s.yaml", "manual_ratios: 0.5\nmanual_temp: [1]\nmanual_samp_temp: [1, 1]\nmanual_cfg: [1, 1]", "not iterable"),
+        (
+            "s.yaml",
+            "manual_ratios: 0.5\nmanual_temp: [1]\nmanual_samp_temp: [1, 1]\nmanual_cfg: [1, 1]",
+            "not iterable",
+        ),
         ("s.yaml", "manual_ratios: [a]\nmanual_temp: [1]\nmanual_samp_temp: [1, 1]\nmanual_cfg: [1, 1]", "'a'"),
         ("s.json", "{", "Expecting property name"),
         ("s.json", "[1]", r"has the keys .*got \[1\]"),

@@ -129,7 +129,11 @@ def test_the_card(autonat):
                  "U-ViT: tensors are renamed", "VQGAN: layers are folded"):  # fmt: skip
         assert fact in text
     # Weights of other sizes are somebody's own: they are not given the authors' terms.
-    assert data.license == "other" and "not the released weights of AutoNAT's" in text and "trained on ImageNet" not in text
+    assert (
+        data.license == "other"
+        and "not the released weights of AutoNAT's" in text
+        and "trained on ImageNet" not in text
+    )
     assert str(autonat.parent) not in text
 
 
@@ -157,7 +161,9 @@ def test_enat_computes_what_the_authors_do(files, tmp_path, capsys):
 
 @torch.no_grad()
 def test_the_text_model_is_a_component(files, tmp_path, capsys):
-    convert(files, tmp_path / "text", "autonat-text", "cc3m.ckpt", "--num-attention-heads", "4", "--context-length", "12")
+    convert(
+        files, tmp_path / "text", "autonat-text", "cc3m.ckpt", "--num-attention-heads", "4", "--context-length", "12"
+    )
     printed = capsys.readouterr().out
     assert "not used: cc3m.ckpt/optimizer.pth" in printed and "assumed" not in printed
     assert sorted(path.name for path in (tmp_path / "text").iterdir()) == ["README.md", "scheduler", "transformer"]
@@ -173,7 +179,9 @@ def test_the_text_model_is_a_component(files, tmp_path, capsys):
 
 def test_the_card_of_the_text_model_makes_an_image(files, tmp_path, monkeypatch):
     torch.manual_seed(0)
-    tokenizer = CLIPTokenizer(vocab={"!": 0, "a</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}, merges=[], unk_token="!")
+    tokenizer = CLIPTokenizer(
+        vocab={"!": 0, "a</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}, merges=[], unk_token="!"
+    )
     tokenizer.save_pretrained(tmp_path / "clip")
     config = {"vocab_size": 4, "hidden_size": 24, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
               "max_position_embeddings": 12, "bos_token_id": 2, "eos_token_id": 3}  # fmt: skip
@@ -183,12 +191,16 @@ def test_the_card_of_the_text_model_makes_an_image(files, tmp_path, monkeypatch)
     for name, vqgan in {"bare": [], "text": ["--vqgan", str(files / "vqgan.ckpt")]}.items():
         convert(files, tmp_path / name, "autonat-text", "cc3m.ckpt", *options, *vqgan)
         card = (tmp_path / name / "README.md").read_text()
-        code[name] = card.split("```python")[1].split("```")[0].replace("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", "clip")
+        code[name] = (
+            card.split("```python")[1].split("```")[0].replace("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", "clip")
+        )
     monkeypatch.chdir(tmp_path)
     variables: dict = {}
     exec(code["text"], variables)
     assert len(variables["scheduler"].timesteps) == 8 and variables["tokens"].max() < 48
-    assert variables["images"].shape == (1, 3, 32, 32) and 0 <= variables["images"].min() < variables["images"].max() <= 1
+    assert (
+        variables["images"].shape == (1, 3, 32, 32) and 0 <= variables["images"].min() < variables["images"].max() <= 1
+    )
     states = variables["states"]
     assert states.shape == (2, 12, 24) and not torch.equal(*states)
     bare: dict = {}
@@ -227,7 +239,10 @@ def test_the_split_of_enat_is_an_option(tmp_path, capsys):
     # Other splits would convert as well: hence the line about what is assumed.
     convert(tmp_path, tmp_path / "default", "enat", "w.pth", "--num-attention-heads", "2")
     printed = capsys.readouterr().out
-    assert "4 encoder and 2 decoder blocks, 2 heads" in printed and "no tensor shows num_decoder_layers=2: assumed" in printed
+    assert (
+        "4 encoder and 2 decoder blocks, 2 heads" in printed
+        and "no tensor shows num_decoder_layers=2: assumed" in printed
+    )
 
 
 def test_what_a_search_writes_is_stored(files, tmp_path):
@@ -242,9 +257,16 @@ def test_what_a_search_writes_is_stored(files, tmp_path):
 def test_imagenet_names(files, tmp_path):
     config = {"sample_size": 4, "codebook_size": 48, "hidden_size": 8, "num_layers": 1, "num_attention_heads": 8}
     torch.save(release_uvit(randomise(UViTTransformer2DModel(**config, num_classes=1000))), tmp_path / "w.pth")
-    convert(tmp_path, tmp_path / "out", "autonat", "w.pth", "--vqgan", str(files / "vqgan.ckpt"), "--id2label", "imagenet")
+    convert(
+        tmp_path, tmp_path / "out", "autonat", "w.pth", "--vqgan", str(files / "vqgan.ckpt"), "--id2label", "imagenet"
+    )
     pipe = load(tmp_path / "out")
-    assert pipe.get_label_ids(["golden retriever", "Tinca tinca", "toilet paper", "Siberian husky"]) == [207, 0, 999, 250]
+    assert pipe.get_label_ids(["golden retriever", "Tinca tinca", "toilet paper", "Siberian husky"]) == [
+        207,
+        0,
+        999,
+        250,
+    ]
     assert len(pipe.id2label) == 1000 and all(name == name.strip() != "" for name in pipe.id2label.values())
     for name, ids in {"crane": [134, 517], "maillot": [638, 639]}.items():
         with pytest.raises(ValueError, match=rf"'{name}' stands for the ids \[{ids[0]}, {ids[1]}\]"):
@@ -276,7 +298,10 @@ def test_the_card_shows_a_class_that_can_be_called(files, tmp_path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({str(i): "name" for i in range(1, 11)}, "has 10 names, but .* 10 classes, 0 to 9: 0 is missing and 10 is no class"),
+        (
+            {str(i): "name" for i in range(1, 11)},
+            "has 10 names, but .* 10 classes, 0 to 9: 0 is missing and 10 is no class",
+        ),
         ({str(i): "name" for i in range(9)}, "has 9 names, but .*: 9 is missing"),
         ({str(i): "name" for i in range(-1, 10)}, "has 11 names, but .*: -1 is no class"),
         ({str(i): " " for i in range(10)}, "not a JSON file of class names"),
@@ -300,7 +325,10 @@ def test_pushing_uploads_the_folder(files, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.upload_folder", lambda **kwargs: calls.append(kwargs) or "the-url")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "a token")
     convert(files, tmp_path / "out", "autonat", "nnet_ema.pth", "--push-to-hub", "me/autonat")
-    assert calls == [("me/autonat", {"exist_ok": True}), {"repo_id": "me/autonat", "folder_path": str(tmp_path / "out")}]
+    assert calls == [
+        ("me/autonat", {"exist_ok": True}),
+        {"repo_id": "me/autonat", "folder_path": str(tmp_path / "out")},
+    ]
     assert "pushed to the-url" in capsys.readouterr().out
     assert 'from_pretrained("me/autonat"' in (tmp_path / "out" / "README.md").read_text()
 
@@ -379,7 +407,11 @@ def test_all_wrong_tensors_are_listed_at_once(tmp_path):
     with pytest.raises(SystemExit) as error:
         convert(tmp_path, tmp_path / "out", "autonat", "w.pth")
     lines = {line.strip() for line in str(error.value).splitlines()[1:]}
-    assert lines == {"missing: norm.weight", "not expected: extra.weight", "shape: mlm_layer.fc.bias is [5], expected [32]"}
+    assert lines == {
+        "missing: norm.weight",
+        "not expected: extra.weight",
+        "shape: mlm_layer.fc.bias is [5], expected [32]",
+    }
     assert str(tmp_path / "w.pth") in str(error.value) and not (tmp_path / "out").exists()
 
 

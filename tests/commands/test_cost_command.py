@@ -51,7 +51,9 @@ def test_the_papers_rows(capsys):
     main(["cost", "--paper"])
     text = capsys.readouterr().out
     assert text.count(" =") == 13 and "differs" not in text
-    line = next(line for line in text.splitlines() if line.startswith("AutoNAT-L ") and " 512 " in line and "1.2 =" in line)
+    line = next(
+        line for line in text.splitlines() if line.startswith("AutoNAT-L ") and " 512 " in line and "1.2 =" in line
+    )
     assert "199.0 M" in line and "1.202" in line
     assert any(line.startswith("ENAT-L") for line in text.splitlines())
 
@@ -74,7 +76,10 @@ def test_format(macs, text):
         (["{folder}/model_index.json"], "is no pipeline folder"),
         (["{folder}", "--guidance-scale", "-1"], "must not be negative; 0 turns"),
         (["{folder}", "--guidance-scale", "nan"], "must not be negative"),
-        (["{folder}", "--strategy", "s.json", "--num-inference-steps", "4"], "either --strategy or --num-inference-steps"),
+        (
+            ["{folder}", "--strategy", "s.json", "--num-inference-steps", "4"],
+            "either --strategy or --num-inference-steps",
+        ),
         (["--paper", "--num-inference-steps", "4"], "pass it alone"),
         (["--paper", "--guidance-scale", "0"], "pass it alone"),
     ],

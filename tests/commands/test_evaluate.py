@@ -67,7 +67,11 @@ def test_a_number_is_never_without_its_making(place, report, tmp_path, capsys):
     assert made["extractor"] == extractor.identity()
     assert made["reference"]["hash"] == load_reference(place / "reference.npz", extractor).hash
     assert made["pipeline"]["name"] == "pipeline" and made["pipeline"]["dtype"] == "float32"
-    assert made["run"]["num_processes"] == 1 and made["run"]["images_per_second"] > 0 and "torch" in made["run"]["versions"]
+    assert (
+        made["run"]["num_processes"] == 1
+        and made["run"]["images_per_second"] > 0
+        and "torch" in made["run"]["versions"]
+    )
     for text in ("40 generated, balanced labels, seed 5", "T = 4, stored, guidance x 0.5", extractor.weights_hash,
                  made["reference"]["hash"], made["pipeline"]["transformer"], "64 images", "torch "):  # fmt: skip
         assert text in out.out
@@ -109,7 +113,9 @@ def test_the_shipped_reference_is_of_the_shipped_classifier():
 def test_a_reference_of_photos_is_cropped_to_the_pipelines_images(place, tmp_path, fashion_mnist, capsys):
     (tmp_path / "photos").mkdir()
     for i, image in enumerate(fashion_mnist[0]):
-        Image.fromarray(np.pad(image, ((0, 0), (20, 20)), constant_values=255)).save(tmp_path / "photos" / f"{i:02d}.png")
+        Image.fromarray(np.pad(image, ((0, 0), (20, 20)), constant_values=255)).save(
+            tmp_path / "photos" / f"{i:02d}.png"
+        )
     main(command(place, tmp_path / "r.json", "--reference", str(tmp_path / "photos"), metrics="fid"))
     made = json.loads((tmp_path / "r.json").read_text())
     expected = load_reference(place / "reference.npz", load_extractor(str(place / "judge")))
@@ -244,13 +250,17 @@ def test_pipelines_that_lead_nowhere(place, tmp_path):
 
 
 def test_what_does_not_fit_is_said_before_a_reference_is_measured(place, image_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("diffusers_autonat.metrics.references.compute_reference", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(
+        "diffusers_autonat.metrics.references.compute_reference", lambda *_, **__: pytest.fail("measured")
+    )
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "000000.png").touch()
     (tmp_path / "r.json.state").mkdir()
     torch.manual_seed(0)
     RegNetForImageClassification(RegNetConfig(**TINY, num_labels=3)).save_pretrained(tmp_path / "three")
-    ViTImageProcessorPil(size={"height": 28, "width": 28}, image_mean=[0.5], image_std=[0.5]).save_pretrained(tmp_path / "three")
+    ViTImageProcessorPil(size={"height": 28, "width": 28}, image_mean=[0.5], image_std=[0.5]).save_pretrained(
+        tmp_path / "three"
+    )
     for more, message in (
         (["--feature-extractor", str(tmp_path / "three")], "knows 3 classes and the pipeline has 4"),
         (["--save-images", str(tmp_path / "images")], "images exists already"),
@@ -266,7 +276,9 @@ def test_warnings_come_before_the_images_and_stay_with_the_number(place, tmp_pat
     arguments = command(place, tmp_path / "r.json", num_images=6, metrics="class, fid")
     main(arguments)
     out = capsys.readouterr()
-    message = "The covariance of 6 features is rank-deficient with 6 images: the distance is biased upwards. Use at least 7"
+    message = (
+        "The covariance of 6 features is rank-deficient with 6 images: the distance is biased upwards. Use at least 7"
+    )
     assert out.err.count(message) == 1 and out.err.index(message) < out.err.index("generated: 100%")
     assert f"warning            {message}" in out.out
     made = json.loads((tmp_path / "r.json").read_text())
@@ -295,7 +307,10 @@ def test_a_reference_needs_a_name_and_a_pipeline_a_reference(place):
         ([], "name a pipeline"),
         (["--save-reference", "x.npz"], "give both"),
         (["--reference", "x", "--save-reference", "x.npz", "--reconstruct", "x"], "--reconstruct needs a pipeline"),
-        ([str(place / "pipeline"), "--metrics", "class", "--label-policy", "reference"], "--label-policy .* give --ref"),
+        (
+            [str(place / "pipeline"), "--metrics", "class", "--label-policy", "reference"],
+            "--label-policy .* give --ref",
+        ),
     ):
         with pytest.raises(SystemExit, match=message):
             main(["evaluate", *arguments])

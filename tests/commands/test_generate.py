@@ -30,7 +30,14 @@ def test_generate_takes_a_strategy_file(folder, tmp_path, capsys):
 
 def test_generate_takes_what_a_search_writes(folder, tmp_path, capsys):
     NATScheduler(16, [GenerationStrategy.cosine(3), GenerationStrategy.cosine(5)]).save_pretrained(tmp_path)
-    args = ["generate", folder, "--strategy", str(tmp_path / "scheduler_config.json"), "--output", str(tmp_path / "x.png")]
+    args = [
+        "generate",
+        folder,
+        "--strategy",
+        str(tmp_path / "scheduler_config.json"),
+        "--output",
+        str(tmp_path / "x.png"),
+    ]
     main([*args, "--num-inference-steps", "3"])
     assert "16 images in 3 steps" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"for \[3, 5\] steps: choose one with --num-inference-steps") as error:

@@ -10,7 +10,11 @@ from safetensors.torch import save_file
 from diffusers_autonat.conversion.checkpoint import read_checkpoint
 
 
-WEIGHTS = {"blocks.0.norm.weight": torch.arange(3.0), "blocks.0.norm.bias": torch.ones(3), "positions": torch.arange(4)}
+WEIGHTS = {
+    "blocks.0.norm.weight": torch.arange(3.0),
+    "blocks.0.norm.bias": torch.ones(3),
+    "positions": torch.arange(4),
+}
 OTHER = {name: tensor + 7 for name, tensor in WEIGHTS.items()}
 OPTIMIZER = {"state": {0: {"exp_avg": torch.zeros(3), "step": 5}}, "param_groups": [{"lr": 4e-4}]}
 
@@ -88,7 +92,9 @@ class Evil:
         return (open, ("made-by-evil", "w"))
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2))])
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2))]
+)
 def test_code_is_refused_and_not_run(tmp_path, monkeypatch, save):
     monkeypatch.chdir(tmp_path)
     save({"model": WEIGHTS if save is torch.save else {}, "x": Evil()}, tmp_path / "x.pth")
@@ -105,7 +111,11 @@ def test_programs_are_refused_without_advice_to_run_them(tmp_path, recwarn):
     for name, met in {"script": "TorchScript", "module": "torch.nn.modules.linear.Linear", "new": "operand"}.items():
         with pytest.raises(ValueError, match=rf"{name}.pth holds more than tensors .*\(.*{met}.*\)") as error:
             read_checkpoint(tmp_path / f"{name}.pth")
-        assert "\n" not in str(error.value) and "weights_only" not in str(error.value) and "allowlist" not in str(error.value)
+        assert (
+            "\n" not in str(error.value)
+            and "weights_only" not in str(error.value)
+            and "allowlist" not in str(error.value)
+        )
     assert not recwarn.list
 
 

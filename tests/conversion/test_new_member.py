@@ -16,7 +16,9 @@ from tests.conversion.released import randomise, release_uvit
 
 
 def convert_member(state_dict, num_attention_heads=2, spare_codes=0):
-    config, converted = convert_uvit_state_dict({n.removeprefix("net."): t for n, t in state_dict.items()}, num_attention_heads)
+    config, converted = convert_uvit_state_dict(
+        {n.removeprefix("net."): t for n, t in state_dict.items()}, num_attention_heads
+    )
     return config | {"dropout": spare_codes / 100}, converted
 
 
@@ -30,7 +32,9 @@ MEMBER = SourceFormat(
     describe=lambda config: f"{config['num_layers']} layers",
     agreement="compared with nothing.",
     assumed={"num_attention_heads": 2, "spare_codes": 7},
-    origin=Origin("A member", {"hidden_size": 8}, "https://example.com/a/b", {"w.pth": "there"}, "mit", "MIT.", ("@misc{Next}",)),
+    origin=Origin(
+        "A member", {"hidden_size": 8}, "https://example.com/a/b", {"w.pth": "there"}, "mit", "MIT.", ("@misc{Next}",)
+    ),
 )
 
 
@@ -38,7 +42,9 @@ MEMBER = SourceFormat(
 def checkpoint(tmp_path, monkeypatch):
     for module in (command, conversion, folder):
         monkeypatch.setattr(module, "SOURCES", (*SOURCES, MEMBER))
-    model = randomise(UViTTransformer2DModel(sample_size=3, codebook_size=7, hidden_size=8, num_layers=1, num_attention_heads=2))
+    model = randomise(
+        UViTTransformer2DModel(sample_size=3, codebook_size=7, hidden_size=8, num_layers=1, num_attention_heads=2)
+    )
     torch.save({f"net.{name}": tensor for name, tensor in release_uvit(model).items()}, tmp_path / "w.pth")
     return str(tmp_path / "w.pth")
 
@@ -57,4 +63,16 @@ def test_it_is_named_to_the_others_and_they_to_it(checkpoint, tmp_path):
     with pytest.raises(SystemExit, match="holds the next member.*belongs to --model member"):
         main(["convert", "--model", "enat", "--checkpoint", checkpoint, "--output", str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="spare_codes is no option of ENAT"):
-        main(["convert", "--model", "enat", "--checkpoint", checkpoint, "--output", str(tmp_path / "out"), "--spare-codes", "1"])
+        main(
+            [
+                "convert",
+                "--model",
+                "enat",
+                "--checkpoint",
+                checkpoint,
+                "--output",
+                str(tmp_path / "out"),
+                "--spare-codes",
+                "1",
+            ]
+        )

@@ -56,9 +56,7 @@ def test_uvit(config):
 @torch.no_grad()
 def test_enat(config, num_decoder_layers):
     model = randomise(ENATTransformer2DModel(**config, num_decoder_layers=num_decoder_layers))
-    found, state_dict = convert_enat_state_dict(
-        release_enat(model), config["num_attention_heads"], num_decoder_layers
-    )
+    found, state_dict = convert_enat_state_dict(release_enat(model), config["num_attention_heads"], num_decoder_layers)
     assert {key: found[key] for key in config} == config and found["num_decoder_layers"] == num_decoder_layers
     assert model.encoder_blocks[0].ff.net[2].in_features == round(config["hidden_size"] * config.get("mlp_ratio", 4))
     converted = ENATTransformer2DModel(**found).eval()
@@ -69,7 +67,9 @@ def test_enat(config, num_decoder_layers):
 
 
 def test_layers_for_patches_are_not_guessed():
-    weights = release_uvit(UViTTransformer2DModel(sample_size=4, patch_size=2, codebook_size=7, hidden_size=8, num_layers=1))
+    weights = release_uvit(
+        UViTTransformer2DModel(sample_size=4, patch_size=2, codebook_size=7, hidden_size=8, num_layers=1)
+    )
     with pytest.raises(ValueError, match="not expected: embed.patch_proj.weight"):
         convert_uvit_state_dict(weights)
 

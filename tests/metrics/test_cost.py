@@ -99,7 +99,10 @@ def test_a_search_measures_a_pipeline_once(pipeline, monkeypatch):
 
 def test_models_of_other_sizes_are_not_mistaken(pipe):
     wide = type(pipe.transformer)(**{**pipe.transformer.config, "hidden_size": 64})
-    costs = [pipeline_cost(p, STRATEGIES["guided"]).transformer for p in (pipe, AutoNATPipeline(pipe.vqvae, wide, pipe.scheduler))]
+    costs = [
+        pipeline_cost(p, STRATEGIES["guided"]).transformer
+        for p in (pipe, AutoNATPipeline(pipe.vqvae, wide, pipe.scheduler))
+    ]
     assert costs[1].attention == 2 * costs[0].attention and costs[1].weights > 2 * costs[0].weights
 
 

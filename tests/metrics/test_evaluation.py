@@ -136,7 +136,9 @@ def test_the_arguments_reach_the_pipeline(extractor, reference):
 
 def test_streams_are_distinct_and_follow_seed_and_index():
     def first(indices, seed):
-        return [torch.rand(1, generator=generator).item() for generator in image_generators(torch.tensor(indices), seed)]
+        return [
+            torch.rand(1, generator=generator).item() for generator in image_generators(torch.tensor(indices), seed)
+        ]
 
     assert first([7, 9], 0) == [first([7], 0)[0], first([9], 0)[0]]
     assert len(set(first(range(200), 0) + first(range(200), 1))) == 400
@@ -314,6 +316,7 @@ def test_the_range_is_looked_at_once_a_batch(extractor, reference, monkeypatch):
 
 def test_a_checkpoint_counts_every_share_once(tmp_path, extractor, reference, monkeypatch):
     """A kill between writing the merged file and deleting what it replaces leaves both."""
+
     class Fake(dict):
         state_dict = dict.copy
         load_state_dict = dict.update

@@ -47,7 +47,14 @@ def run(place, monkeypatch):
             calls += 1
             return call(self, *args, **kwargs)
 
-        common = ["--judge", str(place / "judge"), "--reference", str(place / "reference.npz"), "--num-inference-steps", "4"]
+        common = [
+            "--judge",
+            str(place / "judge"),
+            "--reference",
+            str(place / "reference.npz"),
+            "--num-inference-steps",
+            "4",
+        ]
         with monkeypatch.context() as patch:
             patch.setattr(AutoNATPipeline, "__call__", counting)
             patch.setattr(sys, "argv", [name, str(place / "pipeline"), *common, *map(str, arguments)])

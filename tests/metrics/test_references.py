@@ -127,7 +127,9 @@ def test_images_are_cropped_as_for_training(extractor, dataset, tmp_path):
     cropped = load_reference(tmp_path / "wide", extractor, resolution=28)
     assert cropped.hash == expected.hash and cropped.resolution == 28 and expected.resolution is None
     features = Features({"picture": datasets.Image()})
-    assert load_reference(Dataset.from_dict({"picture": wide}, features), extractor, resolution=28).hash == expected.hash
+    assert (
+        load_reference(Dataset.from_dict({"picture": wide}, features), extractor, resolution=28).hash == expected.hash
+    )
     with pytest.warns(UserWarning, match="68 x 28 pixels"):
         assert load_reference(tmp_path / "wide", extractor).hash != expected.hash
     save_reference(cropped, tmp_path / "cropped.npz")
@@ -200,7 +202,11 @@ def test_broken_files_are_named(extractor, data, tmp_path):
     for name, message in (("no_zip", "not a zip"), ("nothing", "not a zip"), ("objects", "Object arrays"),
                           ("number", "must be finite, [D] and [D, D]"), ("words", "Expecting value")):  # fmt: skip
         broken(f"{name}.npz", message)
-    for name, images in (("floats", data[0][..., None] / 255), ("channels_first", data[0][:, None]), ("flat", data[0])):
+    for name, images in (
+        ("floats", data[0][..., None] / 255),
+        ("channels_first", data[0][:, None]),
+        ("flat", data[0]),
+    ):
         np.savez(tmp_path / f"{name}.npz", arr_0=images)
         broken(f"{name}.npz", "arr_0 must be images, uint8 [N, H, W, 1 or 3], not ")
     np.savez(tmp_path / "whole.npz", arr_0=data[0][..., None])

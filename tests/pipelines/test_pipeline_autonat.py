@@ -163,7 +163,9 @@ def test_the_label_and_the_guidance_matter(pipe):
 
 def test_steps_without_guidance_run_no_unconditional_pass(pipe):
     sizes = []
-    pipe.transformer.register_forward_hook(lambda module, args, kwargs, out: sizes.append(len(args[0])), with_kwargs=True)
+    pipe.transformer.register_forward_hook(
+        lambda module, args, kwargs, out: sizes.append(len(args[0])), with_kwargs=True
+    )
     strategy = GenerationStrategy([0.8, 0.5, 0.2, 0.0], [1.0] * 4, [1.0] * 4, [0.0, 1.0, 0.0, 2.0])
     sample(pipe, strategy=strategy)
     assert sizes == [2, 4, 2, 4]

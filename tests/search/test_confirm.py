@@ -84,7 +84,9 @@ def test_killed_while_confirming(tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
         return truth(strategy, trial)
 
-    process = multiprocessing.get_context("fork").Process(target=search, args=(tmp_path / "s",), kwargs={"confirm_score": deadly})
+    process = multiprocessing.get_context("fork").Process(
+        target=search, args=(tmp_path / "s",), kwargs={"confirm_score": deadly}
+    )
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL

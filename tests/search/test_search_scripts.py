@@ -56,7 +56,10 @@ def test_one_of_two_workers_killed(searched):
     trials = trials_of(output / "search.journal", "released-T4")
     complete = [t for t in trials if t.value is not None]
     assert len(complete) == 21 and sum(is_lost(t) for t in trials) <= 1
-    assert 3 <= len(finished) < 21 and {t.number: t.values for t in finished}.items() <= {t.number: t.values for t in complete}.items()
+    assert (
+        3 <= len(finished) < 21
+        and {t.number: t.values for t in finished}.items() <= {t.number: t.values for t in complete}.items()
+    )
     assert text.startswith("T = 4: frechet_distance ") and "fresh noise" in text
 
 
@@ -70,7 +73,11 @@ def test_results_load(searched, tiny):
     origin = json.loads((tiny / "pipeline" / "scheduler" / "search.json").read_text())["4"]
     assert origin["num_images"] == 24 and origin["seed"] == 1_000_003 and origin["search"]["num_images"] == 12
     assert origin["study"] == "released-T4" and origin["metric_name"] == "frechet_distance" and origin["confirmed"]
-    assert origin["versions"]["torch"] and len(origin["pipeline"]) == 16 and "fid" not in result["candidates"][0]["values"]
+    assert (
+        origin["versions"]["torch"]
+        and len(origin["pipeline"]) == 16
+        and "fid" not in result["candidates"][0]["values"]
+    )
     for name in ("trials.csv", "schedules.png", "history.png"):
         assert (output / name).stat().st_size > 1000
 
@@ -104,7 +111,9 @@ def test_wrong_feature_width(tiny, tmp_path, in_process):
 
     np.savez(tmp_path / "wide.npz", mu=np.zeros(9), sigma=np.eye(9))
     with pytest.raises(SystemExit, match="9 features"):
-        in_process([tiny / "pipeline", "--sampler", "random", "--reference", tmp_path / "wide.npz", "--output", tmp_path])
+        in_process(
+            [tiny / "pipeline", "--sampler", "random", "--reference", tmp_path / "wide.npz", "--output", tmp_path]
+        )
     assert not trials_count(tmp_path)
 
 

@@ -69,9 +69,7 @@ def start(*args, **settings):
 
 def outcome(path, sampler):
     """Points and values in the order of the search."""
-    return sorted(
-        ((t.params, t.values) for t in complete_trials(open_it(path, sampler))), key=lambda pair: str(pair)
-    )
+    return sorted(((t.params, t.values) for t in complete_trials(open_it(path, sampler))), key=lambda pair: str(pair))
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +105,9 @@ def test_gp_is_resumed_by_its_trials_alone(tmp_path):
         study = open_study(open_storage(tmp_path / name), "search", IDENTITY, sampler)
         run_study(study, value, 11, progress=False)
         if name == "two":
-            study = open_study(open_storage(tmp_path / name), "search", IDENTITY, make_sampler("gp", SPACE, 12, seed=3))
+            study = open_study(
+                open_storage(tmp_path / name), "search", IDENTITY, make_sampler("gp", SPACE, 12, seed=3)
+            )
         run_study(study, value, 12, progress=False)
         proposals.append(study.trials[-1].params)
     assert proposals[0] == proposals[1]
@@ -176,6 +176,7 @@ def test_all_failed(tmp_path):
 def test_an_interruption_gives_the_trial_back(tmp_path, sampler):
     work(tmp_path / "unbroken", sampler)
     for _ in range(3):  # more often than a point may fail
+
         def objective(trial):
             if len(trial.study.trials) % 4 == 3:
                 raise KeyboardInterrupt
@@ -188,7 +189,9 @@ def test_an_interruption_gives_the_trial_back(tmp_path, sampler):
 
 
 @pytest.mark.parametrize(
-    "change", [{"pipeline": "xyz"}, {"num_inference_steps": [8]}, {"metric": "kid"}], ids=lambda change: next(iter(change))
+    "change",
+    [{"pipeline": "xyz"}, {"num_inference_steps": [8]}, {"metric": "kid"}],
+    ids=lambda change: next(iter(change)),
 )
 def test_another_study_is_refused_by_name(tmp_path, change):
     open_it(tmp_path / "s", "random")
@@ -248,7 +251,9 @@ def search_path(name, factor):
     study = optuna.create_study(sampler=make_sampler(name, SPACE, 60))
     study.optimize(lambda trial: factor * value(trial))
     assert isinstance(study.sampler, FiniteDifferenceSampler) and len(study.trials) <= 60
-    return list(itertools.accumulate((t.values[0] / factor for t in study.trials), min)), [t.params for t in study.trials]
+    return list(itertools.accumulate((t.values[0] / factor for t in study.trials), min)), [
+        t.params for t in study.trials
+    ]
 
 
 def test_line_search_does_not_depend_on_the_scale_of_the_value():

@@ -56,7 +56,10 @@ def test_a_candidate_is_trained_once(script):
     changed = (folder / "p(r)").stat().st_mtime_ns
     assert trainer(TrainingStrategy(12, 3)) == folder and (folder / "p(r)").stat().st_mtime_ns == changed
     assert (trainer(TrainingStrategy.arccos()) / "p(r)").read_text() == "arccos "
-    assert len({trainer(one) for one in (TrainingStrategy(12, 3), TrainingStrategy(3, 12), TrainingStrategy.fixed(0.8))}) == 3
+    assert (
+        len({trainer(one) for one in (TrainingStrategy(12, 3), TrainingStrategy(3, 12), TrainingStrategy.fixed(0.8))})
+        == 3
+    )
 
 
 def test_a_training_that_outlived_its_worker_is_waited_for(script):
@@ -119,7 +122,14 @@ def test_arguments_that_the_search_sets(script):
 
 
 def test_flags():
-    assert training_flags(TrainingStrategy(12, 3)) == ["--mask_distribution", "beta", "--mask_alpha", "12.0", "--mask_beta", "3.0"]
+    assert training_flags(TrainingStrategy(12, 3)) == [
+        "--mask_distribution",
+        "beta",
+        "--mask_alpha",
+        "12.0",
+        "--mask_beta",
+        "3.0",
+    ]
     assert training_flags(TrainingStrategy.fixed(0.8)) == ["--mask_distribution", "fixed", "--mask_ratio", "0.8"]
     assert [describe(one) for one in (TrainingStrategy(12, 0.5), TrainingStrategy.arccos(), TrainingStrategy.fixed(0.8))] == [
         "Beta(12, 0.5)", "arccos", "fixed 0.8"

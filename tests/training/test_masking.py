@@ -29,7 +29,9 @@ def test_one_mask_ratio_for_the_batch():
     torch.manual_seed(0)
     seen = set()
     for _ in range(30):
-        ids = mask_tokens(torch.zeros(6, 64, dtype=torch.long), TrainingStrategy(12, 3), NATScheduler(6), one_ratio=True)
+        ids = mask_tokens(
+            torch.zeros(6, 64, dtype=torch.long), TrainingStrategy(12, 3), NATScheduler(6), one_ratio=True
+        )
         counts = (ids == 6).sum(-1)
         assert (counts == counts[0]).all() and not torch.equal(ids[0], ids[1])
         seen.add(counts[0].item())

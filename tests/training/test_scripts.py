@@ -32,7 +32,11 @@ def launch(script, *args, processes=1):
     command += ["--multi_gpu"] if processes > 1 else ["--cpu"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
     result = subprocess.run(
-        [str(word) for word in (*command, SCRIPTS / script, *args)], capture_output=True, text=True, env=environment, timeout=400
+        [str(word) for word in (*command, SCRIPTS / script, *args)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=400,
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return result.stdout
@@ -42,7 +46,14 @@ def launch(script, *args, processes=1):
 def tokens(idx_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
     tiny_vqvae().save_pretrained(folder / "vqvae")
-    command = [sys.executable, SCRIPTS / "tokenize_images.py", "--train_data_dir", idx_folder, "--vqvae", folder / "vqvae"]
+    command = [
+        sys.executable,
+        SCRIPTS / "tokenize_images.py",
+        "--train_data_dir",
+        idx_folder,
+        "--vqvae",
+        folder / "vqvae",
+    ]
     command += ["--resolution", "28", "--output_dir", folder / "tokens", "--images_per_part", "20"]
     subprocess.run(command, check=True, capture_output=True)
     return folder
@@ -138,7 +149,9 @@ def test_enat_trains_on_two_processes_and_resumes(tokens, tmp_path):
     launch("train_autonat.py", *autonat_args(tokens, folders[0], 8, *args, "--checkpointing_steps", 4), processes=2)
     shutil.copytree(folders[0] / "checkpoint-4", folders[1] / "checkpoint-4")
     output = launch(
-        "train_autonat.py", *autonat_args(tokens, folders[1], 8, *args, "--resume_from_checkpoint", "latest"), processes=2
+        "train_autonat.py",
+        *autonat_args(tokens, folders[1], 8, *args, "--resume_from_checkpoint", "latest"),
+        processes=2,
     )
     assert "Resumed from" in output
     name = Path("pipeline", "transformer", "diffusion_pytorch_model.safetensors")

@@ -87,7 +87,9 @@ def test_unreadable_images_are_counted_and_named(image_folder, tmp_path):
 
 def test_streams(image_folder, tmp_path):
     dataset = load_images(train_data_dir=str(image_folder), streaming=True)
-    tokenize_dataset(dataset, tiny_vqvae(), tmp_path / "stream", 28, flips=False, images_per_part=25, show_progress=False)
+    tokenize_dataset(
+        dataset, tiny_vqvae(), tmp_path / "stream", 28, flips=False, images_per_part=25, show_progress=False
+    )
     tokenize(image_folder, tmp_path / "whole", flips=False)
     stream, whole = (load_token_set(tmp_path / name)[0].with_format("numpy")[:] for name in ("stream", "whole"))
     assert np.array_equal(stream["input_ids"], whole["input_ids"]) and np.array_equal(stream["label"], whole["label"])

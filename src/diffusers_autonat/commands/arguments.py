@@ -57,7 +57,9 @@ def read_strategy(path: str, num_inference_steps: int | None = None) -> Generati
     """
     strategies = {strategy.num_inference_steps: strategy for strategy in read_strategies(path)}
     if num_inference_steps is None and len(strategies) > 1:
-        raise ValueError(f"{path} holds strategies for {list(strategies)} steps: choose one with --num-inference-steps.")
+        raise ValueError(
+            f"{path} holds strategies for {list(strategies)} steps: choose one with --num-inference-steps."
+        )
     if num_inference_steps is not None and num_inference_steps not in strategies:
         raise ValueError(f"{path} holds no strategy for {num_inference_steps} steps, only for {list(strategies)}.")
     return strategies[num_inference_steps or next(iter(strategies))]

@@ -80,7 +80,10 @@ def register(commands) -> None:
     models = [source.name for source in SOURCES if source.component == "transformer"]
     command.add_argument("--model", required=True, choices=models)
     command.add_argument(
-        "--checkpoint", required=True, metavar="FILE", help="the transformer: a file, or a training checkpoint's folder"
+        "--checkpoint",
+        required=True,
+        metavar="FILE",
+        help="the transformer: a file, or a training checkpoint's folder",
     )
     command.add_argument(
         "--vqgan", metavar="FILE", help="the tokenizer, vqgan_jax_strongaug.ckpt; without it no pipeline is made"

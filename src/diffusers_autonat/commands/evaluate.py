@@ -139,7 +139,9 @@ def _check(args: argparse.Namespace, metric_names: tuple[str, ...]) -> None:
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise ValueError(f"{path} cannot be written, since {folder} is no folder one can write to: name another.")
     if args.pipeline and Path(args.output).is_dir():
-        raise ValueError(f"--output {args.output} is a folder: name a file in it, as in {args.output}/evaluation.json.")
+        raise ValueError(
+            f"--output {args.output} is a folder: name a file in it, as in {args.output}/evaluation.json."
+        )
 
 
 def _state_folder(args: argparse.Namespace) -> Path:
@@ -168,7 +170,9 @@ def _load_pipeline(name: str) -> AutoNATPipeline:
     except (OSError, ValueError) as error:
         if Path(name).is_dir():
             raise
-        raise ValueError(f"{name} is no folder of a pipeline, and none can be reached on the Hub by that id.") from error
+        raise ValueError(
+            f"{name} is no folder of a pipeline, and none can be reached on the Hub by that id."
+        ) from error
 
 
 def _resolution(pipe: AutoNATPipeline) -> int:
@@ -347,7 +351,9 @@ def register(commands) -> None:
     group = command.add_argument_group("what is measured")
     group.add_argument("--num-images", type=positive, help="default: 10000; with --reconstruct all")
     group.add_argument("--num-inference-steps", type=positive, help="default: the longest stored strategy's")
-    group.add_argument("--strategy", help="a strategy file, or a search's scheduler_config.json, instead of a stored one")
+    group.add_argument(
+        "--strategy", help="a strategy file, or a search's scheduler_config.json, instead of a stored one"
+    )
     group.add_argument("--guidance-scale", type=float, help="multiplies the strategy's scales")
     group.add_argument("--seed", type=int, help="of noise and labels")
     group.add_argument("--label-policy", choices=("balanced", "uniform", "reference"))

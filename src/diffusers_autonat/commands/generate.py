@@ -45,7 +45,9 @@ def register(commands) -> None:
     command.add_argument("--class-labels", nargs="*", default=[], help="ids or names; default: the first ten classes")
     command.add_argument("--num-images", type=positive, default=4, help="for each class")
     command.add_argument("--num-inference-steps", type=positive, help="default: the longest stored strategy's")
-    command.add_argument("--strategy", help="a strategy file, or a search's scheduler_config.json, instead of a stored one")
+    command.add_argument(
+        "--strategy", help="a strategy file, or a search's scheduler_config.json, instead of a stored one"
+    )
     command.add_argument("--guidance-scale", type=float, default=1.0, help="multiplies the strategy's scales")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--output", default="images.png")

@@ -92,7 +92,10 @@ def _read(path: Path) -> Mapping[Any, Any]:
     except Exception as error:  # what a damaged file makes the readers raise is anything
         if isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error):
             # Only what was met: the rest of torch's message is advice to read the file unsafely.
-            found = (re.search(pattern, str(error)) for pattern in (r"(?<=GLOBAL )\S+", r"Unsupported \w+ \d+", "TorchScript"))
+            found = (
+                re.search(pattern, str(error))
+                for pattern in (r"(?<=GLOBAL )\S+", r"Unsupported \w+ \d+", "TorchScript")
+            )
             met = next(filter(None, found), None)
             raise ValueError(
                 f"{path} holds more than tensors and would have to run code to be read, which is refused"
@@ -115,11 +118,15 @@ def _flatten(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 def _select(content: dict[str, Any]) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The tensors of the best set of weights in `content`, with their bare names, and a summary of everything else."""
-    ignored: Counter[str] = Counter(name.split(".")[0] for name, value in content.items() if not torch.is_tensor(value))
+    ignored: Counter[str] = Counter(
+        name.split(".")[0] for name, value in content.items() if not torch.is_tensor(value)
+    )
     tensors = {name: value for name, value in content.items() if torch.is_tensor(value)}
     while wrapper := next((w for w in _WEIGHTS if any(name.startswith(f"{w}.") for name in tensors)), None):
         ignored.update(name.split(".")[0] for name in tensors if not name.startswith(f"{wrapper}."))
         tensors = {
-            name.removeprefix(f"{wrapper}."): value for name, value in tensors.items() if name.startswith(f"{wrapper}.")
+            name.removeprefix(f"{wrapper}."): value
+            for name, value in tensors.items()
+            if name.startswith(f"{wrapper}.")
         }
     return tensors, [f"{name} ({count} value{'s' * (count > 1)})" for name, count in ignored.items()]

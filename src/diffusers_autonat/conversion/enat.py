@@ -132,7 +132,10 @@ ENAT = SourceFormat(
     origin=Origin(
         description="The class-conditional masked-token transformer of ENAT, trained on ImageNet by its authors",
         sizes={
-            "codebook_size": 1024, "hidden_size": 1024, "num_encoder_layers": 22, "num_decoder_layers": 2,
+            "codebook_size": 1024,
+            "hidden_size": 1024,
+            "num_encoder_layers": 22,
+            "num_decoder_layers": 2,
             "num_classes": 1000,
         },  # fmt: skip
         code="https://github.com/LeapLabTHU/ENAT",

@@ -182,7 +182,9 @@ def convert_to_folder(
     if wrong := [name for name in options if name not in source.assumed]:
         raise ValueError(f"{wrong[0]} is no option of {source.title}, which has {', '.join(source.assumed)}.")
     if id2label is not None and not (vqgan and source.has_pipeline):
-        why = "without a tokenizer none is made" if source.has_pipeline else f"{source.title} is only a component of one"
+        why = (
+            "without a tokenizer none is made" if source.has_pipeline else f"{source.title} is only a component of one"
+        )
         raise ValueError(f"class names belong to a pipeline, and {why}.")
     NATScheduler(strategies=list(strategies) or None)  # two strategies for one T end here, before anything is read
 

@@ -127,7 +127,9 @@ def make_card(
         parameters=parameters,
         sizes=main.describe(config),
         usage=usage,
-        files="\n".join(f"| `{file.path.name}` | `{one.component}` | `{file.sha256()}` |" for one, file, _ in converted),
+        files="\n".join(
+            f"| `{file.path.name}` | `{one.component}` | `{file.sha256()}` |" for one, file, _ in converted
+        ),
         sources="\n".join(_where(one.origin, is_released, one.title) for one, is_released in zip(sources, released)),
         agreements="\n".join(f"- {one.title}: {one.agreement}" for one in sources),
         licenses="\n\n".join(

@@ -44,9 +44,7 @@ def read_sizes(state_dict: dict[str, torch.Tensor], names: list[str], model_name
     return [state_dict[name].shape for name in names]
 
 
-def check_shapes(
-    state_dict: dict[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], model_name: str
-) -> None:
+def check_shapes(state_dict: dict[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], model_name: str) -> None:
     """`ValueError` that lists all tensors that are missing, not expected, or not of their shape in `shapes`."""
     problems = [f"missing: {name}" for name in shapes if name not in state_dict]
     problems += [f"not expected: {name}" for name in state_dict if name not in shapes]

@@ -212,9 +212,7 @@ def load_reference(
         raise ValueError(f"{path} holds several splits ({splits}): name the folder of one of them.")
     if path is not None and path.is_dir() and not (path / "dataset_info.json").exists():
         samples = _folder_samples(path, resolution)
-        return compute_reference(
-            samples, extractor, str(path), feature_rows, progress=progress, resolution=resolution
-        )
+        return compute_reference(samples, extractor, str(path), feature_rows, progress=progress, resolution=resolution)
     dataset: Any = source
     if path is not None:
         from datasets import load_dataset, load_from_disk
@@ -264,7 +262,9 @@ def _load_npz(path: Path, extractor: FeatureExtractor, feature_rows: int, progre
                 stored = {key: file[key] for key in file if key != "arr_0"}
         provenance = json.loads(str(stored.get("provenance", "{}")))
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as a reference ({error}): make it again or fetch it again.") from error
+        raise ValueError(
+            f"{path} cannot be read as a reference ({error}): make it again or fetch it again."
+        ) from error
     measured = None
     if from_images or (feature_rows > 0 and "arr_0" in names):
         measured = compute_reference(_archive_samples(path), extractor, str(path), feature_rows, progress=progress)

@@ -65,7 +65,9 @@ class AutoNATPipeline(DiffusionPipeline):
         for class_id, names in self.id2label.items():
             for name in {names, *names.split(",")}:
                 self._label2ids.setdefault(name.strip().lower(), []).append(class_id)
-        self.vae_scale_factor = 2 ** (len(self.vqvae.config.block_out_channels) - 1) if getattr(self, "vqvae", None) else 16
+        self.vae_scale_factor = (
+            2 ** (len(self.vqvae.config.block_out_channels) - 1) if getattr(self, "vqvae", None) else 16
+        )
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor, do_normalize=False)
 
     @property
@@ -94,8 +96,12 @@ class AutoNATPipeline(DiffusionPipeline):
                 if len(found) > 1:
                     raise ValueError(f"class name {label!r} stands for the ids {found}; pass one of the ids.")
                 if not found:
-                    known = ", ".join(map(repr, list(self.id2label.values())[:10])) or "none: the pipeline has no id2label"
-                    raise ValueError(f"unknown class name {label!r}; known are {known}{', ...' * (len(self.id2label) > 10)}.")
+                    known = (
+                        ", ".join(map(repr, list(self.id2label.values())[:10])) or "none: the pipeline has no id2label"
+                    )
+                    raise ValueError(
+                        f"unknown class name {label!r}; known are {known}{', ...' * (len(self.id2label) > 10)}."
+                    )
                 label = found[0]
             if isinstance(label, bool) or int(label) != label or not 0 <= label <= num_classes:
                 raise ValueError(
@@ -129,20 +135,28 @@ class AutoNATPipeline(DiffusionPipeline):
         if num_images_per_prompt < 1:
             raise ValueError(f"num_images_per_prompt = {num_images_per_prompt} must be at least 1.")
         if guidance_scale < 0:
-            raise ValueError(f"guidance_scale = {guidance_scale} must not be negative; it multiplies the strategy's scales.")
+            raise ValueError(
+                f"guidance_scale = {guidance_scale} must not be negative; it multiplies the strategy's scales."
+            )
         batch_size = len(class_ids) * num_images_per_prompt
         if isinstance(strategy, (list, tuple)) and len(strategy) != batch_size:
-            raise ValueError(f"{len(strategy)} strategies were passed for {batch_size} images; pass one, or one for each.")
+            raise ValueError(
+                f"{len(strategy)} strategies were passed for {batch_size} images; pass one, or one for each."
+            )
         if isinstance(generator, list):
             if len(generator) != batch_size:
-                raise ValueError(f"{len(generator)} generators were passed for {batch_size} images; pass one for each.")
+                raise ValueError(
+                    f"{len(generator)} generators were passed for {batch_size} images; pass one for each."
+                )
             wrong = [type(one).__name__ for one in generator if not isinstance(one, torch.Generator)]
             if wrong:
                 raise ValueError(f"the list of generators holds {wrong[0]}; every entry must be a torch.Generator.")
         if latents is not None:
             shape = (batch_size, config.sample_size**2)
             if tuple(latents.shape) != shape or latents.dtype != torch.long:
-                raise ValueError(f"latents must be int64 token ids {shape}, got {latents.dtype} {tuple(latents.shape)}.")
+                raise ValueError(
+                    f"latents must be int64 token ids {shape}, got {latents.dtype} {tuple(latents.shape)}."
+                )
             low, high = latents.min().item(), latents.max().item()
             if low < 0 or high > codebook_size:
                 raise ValueError(

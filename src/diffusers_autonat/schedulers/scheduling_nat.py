@@ -64,7 +64,9 @@ def remask(
     m = floor(N r), at least 1, and fewer than are masked now, so that every step reveals something. Confidence is
     log softmax(logits)[token], untempered, plus temperature * gumbel. All tensors are `[B, N]`, logits `[B, N, K]`.
     """
-    confidence = logits.gather(-1, tokens.clamp(max=logits.shape[-1] - 1)[..., None]).squeeze(-1) - logits.logsumexp(-1)
+    confidence = logits.gather(-1, tokens.clamp(max=logits.shape[-1] - 1)[..., None]).squeeze(-1) - logits.logsumexp(
+        -1
+    )
     confidence = torch.where(masked, confidence + temperature * gumbel, float("inf"))
     count = torch.minimum(mask_count(tokens.shape[-1], mask_ratio), masked.sum(-1, keepdim=True) - 1)
     rank = confidence.argsort(dim=-1).argsort(dim=-1)
@@ -150,18 +152,26 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
         if strategy is None:
             strategy = self.get_strategy(num_inference_steps)
         strategies = [strategy] if isinstance(strategy, GenerationStrategy) else list(strategy)
-        lengths = {one.num_inference_steps for one in strategies} | {num_inference_steps or len(strategies[0].mask_ratios)}
+        lengths = {one.num_inference_steps for one in strategies} | {
+            num_inference_steps or len(strategies[0].mask_ratios)
+        }
         if len(lengths) > 1:
             raise ValueError(f"num_inference_steps and the given strategies differ in length: {sorted(lengths)}.")
         for name, values in strategies[0].to_dict().items():
-            tensor = torch.tensor(values) if len(strategies) == 1 else torch.tensor([getattr(s, name) for s in strategies]).T
+            tensor = (
+                torch.tensor(values)
+                if len(strategies) == 1
+                else torch.tensor([getattr(s, name) for s in strategies]).T
+            )
             if name == "mask_ratios":
                 self._mask_ratios_on_host = tensor  # for `num_masked`
             setattr(self, name, tensor.to(device))
         self.num_inference_steps = strategies[0].num_inference_steps
         self.timesteps = torch.arange(self.num_inference_steps)
         # Known on the host, so that the pipeline can skip a pass without asking the device.
-        self.is_guided = [any(one.guidance_scales[t] > 0 for one in strategies) for t in range(self.num_inference_steps)]
+        self.is_guided = [
+            any(one.guidance_scales[t] > 0 for one in strategies) for t in range(self.num_inference_steps)
+        ]
 
     def num_masked(self, num_tokens: int) -> list[int] | None:
         """How many of `num_tokens` tokens are masked before each step when all are at the first: known without asking
@@ -194,7 +204,9 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
         """
         timestep = int(timestep)
         if not 0 <= timestep < self.num_inference_steps:
-            raise ValueError(f"timestep = {timestep} is not one of the {self.num_inference_steps} steps that were set.")
+            raise ValueError(
+                f"timestep = {timestep} is not one of the {self.num_inference_steps} steps that were set."
+            )
         logits = model_output.float()
         masked = sample == self.config.mask_token_id
         r, tau1, tau2 = (

@@ -33,7 +33,9 @@ DEFAULT_JOURNAL = "search.journal"
 
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("study", "start the same command again to resume, or elsewhere to share the work")
+    group = parser.add_argument_group(
+        "study", "start the same command again to resume, or elsewhere to share the work"
+    )
     group.add_argument("--storage", help=f"journal file or database URL; default: {DEFAULT_JOURNAL} in --output")
     group.add_argument("--study-name", help="default: made of the script's own arguments")
     group.add_argument("--output", required=True, help="folder for what the search finds")
@@ -47,7 +49,9 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--feature-extractor", default="inception", help="inception, or a transformers vision model")
     group.add_argument("--metric", choices=list(METRICS), default="fid", help="distance on the extractor's features")
     group.add_argument("--num-images", type=positive, default=1000, help="for each trial")
-    group.add_argument("--seed", type=int, default=0, help="of labels and noise, the same in each trial, and of samplers")
+    group.add_argument(
+        "--seed", type=int, default=0, help="of labels and noise, the same in each trial, and of samplers"
+    )
     group.add_argument("--redraw-noise", action="store_true", help="new noise for each round (or trial)")
     group.add_argument("--label-policy", choices=LABEL_POLICIES, default="balanced")
     group.add_argument("--batch-size", type=positive, default=128)
@@ -136,7 +140,9 @@ class Judge:
         return cls(args, extractor, reference)
 
     def evaluator(self, pipeline: Any, progress: bool = False) -> Evaluator:
-        same_classes = self.extractor.id2label and self.extractor.num_classes == pipeline.transformer.config.num_classes
+        same_classes = (
+            self.extractor.id2label and self.extractor.num_classes == pipeline.transformer.config.num_classes
+        )
         return Evaluator(
             pipeline,
             self.extractor,
@@ -159,7 +165,9 @@ class Judge:
         evaluator = self.evaluator(pipeline, progress=sys.stderr.isatty())
         return EvaluatorScore(evaluator, self.args.confirm_images, self.args.confirm_seed, self.args.metric)
 
-    def folder_score(self, strategy: GenerationStrategy, confirm: bool = False) -> Callable[[Path, optuna.Trial], float]:
+    def folder_score(
+        self, strategy: GenerationStrategy, confirm: bool = False
+    ) -> Callable[[Path, optuna.Trial], float]:
         """Score of a pipeline folder that has just been trained, with a fixed strategy."""
 
         def score(folder: Path, trial: optuna.Trial) -> float:

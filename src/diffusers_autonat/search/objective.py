@@ -55,7 +55,9 @@ class AnyStepsSpace:
     """
 
     def __init__(self, starts: Sequence[GenerationStrategy], free: Sequence[str] = SCHEDULE_NAMES):
-        self.starts = {start.num_inference_steps: start for start in sorted(starts, key=lambda s: s.num_inference_steps)}
+        self.starts = {
+            start.num_inference_steps: start for start in sorted(starts, key=lambda s: s.num_inference_steps)
+        }
         if len(self.starts) < len(starts):
             raise ValueError(f"give one start for each number of steps, got {[s.num_inference_steps for s in starts]}")
         self.num_knots = min(self.starts)
@@ -109,7 +111,9 @@ class AnyStepsSpace:
 class Evaluator(Protocol):
     """What is asked of `diffusers_autonat.metrics.Evaluator`."""
 
-    def __call__(self, num_images: int, seed: int = 0, strategy: GenerationStrategy | None = None) -> dict[str, float]: ...
+    def __call__(
+        self, num_images: int, seed: int = 0, strategy: GenerationStrategy | None = None
+    ) -> dict[str, float]: ...
 
     def rungs(
         self, num_images: Sequence[int], seed: int = 0, strategy: GenerationStrategy | None = None
@@ -167,9 +171,7 @@ class StrategyObjective:
         cost: From a strategy to what an image costs; given, the trial has two values, score and cost.
     """
 
-    def __init__(
-        self, space: StrategySpace, score: Score, cost: Callable[[GenerationStrategy], float] | None = None
-    ):
+    def __init__(self, space: StrategySpace, score: Score, cost: Callable[[GenerationStrategy], float] | None = None):
         self.space = space
         self.score = score
         self.cost = cost

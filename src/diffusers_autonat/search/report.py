@@ -171,7 +171,9 @@ def plot_curves(
             held.append(values[np.searchsorted(xs, grid, side="right") - 1])
         stacked = np.array(held)
         axis.step(grid, stacked.mean(0), where="post", color=f"C{number}", linewidth=2, label=label)
-        axis.fill_between(grid, stacked.min(0), stacked.max(0), step="post", color=f"C{number}", alpha=0.15, linewidth=0)
+        axis.fill_between(
+            grid, stacked.min(0), stacked.max(0), step="post", color=f"C{number}", alpha=0.15, linewidth=0
+        )
     for number, (label, level) in enumerate((levels or {}).items(), start=len(curves)):
         axis.axhline(level, color=f"C{number}", linestyle="--", linewidth=1.2, label=label)
     axis.set(xlabel=x_name, ylabel=value_name)

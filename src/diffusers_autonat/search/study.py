@@ -177,7 +177,11 @@ def wait_for_workers(study: Study) -> None:
         for trial in running:
             # Killed between creating the trial and saying whose it is, which takes no time.
             nameless = RUN not in trial.system_attrs and CLAIM not in trial.system_attrs
-            if nameless and trial.datetime_start and (datetime.now() - trial.datetime_start).total_seconds() > NAMELESS:
+            if (
+                nameless
+                and trial.datetime_start
+                and (datetime.now() - trial.datetime_start).total_seconds() > NAMELESS
+            ):
                 fail_lost_trial(study, trial, None)
         if not running:
             return

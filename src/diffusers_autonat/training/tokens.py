@@ -184,7 +184,11 @@ def load_token_set(folder: str | Path) -> tuple[Dataset, TokenSetInfo]:
     if not shards:
         raise ValueError(f"{folder} holds no token set; make one with training/tokenize_images.py.")
     unfinished = [shard.name for shard in shards if not (shard / "shard.json").exists()]
-    infos = [TokenSetInfo(**json.loads((shard / "shard.json").read_text())) for shard in shards if shard.name not in unfinished]
+    infos = [
+        TokenSetInfo(**json.loads((shard / "shard.json").read_text()))
+        for shard in shards
+        if shard.name not in unfinished
+    ]
     if unfinished or len(shards) != infos[0].num_shards:
         expected = infos[0].num_shards if infos else "all"
         raise ValueError(
@@ -195,7 +199,9 @@ def load_token_set(folder: str | Path) -> tuple[Dataset, TokenSetInfo]:
         raise ValueError(f"the shards of {folder} were made in different ways; make them again with one tokenizer.")
     parts = [Dataset.from_file(str(part)) for shard in shards for part in sorted(shard.glob("part-*.arrow"))]
     info = infos[0]
-    info.num_images, info.num_unreadable = (sum(getattr(i, k) for i in infos) for k in ("num_images", "num_unreadable"))
+    info.num_images, info.num_unreadable = (
+        sum(getattr(i, k) for i in infos) for k in ("num_images", "num_unreadable")
+    )
     info.unreadable = [name for i in infos for name in i.unreadable]
     return concatenate_datasets(parts), info
 
