@@ -134,7 +134,8 @@ COMPARISON = """
 ## Beside AutoNAT
 
 The same tokenizer, and a transformer that has seen as many images ({other_seen:,}) and has {other_parameters:,} parameters:
-[autonat-fashion-mnist](../autonat-fashion-mnist/README.md). Multiply-accumulates are those of one image, decoder included;
+[autonat-fashion-mnist](../autonat-fashion-mnist/README.md). Both use their heuristic, lambda and k (and ENAT's tau1) from a
+grid. Multiply-accumulates are those of one image, decoder included;
 speeds are medians of {rounds} interleaved rounds (`benchmarks/pipelines.py`,
 [pipelines.json](../../benchmarks/results/pipelines.json), {hardware}).
 

@@ -130,16 +130,20 @@ def save_pipeline(model: Generator, run: Path, chosen: list[GenerationStrategy])
     return AutoNATPipeline.from_pretrained(model.folder), equal
 
 
+def searched_steps(model: Generator) -> set[int]:
+    """The T whose stored strategy comes from a search."""
+    provenance = model.folder / "scheduler" / PROVENANCE
+    return {int(steps) for steps in read(provenance)} if provenance.exists() else set()
+
+
 def describe_strategies(model: Generator, chosen: list[dict]) -> str:
     """Where each stored strategy comes from."""
-    searched = (
-        read(model.folder / "scheduler" / PROVENANCE) if (model.folder / "scheduler" / PROVENANCE).exists() else {}
-    )
-    lines = []
+    searched, lines = searched_steps(model), []
     for row in chosen:
-        steps = str(row["steps"])
+        steps = row["steps"]
         if steps in searched:
-            origin, result = searched[steps], read(SEARCHES / f"{model.folder}-T{steps}" / "result.json")
+            origin = read(model.folder / "scheduler" / PROVENANCE)[str(steps)]
+            result = read(SEARCHES / f"{model.folder}-T{steps}" / "result.json")
             start = next(one for one in result["candidates"] if one["label"].startswith("start"))
             lines.append(
                 f"- T = {steps}: found by `search/search_generation.py` ({origin['search']['num_trials']} trials of "
@@ -168,11 +172,35 @@ def draw_pictures(model: Generator, run: Path, pipe: AutoNATPipeline, history: l
     plot_history(history, model.folder / "training.png", {"loss": "loss", "token_accuracy": "masked-token accuracy"})
 
 
-def evaluate(model: Generator, output: Path, *arguments: str) -> dict:
-    """The values that `diffusers-autonat evaluate` reports."""
+def evaluate(model: Generator, report: str, *arguments: str) -> dict:
+    """The values that `diffusers-autonat evaluate` writes to a report in the folder."""
+    output = model.folder / "evaluation" / f"{report}.json"
     judge = ["--feature-extractor", str(JUDGE), "--reference", str(REFERENCE), "--metrics", "fid,class"]
     diffusers_autonat(["evaluate", str(model.folder), *judge, *arguments, "--output", str(output)])
     return read(output)["values"]
+
+
+def evaluate_strategies(
+    model: Generator, heuristics: list[GenerationStrategy], searched: set[int], *arguments: str
+) -> list[str]:
+    """Report on each stored strategy, and on the heuristic that a found one has replaced; rows of the card's table."""
+    rows = []
+
+    def report(name: str, strategy: str, *options: str) -> None:
+        values = evaluate(model, name, *options, *arguments)
+        rows.append(
+            f"| generated, {name.split('-')[0].replace('T', 'T = ')}, {strategy} strategy | {values['frechet_distance']:.3f} "
+            f"| {values['class_consistency']:.1%} | [{name}.json](evaluation/{name}.json) |"
+        )
+
+    for heuristic in heuristics:
+        steps = heuristic.num_inference_steps
+        report(f"T{steps}", "found" if steps in searched else "heuristic", "--num-inference-steps", str(steps))
+        if steps in searched:
+            file = model.folder / "evaluation" / f"T{steps}-heuristic-strategy.json"
+            file.write_text(json.dumps(heuristic.to_dict(), indent=2) + "\n")
+            report(f"T{steps}-heuristic", "heuristic", "--strategy", str(file))
+    return rows
 
 
 def joined_history(run: Path, parts: tuple[str, ...]) -> list[dict]:
@@ -185,15 +213,17 @@ def joined_history(run: Path, parts: tuple[str, ...]) -> list[dict]:
 
 
 def compare(report_images: int, seen: int) -> str:
-    """ENAT beside AutoNAT: quality from the reports in both folders, cost and speed from the benchmark."""
+    """ENAT beside AutoNAT, both with their heuristic: quality from the reports in both folders, cost and speed from the
+    benchmark."""
     speeds = read(SPEEDS)
     rows, reports = [], {}
     for steps in (4, 8):
         for model in (AUTONAT, ENAT):
-            report = read(model.folder / "evaluation" / f"T{steps}.json")
-            if report["num_images"] != report_images:
+            heuristic = model.folder / "evaluation" / f"T{steps}-heuristic.json"
+            report = read(heuristic if heuristic.exists() else heuristic.with_name(f"T{steps}.json"))
+            if report["images"]["num_images"] != report_images:
                 raise ValueError(
-                    f"{model.folder} was reported with {report['num_images']} images, not {report_images}."
+                    f"{model.folder} was reported with {report['images']['num_images']} images, not {report_images}."
                 )
             small, large = (
                 next(row for row in speeds["rows"]
@@ -227,26 +257,16 @@ def make_generator(model: Generator, run: Path, data: str, num_images: int, seed
     grid = read(run / model.grid)
     rows = grid["grid"]
     chosen = [choose(rows, steps) for steps in sorted({row["steps"] for row in rows})]
-    pipe, equal_tokens = save_pipeline(model, run, [strategy_of(grid, row) for row in chosen])
+    heuristics = [strategy_of(grid, row) for row in chosen]
+    pipe, equal_tokens = save_pipeline(model, run, heuristics)
     history = joined_history(run, model.parts)
     draw_pictures(model, run, pipe, history)
     reports = model.folder / "evaluation"
     reports.mkdir()
     shutil.copy(run / model.grid, reports / "grid.json")
     size = ["--num-images", str(num_images)]
-    floor = evaluate(model, reports / "reconstructions.json", "--reconstruct", f"{data}:test", *size)
-    measured = {
-        row["steps"]: evaluate(
-            model,
-            reports / f"T{row['steps']}.json",
-            "--num-inference-steps",
-            str(row["steps"]),
-            "--seed",
-            str(seed),
-            *size,
-        )
-        for row in chosen
-    }
+    floor = evaluate(model, "reconstructions", "--reconstruct", f"{data}:test", *size)
+    stored_rows = evaluate_strategies(model, heuristics, searched_steps(model), "--seed", str(seed), *size)
 
     tokenizer = [History.read(run / part / "history.jsonl") for part in TOKENIZER_PARTS]
     transformer = [History.read(run / part / "history.jsonl") for part in model.parts]
@@ -266,11 +286,7 @@ def make_generator(model: Generator, run: Path, data: str, num_images: int, seed
         reference_hash=grid["reference"]["hash"], num_images=grid["num_images"], seed=grid["seed"],
         real=grid["real_test_images"], reconstructed=grid["reconstructed_test_images"],
         floor=floor, report_images=num_images, report_seed=seed,
-        stored_rows="\n".join(
-            f"| generated, T = {steps}, stored strategy | {values['frechet_distance']:.3f} | {values['class_consistency']:.1%} "
-            f"| [T{steps}.json](evaluation/T{steps}.json) |"
-            for steps, values in measured.items()
-        ),
+        stored_rows="\n".join(stored_rows),
         tau1_head=" tau1 |" if with_tau1 else "", tau1_rule="---|" if with_tau1 else "",
         grid_rows="\n".join(
             f"| {row['steps']} |{' %g |' % row['sampling_temperature'] if with_tau1 else ''} {row['remasking_temperature']:g} "

@@ -144,7 +144,7 @@ def baseline(args, judge, storage, output):
     )  # fmt: skip
     confirmed.sort(key=lambda row: row.value)
     floor = floor_of(args, judge)
-    plot_bars({row.label: row.value for row in confirmed}, output / f"{name}.png", judge.value_name, floor)
+    plot_bars({row.label: row.value for row in rows}, output / f"{name}.png", judge.value_name, floor)
     return name, {
         "floor": floor, "tuned": confirmed[0].label, "value": confirmed[0].value,
         "strategy": confirmed[0].strategy.to_dict(),

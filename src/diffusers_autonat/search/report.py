@@ -191,7 +191,7 @@ def plot_bars(values: Mapping[str, float], path: str | Path, value_name: str, fl
     axis.bar_label(bars, fmt="%.3f", padding=3)
     if floor is not None:
         axis.axvline(floor, color="C3", linestyle="--", linewidth=1.2, label="tokenizer's reconstructions")
-        axis.legend(frameon=False, loc="lower right")
+        figure.legend(frameon=False, loc="outside upper right")
     axis.set(xlabel=value_name, xlim=(0, 1.15 * max(values.values())))
     axis.invert_yaxis()
     axis.grid(alpha=0.3, axis="x")
