@@ -14,6 +14,7 @@ from diffusers_autonat.search import (
     generation_space,
     generation_start,
     generation_strategy,
+    resample_strategy,
     suggest,
     training_params,
     training_space,
@@ -135,6 +136,21 @@ def test_suggest():
     trial = study.ask()
     assert suggest(trial, space) == trial.params
     assert all(space[name].low <= value <= space[name].high for name, value in trial.params.items())
+
+
+def test_resample_strategy():
+    start = GenerationStrategy(
+        mask_ratios=(0.8, 0.4, 0.2, 0.0), sampling_temperatures=(1.0, 2.0, 3.0, 4.0),
+        remasking_temperatures=(3.0, 2.0, 1.0, 0.0), guidance_scales=(0.0, 1.0, 2.0, 3.0),
+    )  # fmt: skip
+    assert resample_strategy(start, 4).to_dict() == {**start.to_dict(), "remasking_temperatures": [3.0, 2.0, 1.0, 1.0]}
+    long = resample_strategy(start, 8)
+    assert long.mask_ratios == pytest.approx((0.9, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1, 0.0))
+    assert long.sampling_temperatures == pytest.approx((1.0, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0))
+    assert long.remasking_temperatures == pytest.approx((3.0, 3.0, 2.5, 2.0, 1.5, 1.0, 1.0, 1.0))
+    assert long.guidance_scales == pytest.approx((0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0))
+    assert resample_strategy(start, 2).mask_ratios == pytest.approx((0.4, 0.0))
+    assert resample_strategy(GenerationStrategy.cosine(1), 3).mask_ratios == pytest.approx((2 / 3, 1 / 3, 0.0))
 
 
 def test_optuna_is_optional():

@@ -20,12 +20,12 @@ from diffusers import DiffusionPipeline
 
 import diffusers_autonat
 
-from ..commands.arguments import positive, read_reference, read_strategy
+from ..commands.arguments import positive, read_reference, read_strategies
 from ..metrics import LABEL_POLICIES, Evaluator, load_extractor
 from ..provenance import pipeline_hash
 from ..strategies import GenerationStrategy
 from .objective import METRICS, EvaluatorScore
-from .spaces import generation_start
+from .spaces import generation_start, resample_strategy
 from .training import CandidateTrainer, training_command
 
 
@@ -64,7 +64,9 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
 def add_start_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("start")
     group.add_argument(
-        "--start", default="heuristic", help="heuristic, released (where the paper's search starts), stored, or a file"
+        "--start",
+        default="heuristic",
+        help="heuristic, released (where the paper's search starts), stored, or a file, also of another number of steps",
     )
     group.add_argument("--remasking-temperature", type=float, default=4.5, help="lambda of the heuristic")
     group.add_argument("--guidance-scale", type=float, default=3.0, help="k of the heuristic")
@@ -84,7 +86,12 @@ def start_strategy(args: argparse.Namespace, num_inference_steps: int, pipeline:
         if pipeline is None:
             raise ValueError("--start stored: there is no pipeline yet; take heuristic, released or a file")
         return pipeline.scheduler.get_strategy(num_inference_steps)
-    return read_strategy(args.start, num_inference_steps)
+    strategies = {strategy.num_inference_steps: strategy for strategy in read_strategies(args.start)}
+    nearest = min(strategies, key=lambda steps: abs(steps - num_inference_steps))
+    if nearest == num_inference_steps:
+        return strategies[nearest]
+    print(f"{args.start} has no strategy of {num_inference_steps} steps: the one of {nearest} is interpolated.")
+    return resample_strategy(strategies[nearest], num_inference_steps)
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,13 +6,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import optuna
 
 from ..strategies import GenerationStrategy
 from .finite_difference import CLAIM, RoundSampler
 from .samplers import RUN
-from .spaces import SCHEDULE_NAMES, DescentParameter, generation_space, generation_strategy, suggest
+from .spaces import (
+    SCHEDULE_NAMES,
+    DescentParameter,
+    generation_space,
+    generation_strategy,
+    interpolate_schedule,
+    suggest,
+)
 
 
 STRATEGY = "strategy"  # trial user attribute: the strategy that was scored
@@ -90,21 +96,14 @@ class AnyStepsSpace:
         """The strategy of so many steps through the values at the knots."""
         start, knots = self.starts[steps], self.num_knots
         through = generation_strategy(params, self.starts[knots])
-        positions = np.arange(1, knots + 1) / knots
-        times = np.arange(1, steps + 1) / steps
         schedules = {}
         for name, values in through.to_dict().items():
             if not any(param.startswith(name) for param in params):
                 schedules[name] = getattr(start, name)
                 continue
-            where, heights = positions, np.array(values)
-            if name == "mask_ratios":  # everything is masked before the first step
-                where, heights = np.append(0.0, where), np.append(1.0, heights)
-            if name == "remasking_temperatures":  # without effect at the last step, so not known there
-                where, heights = where[:-1], heights[:-1]
             if name == "guidance_scales":  # negative knots count when interpolating: guidance may begin between two
-                heights = np.array([params[f"{name}.{knot}"] for knot in range(knots)])
-            schedules[name] = np.maximum(np.interp(times, where, heights), 0.0)
+                values = [params[f"{name}.{knot}"] for knot in range(knots)]
+            schedules[name] = [max(value, 0.0) for value in interpolate_schedule(name, values, steps)]
         return GenerationStrategy(**schedules)
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import optuna
 
 from ..strategies import GenerationStrategy, TrainingStrategy
@@ -153,6 +154,24 @@ def _as_parameter(schedule: str, value: float) -> float:
     if value > high:
         raise ValueError(f"{schedule} has a value {value} above the bound {high} of the search")
     return max(value, low)
+
+
+def interpolate_schedule(schedule: str, values: Sequence[float], num_inference_steps: int) -> list[float]:
+    """A schedule `[T]` at the relative times t / T' of another number T' of steps, linear between its own."""
+    times = [t / len(values) for t in range(1, len(values) + 1)]
+    heights = list(values)
+    if schedule == "mask_ratios":  # everything is masked before the first step
+        times, heights = [0.0, *times], [1.0, *heights]
+    if schedule == "remasking_temperatures" and len(values) > 1:  # without effect at the last step, so not known there
+        times, heights = times[:-1], heights[:-1]
+    steps = [t / num_inference_steps for t in range(1, num_inference_steps + 1)]
+    return np.interp(steps, times, heights).tolist()
+
+
+def resample_strategy(strategy: GenerationStrategy, num_inference_steps: int) -> GenerationStrategy:
+    """A strategy for another number of steps, close to the given one: where a search of it can start."""
+    schedules = strategy.to_dict().items()
+    return GenerationStrategy(**{name: interpolate_schedule(name, v, num_inference_steps) for name, v in schedules})
 
 
 def training_space(
