@@ -161,6 +161,7 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
             scheduler = NATScheduler.from_pretrained(folder) if stored else pipeline.scheduler
             of_trial = {"trial": best.label, "metric_name": name, "value": best.value}
             save_strategy(folder, scheduler, best.strategy, {**of_trial, **origin})
+        write_json(output / f"strategy-T{steps}.json", best.strategy.to_dict())
         suffix = f"-T{steps}" if with_cost else ""
         plot_schedules({f"found ({best.label})": best.strategy, args.start: start}, output / f"schedules{suffix}.png")
         print(f"T = {steps}: {name} {best.value:.4f} ({best.label}{', fresh noise' if found.confirmed else ''})")
