@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler
+from diffusers_autonat.commands.arguments import read_strategy
 from diffusers_autonat.search import open_storage
 from diffusers_autonat.search.finite_difference import is_lost
 
@@ -80,6 +81,7 @@ def test_results_load(searched, tiny):
     )
     for name in ("trials.csv", "schedules.png", "history.png"):
         assert (output / name).stat().st_size > 1000
+    assert read_strategy(str(output / "strategy-T4.json")) == best
 
 
 @pytest.mark.parametrize(
