@@ -143,13 +143,13 @@ def describe_strategies(model: Generator, chosen: list[dict]) -> str:
         steps = row["steps"]
         if steps in searched:
             origin = read(model.folder / "scheduler" / PROVENANCE)[str(steps)]
-            result = read(SEARCHES / f"{model.folder}-T{steps}" / "result.json")
-            start = next(one for one in result["candidates"] if one["label"].startswith("start"))
+            tuned = read(SEARCHES / f"baseline-T{steps}.json")
+            assert tuned["pipeline"] == origin["pipeline"] and tuned["confirm_seed"] == origin["seed"]
             lines.append(
                 f"- T = {steps}: found by `search/search_generation.py` ({origin['search']['num_trials']} trials of "
                 f"{origin['search']['num_images']:,} images, sampler {origin['sampler']}): distance {origin['value']:.3f} "
-                f"on {origin['num_images']:,} images of fresh noise, against {start['value']:.3f} of the tuned heuristic "
-                f"on the same noise (scheduler/{PROVENANCE} has the rest)."
+                f"on {origin['num_images']:,} images of fresh noise, against {tuned['value']:.3f} of the heuristic with "
+                f"{tuned['tuned']} from a grid, on the same noise (scheduler/{PROVENANCE} has the rest)."
             )
         else:
             lines.append(

@@ -146,7 +146,7 @@ def baseline(args, judge, storage, output):
     floor = floor_of(args, judge)
     plot_bars({row.label: row.value for row in rows}, output / f"{name}.png", judge.value_name, floor)
     return name, {
-        "floor": floor, "tuned": confirmed[0].label, "value": confirmed[0].value,
+        **of_pipeline, "floor": floor, "tuned": confirmed[0].label, "value": confirmed[0].value,
         "strategy": confirmed[0].strategy.to_dict(),
         "grid": [{"label": row.label, "value": row.value, "values": row.record["values"]} for row in rows],
         "confirmed": [{"label": row.label, "value": row.value, "values": row.record["values"]} for row in confirmed],
