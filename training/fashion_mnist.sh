@@ -55,4 +55,4 @@ $launch training/train_autonat.py $train --train_data_dir "$out/tokens" --vqvae 
 python benchmarks/heuristic_grid.py "$out/autonat/pipeline" --judge "$out/judge" --data "$data" --output "$out/grid.json" \
     --remasking-temperatures 4.5 2 --guidance-scales 1 2
 python benchmarks/heuristic_grid.py "$out/enat/pipeline" --judge "$out/judge" --data "$data" --output "$out/enat-grid.json" \
-    --heuristic enat --sampling-temperatures 1 2 --remasking-temperatures 1 2 --guidance-scales 1 2.5
+    --heuristic enat --num-images 500 --sampling-temperatures 1 2 --remasking-temperatures 1 2 --guidance-scales 1 2.5
