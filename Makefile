@@ -23,7 +23,7 @@ test: $(VENV)/.ready-$(EXTRAS) lint
 
 lint: $(VENV)/.ready-$(EXTRAS)
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 train: $(VENV)/.ready-dev data

@@ -163,7 +163,9 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
             save_strategy(folder, scheduler, best.strategy, {**of_trial, **origin})
         write_json(output / f"strategy-T{steps}.json", best.strategy.to_dict())
         suffix = f"-T{steps}" if with_cost else ""
-        plot_schedules({f"found ({best.label})": best.strategy, Path(args.start).name: start}, output / f"schedules{suffix}.png")
+        plot_schedules(
+            {f"found ({best.label})": best.strategy, Path(args.start).name: start}, output / f"schedules{suffix}.png"
+        )
         print(f"T = {steps}: {name} {best.value:.4f} ({best.label}{', fresh noise' if found.confirmed else ''})")
     if with_cost:
         trials = [(trial.values[0], trial.values[1]) for trial in complete_trials(found.study)]
