@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -457,8 +458,9 @@ def test_a_folder_that_cannot_be_made_is_found_before_anything_is_read(files, tm
 def test_a_run_that_is_stopped_leaves_nothing(files, tmp_path, monkeypatch, request, signal_number):
     def nobody_cares(*_): ...
 
-    before = signal.signal(signal.SIGTERM, nobody_cares)  # the default would end the tests
-    request.addfinalizer(lambda: signal.signal(signal.SIGTERM, before))
+    # SIGTERM's default would end the tests; SIGINT is ignored in what a shell has put into the background.
+    for number, handler in ((signal.SIGTERM, nobody_cares), (signal.SIGINT, signal.default_int_handler)):
+        request.addfinalizer(partial(signal.signal, number, signal.signal(number, handler)))
     seen = []
 
     def stop(self, *args, **kwargs):
