@@ -33,6 +33,7 @@ def test_cards_are_complete(folder):
         assert (folder / name).exists(), f"{folder.name}/README.md shows {name}, which does not exist"
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 16_000_000
+    assert not [path for path in files if path.suffix == ".json" and "_name_or_path" in path.read_text()]
     assert not [path for path in files if path.suffix in (".bin", ".pkl", ".pt", ".pth", ".ckpt")]
 
 
