@@ -7,8 +7,10 @@ import torch
 from diffusers import VQModel
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler, UViTTransformer2DModel
+from diffusers_autonat.metrics import compute_reference, load_extractor, save_reference
 
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -44,6 +46,24 @@ def tiny_pipeline(seed: int = 0) -> AutoNATPipeline:
     pipeline = AutoNATPipeline(vqvae, transformer, scheduler, LABELS)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def save_tiny_classifier(folder: Path, num_labels: int = 4) -> None:
+    """A random classifier of 28x28 grey images with six features, as a folder that an extractor loads."""
+    torch.manual_seed(0)
+    config = RegNetConfig(
+        num_channels=1, embedding_size=4, depths=[1, 1], groups_width=2, hidden_sizes=[4, 6], num_labels=num_labels
+    )
+    RegNetForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 28, "width": 28}, image_mean=[0.5], image_std=[0.5]).save_pretrained(folder)
+
+
+def save_tiny_study(folder: Path, images: np.ndarray) -> None:
+    """A folder with `pipeline`, `judge` (a classifier of its four classes, six features), `reference.npz`."""
+    tiny_pipeline().save_pretrained(folder / "pipeline")
+    save_tiny_classifier(folder / "judge")
+    samples = ((torch.from_numpy(image)[None], None) for image in images)
+    save_reference(compute_reference(samples, load_extractor(str(folder / "judge"))), folder / "reference.npz")
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
 
 from diffusers_autonat import GenerationStrategy
 from diffusers_autonat.cli import main
@@ -21,10 +20,7 @@ from diffusers_autonat.metrics import EvaluationCheckpoint, load_extractor, load
 from diffusers_autonat.metrics.image_files import ImageArchive, ImageFolder
 from diffusers_autonat.metrics.reports import compare_reports
 from diffusers_autonat.search.arguments import Judge, add_evaluation_arguments
-from tests.conftest import tiny_pipeline
-
-
-TINY = {"num_channels": 1, "embedding_size": 4, "depths": [1, 1], "groups_width": 2, "hidden_sizes": [4, 6]}
+from tests.conftest import save_tiny_classifier, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +28,7 @@ def place(tmp_path_factory, idx_folder):
     """A folder with `pipeline`, `judge` (a random classifier) and `reference.npz`."""
     folder = tmp_path_factory.mktemp("evaluate")
     tiny_pipeline().save_pretrained(folder / "pipeline")
-    torch.manual_seed(0)
-    RegNetForImageClassification(RegNetConfig(**TINY, num_labels=4)).save_pretrained(folder / "judge")
-    processor = ViTImageProcessorPil(size={"height": 28, "width": 28}, image_mean=[0.5], image_std=[0.5])
-    processor.save_pretrained(folder / "judge")
+    save_tiny_classifier(folder / "judge")
     main(["evaluate", "--reference", str(idx_folder), "--feature-extractor", str(folder / "judge"),
           "--metrics", "prdc", "--save-reference", str(folder / "reference.npz")])  # fmt: skip
     return folder
@@ -256,11 +249,7 @@ def test_what_does_not_fit_is_said_before_a_reference_is_measured(place, image_f
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "000000.png").touch()
     (tmp_path / "r.json.state").mkdir()
-    torch.manual_seed(0)
-    RegNetForImageClassification(RegNetConfig(**TINY, num_labels=3)).save_pretrained(tmp_path / "three")
-    ViTImageProcessorPil(size={"height": 28, "width": 28}, image_mean=[0.5], image_std=[0.5]).save_pretrained(
-        tmp_path / "three"
-    )
+    save_tiny_classifier(tmp_path / "three", num_labels=3)
     for more, message in (
         (["--feature-extractor", str(tmp_path / "three")], "knows 3 classes and the pipeline has 4"),
         (["--save-images", str(tmp_path / "images")], "images exists already"),

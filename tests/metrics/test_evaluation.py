@@ -14,7 +14,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torchmetrics import MetricCollection
-from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
 
 from diffusers_autonat import GenerationStrategy
 from diffusers_autonat.metrics import (
@@ -27,10 +26,9 @@ from diffusers_autonat.metrics import (
 )
 from diffusers_autonat.metrics.evaluation import image_generators, statistics_device
 from diffusers_autonat.metrics.extractors import to_uint8
-from tests.conftest import tiny_pipeline
+from tests.conftest import save_tiny_classifier, tiny_pipeline
 
 
-TINY = {"num_channels": 1, "embedding_size": 4, "depths": [1, 1], "groups_width": 2, "hidden_sizes": [4, 6]}
 NAMES = ("fid", "kid", "is", "prdc", "class")
 COUNTS = [15, 45, 75]  # none a multiple of the 32 images of a call
 
@@ -39,9 +37,7 @@ COUNTS = [15, 45, 75]  # none a multiple of the 32 images of a call
 def judge_folder(tmp_path_factory):
     """A small random classifier of the tiny pipeline's four classes."""
     folder = str(tmp_path_factory.mktemp("judge"))
-    torch.manual_seed(0)
-    RegNetForImageClassification(RegNetConfig(**TINY, num_labels=4)).save_pretrained(folder)
-    ViTImageProcessorPil(size={"height": 28, "width": 28}, image_mean=[0.5], image_std=[0.5]).save_pretrained(folder)
+    save_tiny_classifier(folder)
     return folder
 
 

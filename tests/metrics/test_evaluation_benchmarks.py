@@ -7,29 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
 
 from diffusers_autonat import AutoNATPipeline
-from diffusers_autonat.metrics import compute_reference, load_extractor, save_reference
-from tests.conftest import tiny_pipeline
+from tests.conftest import save_tiny_study
 
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-TINY = {"num_channels": 1, "embedding_size": 4, "depths": [1, 1], "groups_width": 2, "hidden_sizes": [4, 6]}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, fashion_mnist):
     """A folder with `pipeline`, `judge` and `reference.npz`."""
     folder = tmp_path_factory.mktemp("benchmarks")
-    tiny_pipeline().save_pretrained(folder / "pipeline")
-    torch.manual_seed(0)
-    RegNetForImageClassification(RegNetConfig(**TINY, num_labels=4)).save_pretrained(folder / "judge")
-    processor = ViTImageProcessorPil(size={"height": 28, "width": 28}, image_mean=[0.5], image_std=[0.5])
-    processor.save_pretrained(folder / "judge")
-    samples = [(torch.from_numpy(image)[None], None) for image in fashion_mnist[0]]
-    save_reference(compute_reference(samples, load_extractor(str(folder / "judge"))), folder / "reference.npz")
+    save_tiny_study(folder, fashion_mnist[0])
     return folder
 
 
