@@ -34,7 +34,7 @@ from diffusers_autonat.search.arguments import (
     start_strategy,
     storage_location,
 )
-from diffusers_autonat.search.confirm import score_strategies
+from diffusers_autonat.search.confirm import Scored, score_strategies
 from diffusers_autonat.search.generation import Found, search_generation
 from diffusers_autonat.search.objective import FixedStepsSpace, StrategyObjective
 from diffusers_autonat.search.report import plot_bars, plot_curves, plot_schedules, save_trials, write_json
@@ -105,8 +105,17 @@ def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SC
     }
     return search_generation(
         storage, name, identity, space, score, sampler, args.num_trials, confirm_score=judge.confirm_score(pipeline),
-        confirm_identity=judge.confirm_identity(**of_pipeline), confirm_top=args.confirm_top, also={"start": start},
+        confirm_identity=judge.confirm_identity(**of_pipeline), confirm_top=args.confirm_top,
     )  # fmt: skip
+
+
+def confirmed_start(args, judge, pipeline, storage, name) -> Scored:
+    """The start, which all searches of an experiment share and which is hence measured once."""
+    of_pipeline = {"pipeline": pipeline_hash(pipeline), "num_inference_steps": args.num_inference_steps}
+    start = start_strategy(args, args.num_inference_steps, pipeline)
+    name, identity = f"{name}-start-{args.confirm_images}-{args.confirm_seed}", judge.confirm_identity(**of_pipeline)
+    [scored] = score_strategies(storage, name, identity, {"start": start}, judge.confirm_score(pipeline))
+    return scored
 
 
 def best_so_far(study: optuna.Study, num_images: int) -> list[tuple[float, float]]:
@@ -116,9 +125,8 @@ def best_so_far(study: optuna.Study, num_images: int) -> list[tuple[float, float
     return [((number + 1) * num_images, value) for number, value in enumerate(best)]
 
 
-def row_of(found: Found, floor: float | None) -> dict:
-    best = found.candidates[0]
-    start = next(one for one in found.candidates if one.label == "start")
+def row_of(found: Found, start: Scored, floor: float | None) -> dict:
+    best = min(found.candidates[0], start, key=lambda scored: scored.value)
     return {
         "study": found.study.study_name, "trials": len(complete_trials(found.study)), "best": best.label,
         "value": best.value, "start_value": start.value, "values": best.record["values"],
@@ -157,10 +165,11 @@ def samplers(args, judge, storage, output):
     """samplers at equal numbers of generated images"""
     pipeline, floor = load_pipeline(args.pipeline, args.dtype), floor_of(args, judge)
     name, rows, curves = args.study_name or f"samplers-T{args.num_inference_steps}", [], {}
+    start = confirmed_start(args, judge, pipeline, storage, name)
     for repetition, sampler in itertools.product(range(args.repetitions), args.samplers):
         seed = args.seed + SEEDS * repetition
         found = one_search(args, judge, pipeline, storage, f"{name}-{sampler}-seed{seed}", sampler, seed)
-        rows.append({"sampler": sampler, "seed": seed, **row_of(found, floor)})
+        rows.append({"sampler": sampler, "seed": seed, **row_of(found, start, floor)})
         curves.setdefault(sampler, []).append(best_so_far(found.study, args.num_images))
         plot_curves(curves, output / f"{name}.png", "generated images", f"best {judge.value_name} so far")
         write_json(output / f"{name}.json", result(args, judge, {"floor": floor, "rows": rows, "best_so_far": curves}))
@@ -173,6 +182,7 @@ def free(args, judge, storage, output):
     """which of r, tau1, tau2, s matter: each searched alone, all but each, and all"""
     pipeline, floor = load_pipeline(args.pipeline, args.dtype), floor_of(args, judge)
     name, rows = args.study_name or f"free-T{args.num_inference_steps}", []
+    start = confirmed_start(args, judge, pipeline, storage, name)
     without = [tuple(one for one in SCHEDULE_NAMES if one != left_out) for left_out in SCHEDULE_NAMES]
     for schedules in [*((one,) for one in SCHEDULE_NAMES), *without, SCHEDULE_NAMES]:
         label = "all" if schedules == SCHEDULE_NAMES else schedules[0] if len(schedules) == 1 else (
@@ -180,8 +190,8 @@ def free(args, judge, storage, output):
         )  # fmt: skip
         study_name = f"{name}-{label.replace(' ', '-')}"
         found = one_search(args, judge, pipeline, storage, study_name, args.sampler, args.seed, schedules)
-        rows.append({"free": list(schedules), "label": label, **row_of(found, floor)})
-        bars = {"start": rows[0]["start_value"], **{row["label"]: row["value"] for row in rows}}
+        rows.append({"free": list(schedules), "label": label, **row_of(found, start, floor)})
+        bars = {"start": start.value, **{row["label"]: row["value"] for row in rows}}
         plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", floor)
         write_json(output / f"{name}.json", result(args, judge, {"floor": floor, "rows": rows}))
     return name, {"floor": floor, "rows": rows}
