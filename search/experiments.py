@@ -207,7 +207,7 @@ def concurrent(args, judge, storage, output):
     first = {name: parameter.start for name, parameter in [*grid.items(), *space.parameters.items()]}
     sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed, [first])
     name = args.study_name or f"concurrent-T{args.num_inference_steps}"
-    recipe = {"training": train.command[1:], "alphas": args.alphas, "betas": args.betas}
+    recipe = {"training": train.recipe, "alphas": args.alphas, "betas": args.betas}
     identity = judge.identity(**recipe, sampler=args.sampler, start=start.to_dict())
     study = open_study(storage, name, identity, sampler)
 
@@ -247,7 +247,7 @@ def training(args, judge, storage, output):
     strategies = [TrainingStrategy(a, b) for a, b in itertools.product(args.alphas, args.betas)]
     candidates = {describe(one): one for one in [*strategies, TrainingStrategy.arccos(), TrainingStrategy.fixed(0.8)]}
     strategy = start_strategy(args, args.num_inference_steps, None)
-    recipe = {"training": train.command[1:], "strategy": strategy.to_dict()}
+    recipe = {"training": train.recipe, "strategy": strategy.to_dict()}
     name = args.study_name or f"training-strategies-T{args.num_inference_steps}"
     score = judge.folder_score(strategy, confirm=True)
     ranked = score_candidates(storage, name, judge.confirm_identity(**recipe), train, score, candidates)

@@ -83,7 +83,7 @@ class Alternation:
     ) -> tuple[TrainingStrategy, float]:
         """The best p(r) for a generation strategy, with its confirmed value."""
         args, judge = self.args, self.judge
-        recipe = {"training": self.train.command[1:], "strategy": strategy.to_dict()}
+        recipe = {"training": self.train.recipe, "strategy": strategy.to_dict()}
         space = training_space(start, args.alphas, args.betas)
         identity = judge.identity(**recipe, alphas=args.alphas, betas=args.betas, start=start.to_dict())
         name = f"{self.name}-{stage}"
@@ -99,7 +99,7 @@ class Alternation:
     def first_model(self, training: TrainingStrategy) -> None:
         """Train where the search begins; a study, so that one worker trains and the others wait."""
         score_candidates(
-            self.storage, f"{self.name}-first-model", {"training": self.train.command[1:]}, self.train,
+            self.storage, f"{self.name}-first-model", {"training": self.train.recipe}, self.train,
             lambda folder, trial: 0.0, {describe(training): training},
         )  # fmt: skip
 

@@ -59,7 +59,7 @@ def run(args):
 
     # 2. Search and confirm
     name = args.study_name or f"training-T{strategy.num_inference_steps}"
-    recipe = {"training": train.command[1:], "strategy": strategy.to_dict()}
+    recipe = {"training": train.recipe, "strategy": strategy.to_dict()}
     identity = judge.identity(**recipe, alphas=args.alphas, betas=args.betas)
     study = search_training(storage, name, identity, train, judge.folder_score(strategy), space)
     trials = complete_trials(study)

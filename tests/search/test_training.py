@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 
@@ -13,7 +12,7 @@ import pytest
 
 from diffusers_autonat import TrainingStrategy
 from diffusers_autonat.search import CandidateTrainer, open_storage, score_candidates, search_training, training_space
-from diffusers_autonat.search.training import describe, training_command, training_flags
+from diffusers_autonat.search.training import describe, training_flags
 
 
 SCRIPT = """
@@ -41,7 +40,7 @@ def script(tmp_path):
 
 def trainer_of(script, pause="0"):
     arguments = ["--train_data_dir", "x", "--pause", pause]
-    return CandidateTrainer(script.parent / "candidates", training_command(script, [], arguments))
+    return CandidateTrainer(script.parent / "candidates", script, arguments)
 
 
 @pytest.fixture(autouse=True)
@@ -104,21 +103,27 @@ def test_a_failed_training_says_why(script):
 
 def test_candidates_of_another_command_are_refused(script):
     trainer_of(script)(TrainingStrategy(12, 3))
-    with pytest.raises(ValueError, match="was trained with another command: .*--pause 0$"):
+    with pytest.raises(ValueError, match="was trained with other arguments: .*--pause 0$"):
         trainer_of(script, "0.001")(TrainingStrategy(12, 3))
 
 
-def test_arguments_that_the_search_sets(script):
+def test_arguments_that_the_search_sets(script, tmp_path):
     for words in (["--mask_alpha", "2"], ["--output_dir=x"], ["--resume_from_checkpoint", "latest"]):
         with pytest.raises(ValueError, match="is set by the search"):
-            training_command(script, [], ["--train_data_dir", "x", *words])
+            CandidateTrainer(tmp_path, script, ["--train_data_dir", "x", *words])
     with pytest.raises(ValueError, match="name no data"):
-        training_command(script, [], ["--max_train_steps", "2"])
+        CandidateTrainer(tmp_path, script, ["--max_train_steps", "2"])
     with pytest.raises(ValueError, match="no training script"):
-        training_command(script / "nowhere", [], ["--train_data_dir", "x"])
-    command = training_command(script, ["accelerate", "launch"], ["--train_data_dir", "x"])
-    assert command[:3] == ["accelerate", "launch", str(script)]
-    assert command[3:] == ["--train_data_dir", "x"] and sys.executable not in command
+        CandidateTrainer(tmp_path, script / "nowhere", ["--train_data_dir", "x"])
+    trainer = CandidateTrainer(tmp_path, script, ["--train_data_dir", "x"], ["accelerate", "launch"])
+    assert trainer.command == ["accelerate", "launch", str(script), "--train_data_dir", "x"]
+
+
+def test_a_candidate_does_not_depend_on_where_the_script_lies(script, tmp_path):
+    trainer = trainer_of(script)
+    folder = trainer(TrainingStrategy(12, 3))
+    moved = script.rename(script.parent / "moved.py")
+    assert trainer_of(moved).recipe == trainer.recipe and trainer_of(moved)(TrainingStrategy(12, 3)) == folder
 
 
 def test_flags():

@@ -26,7 +26,7 @@ from ..provenance import pipeline_hash
 from ..strategies import GenerationStrategy
 from .objective import METRICS, EvaluatorScore
 from .spaces import generation_start, resample_strategy
-from .training import CandidateTrainer, training_command
+from .training import CandidateTrainer
 
 
 DEFAULT_JOURNAL = "search.journal"
@@ -115,8 +115,8 @@ def parse_args_before_dashes(parser: argparse.ArgumentParser) -> argparse.Namesp
 
 def candidate_trainer(args: argparse.Namespace) -> CandidateTrainer:
     script = Path(sys.argv[0]).resolve().parents[1] / "training" / "train_autonat.py"
-    command = training_command(script, shlex.split(args.launcher), args.training_args)
-    return CandidateTrainer(args.candidates or Path(args.output, "candidates"), command)
+    folder = args.candidates or Path(args.output, "candidates")
+    return CandidateTrainer(folder, script, args.training_args, shlex.split(args.launcher))
 
 
 @dataclass

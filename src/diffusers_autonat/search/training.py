@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 Train = Callable[[TrainingStrategy], Path]  # from p(r) to the folder of the trained pipeline
 FolderScore = Callable[[Path, optuna.Trial], float]
 
-RECORD = "candidate.json"  # in a candidate's folder: its command, and whether it is done
+RECORD = "candidate.json"  # in a candidate's folder: how it is trained, and whether it is done
 LOG = "train.log"
 
 
@@ -52,26 +52,38 @@ class CandidateTrainer:
 
     Args:
         folder: Where the candidates are kept; all searches and workers that share them name the same one.
-        command: The training script with all its arguments but p(r), the output folder and resuming.
+        script: training/train_autonat.py.
+        arguments: Of the script: all but p(r), the output folder and resuming, which are set here.
+        launcher: What starts it, such as `accelerate launch`; this Python by default.
 
     Raises:
-        ValueError: a candidate was trained with another command.
+        ValueError: there is no such script; the arguments name no data, or set what is set here; a candidate was
+            trained with others.
         RuntimeError: a training failed; the message ends with what it printed last.
     """
 
-    def __init__(self, folder: str | Path, command: Sequence[str]):
+    def __init__(self, folder: str | Path, script: str | Path, arguments: Sequence[str], launcher: Sequence[str] = ()):
+        if not Path(script).is_file():
+            raise ValueError(f"there is no training script {script}")
+        names = [word.split("=")[0] for word in arguments]
+        if own := [name for name in names if name.startswith(("--mask_", "--output_dir", "--resume_from"))]:
+            raise ValueError(f"{own[0]} is set by the search: leave it out of the training's arguments")
+        if not {"--train_data_dir", "--dataset_name"} & set(names):
+            raise ValueError("the training's arguments name no data: after `--` give --train_data_dir and so on")
         self.folder = Path(folder)
-        self.command = list(command)
+        self.command = [*(launcher or [sys.executable]), str(script), *arguments]
+        # What a candidate depends on; where script and interpreter lie is not part of it, so that both can move.
+        self.recipe = [*launcher, *arguments]
 
     def __call__(self, strategy: TrainingStrategy) -> Path:
         """The folder of the trained pipeline."""
         name = "-".join(str(part) for part in strategy.to_dict().values())
         folder = self.folder / name
         flags = training_flags(strategy)
-        recipe = {"command": self.command, "p(r)": flags}
+        recipe = {"training": self.recipe, "p(r)": flags}
         record = _read_record(folder)
         if record and {key: record.get(key) for key in recipe} != recipe:
-            raise ValueError(f"{folder} was trained with another command: {' '.join(record['command'])}")
+            raise ValueError(f"{folder} was trained with other arguments: {' '.join(record.get('training', []))}")
         if record and record["done"]:
             return folder / "pipeline"
 
@@ -119,24 +131,6 @@ def _wait_for_orphan(record: Mapping[str, Any]) -> None:
             process.wait()
     except psutil.NoSuchProcess:
         pass
-
-
-def training_command(script: str | Path, launcher: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """The command of a `CandidateTrainer`, with what it sets itself refused here.
-
-    Args:
-        script: training/train_autonat.py.
-        launcher: What starts it, such as `accelerate launch`; this Python by default.
-        arguments: Of the script.
-    """
-    if not Path(script).is_file():
-        raise ValueError(f"there is no training script {script}")
-    own = [word for word in arguments if word.split("=")[0].startswith(("--mask_", "--output_dir", "--resume_from"))]
-    if own:
-        raise ValueError(f"{own[0]} is set by the search: leave it out of the training's arguments")
-    if not any(word.split("=")[0] in ("--train_data_dir", "--dataset_name") for word in arguments):
-        raise ValueError("the training's arguments name no data: after `--` give --train_data_dir and so on")
-    return [*(launcher or [sys.executable]), str(script), *arguments]
 
 
 def search_training(
