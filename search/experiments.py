@@ -179,12 +179,12 @@ def samplers(args, judge, storage, output):
 
 
 def free(args, judge, storage, output):
-    """which of r, tau1, tau2, s matter: each searched alone, all but each, and all"""
+    """which of r, tau1, tau2, s matter: all searched, all but each, and each alone"""
     pipeline, floor = load_pipeline(args.pipeline, args.dtype), floor_of(args, judge)
     name, rows = args.study_name or f"free-T{args.num_inference_steps}", []
     start = confirmed_start(args, judge, pipeline, storage, name)
     without = [tuple(one for one in SCHEDULE_NAMES if one != left_out) for left_out in SCHEDULE_NAMES]
-    for schedules in [*((one,) for one in SCHEDULE_NAMES), *without, SCHEDULE_NAMES]:
+    for schedules in [SCHEDULE_NAMES, *without, *((one,) for one in SCHEDULE_NAMES)]:
         label = "all" if schedules == SCHEDULE_NAMES else schedules[0] if len(schedules) == 1 else (
             "all but " + next(one for one in SCHEDULE_NAMES if one not in schedules)
         )  # fmt: skip
