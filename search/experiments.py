@@ -92,11 +92,16 @@ def share_closed(value: float, baseline: float, floor: float | None) -> float | 
     return None if floor is None else round((baseline - value) / (baseline - floor), 4)
 
 
+def pipeline_identity(args, pipeline) -> dict:
+    """What values depend on besides the evaluation."""
+    return {"pipeline": pipeline_hash(pipeline), "num_inference_steps": args.num_inference_steps}
+
+
 def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SCHEDULE_NAMES) -> Found:
     start = start_strategy(args, args.num_inference_steps, pipeline)
     space = FixedStepsSpace(start, free, STEP_SCALE.get(sampler_name, 1.0))
     sampler = make_sampler(sampler_name, space.parameters, args.num_trials, seed)
-    of_pipeline = {"pipeline": pipeline_hash(pipeline), "num_inference_steps": args.num_inference_steps}
+    of_pipeline = pipeline_identity(args, pipeline)
     score = judge.score(pipeline)
     score.seed = seed
     identity = {
@@ -111,9 +116,11 @@ def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SC
 
 def confirmed_start(args, judge, pipeline, storage, name) -> Scored:
     """The start, which all searches of an experiment share and which is hence measured once."""
-    of_pipeline = {"pipeline": pipeline_hash(pipeline), "num_inference_steps": args.num_inference_steps}
+    if args.confirm_top < 1:
+        raise ValueError("--confirm-top 0: searches are compared by confirmed values")
     start = start_strategy(args, args.num_inference_steps, pipeline)
-    name, identity = f"{name}-start-{args.confirm_images}-{args.confirm_seed}", judge.confirm_identity(**of_pipeline)
+    name = f"{name}-start-{args.confirm_images}-{args.confirm_seed}"
+    identity = judge.confirm_identity(**pipeline_identity(args, pipeline))
     [scored] = score_strategies(storage, name, identity, {"start": start}, judge.confirm_score(pipeline))
     return scored
 
@@ -137,7 +144,7 @@ def row_of(found: Found, start: Scored, floor: float | None) -> dict:
 def baseline(args, judge, storage, output):
     """the heuristic with lambda and k tuned by a grid, the best confirmed on fresh noise"""
     pipeline, steps = load_pipeline(args.pipeline, args.dtype), args.num_inference_steps
-    of_pipeline = {"pipeline": pipeline_hash(pipeline), "num_inference_steps": steps}
+    of_pipeline = pipeline_identity(args, pipeline)
     grid = {
         f"lambda {lam:g}, k {k:g}": GenerationStrategy.cosine(steps, remasking_temperature=lam, guidance_scale=k)
         for lam, k in itertools.product(args.lambdas, args.ks)
@@ -183,11 +190,12 @@ def free(args, judge, storage, output):
     pipeline, floor = load_pipeline(args.pipeline, args.dtype), floor_of(args, judge)
     name, rows = args.study_name or f"free-T{args.num_inference_steps}", []
     start = confirmed_start(args, judge, pipeline, storage, name)
-    without = [tuple(one for one in SCHEDULE_NAMES if one != left_out) for left_out in SCHEDULE_NAMES]
-    for schedules in [SCHEDULE_NAMES, *without, *((one,) for one in SCHEDULE_NAMES)]:
-        label = "all" if schedules == SCHEDULE_NAMES else schedules[0] if len(schedules) == 1 else (
-            "all but " + next(one for one in SCHEDULE_NAMES if one not in schedules)
-        )  # fmt: skip
+    searched = {
+        "all": SCHEDULE_NAMES,
+        **{f"all but {one}": tuple(other for other in SCHEDULE_NAMES if other != one) for one in SCHEDULE_NAMES},
+        **{one: (one,) for one in SCHEDULE_NAMES},
+    }
+    for label, schedules in searched.items():
         study_name = f"{name}-{label.replace(' ', '-')}"
         found = one_search(args, judge, pipeline, storage, study_name, args.sampler, args.seed, schedules)
         rows.append({"free": list(schedules), "label": label, **row_of(found, start, floor)})
