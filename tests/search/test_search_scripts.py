@@ -119,6 +119,21 @@ def test_wrong_feature_width(tiny, tmp_path, in_process):
     assert not trials_count(tmp_path)
 
 
+def test_samplers_are_compared_by_confirmed_values(tiny, tmp_path, in_process):
+    args = ["samplers", tiny / "pipeline", "--samplers", "random", "tpe", "--repetitions", 2, "--num-trials", 2,
+            "--confirm-images", 14, "--output", tmp_path]  # fmt: skip
+    with pytest.raises(SystemExit, match="--confirm-top 0"):
+        in_process([*args, "--confirm-top", 0], "experiments.py")
+    assert not trials_count(tmp_path)
+    in_process([*args, "--confirm-top", 1], "experiments.py")
+    result = json.loads((tmp_path / "samplers-T4.json").read_text())
+    assert [(row["sampler"], row["seed"], row["trials"]) for row in result["rows"]] == [
+        (sampler, seed, 2) for seed in (0, 1000) for sampler in ("random", "tpe")
+    ]
+    assert all(row["value"] <= row["start_value"] for row in result["rows"])
+    assert len({row["start_value"] for row in result["rows"]}) == 1 and trials_count(tmp_path) == 1 + 2 * 4
+
+
 def trials_count(folder):
     import optuna
 
@@ -127,13 +142,13 @@ def trials_count(folder):
 
 @pytest.fixture
 def in_process(tiny, monkeypatch):
-    """Run search_generation.py in this process: starting Python takes longer than everything the script does."""
+    """Run a script in this process: starting Python takes longer than everything the script does."""
     import runpy
 
     import optuna
 
-    def call(args):
-        words = command("search_generation.py", tiny, *args)[1:]
+    def call(args, script="search_generation.py"):
+        words = command(script, tiny, *args)[1:]
         monkeypatch.setattr(sys, "argv", words)
         previous = signal.getsignal(signal.SIGTERM)
         verbosity = optuna.logging.get_verbosity()
