@@ -21,7 +21,7 @@ from diffusers import VQModel
 from tqdm import tqdm
 
 from diffusers_autonat.metrics.paper_cost import TOKENIZER
-from diffusers_autonat.models.vq_decoder import padding_blocks, skip_padding_blocks
+from diffusers_autonat.models.tokenizer import padding_blocks, skip_padding_blocks
 from diffusers_autonat.provenance import hardware, versions
 
 

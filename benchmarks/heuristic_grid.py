@@ -18,9 +18,9 @@ from tqdm.auto import tqdm
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy
 from diffusers_autonat.metrics import Evaluator, load_extractor, load_reference
+from diffusers_autonat.models.tokenizer import encode_images
 from diffusers_autonat.provenance import hardware, model_hash, versions
 from diffusers_autonat.training.data import ImageTransform, load_images
-from diffusers_autonat.training.tokens import encode_images
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
-from diffusers_autonat.commands.arguments import positive, read_strategy
+from diffusers_autonat.commands.arguments import positive
 from diffusers_autonat.search.arguments import (
     Judge,
     add_evaluation_arguments,
@@ -29,6 +29,7 @@ from diffusers_autonat.search.report import plot_bars, save_trials, write_json
 from diffusers_autonat.search.spaces import training_space, training_strategy
 from diffusers_autonat.search.study import complete_trials, open_storage
 from diffusers_autonat.search.training import describe, score_candidates, search_training
+from diffusers_autonat.strategy_files import read_strategy
 
 
 def parse_args():

@@ -22,7 +22,7 @@ from diffusers_autonat import (
     UViTTransformer2DModel,
 )
 from diffusers_autonat.cli import main
-from diffusers_autonat.models.vq_decoder import padding_blocks
+from diffusers_autonat.models.tokenizer import padding_blocks
 from tests.conftest import load_reference
 from tests.conversion.released import RELEASED_YAML, load_vqgan, randomise, release_enat, release_uvit
 

@@ -5,7 +5,7 @@ import torch
 from diffusers import VQModel
 
 from diffusers_autonat.conversion import convert_vqgan_state_dict
-from diffusers_autonat.models.vq_decoder import padding_blocks, skip_padding_blocks
+from diffusers_autonat.models.tokenizer import padding_blocks, skip_padding_blocks
 from tests.conversion.released import ReleasedVQGAN, load_vqgan
 
 

@@ -11,7 +11,7 @@ import diffusers_autonat.metrics.cost as cost_module
 from diffusers_autonat import AutoNATPipeline, ENATTransformer2DModel, GenerationStrategy, NATScheduler
 from diffusers_autonat.metrics.cost import pipeline_cost
 from diffusers_autonat.metrics.paper_cost import paper_rows
-from diffusers_autonat.models.vq_decoder import skip_padding_blocks
+from diffusers_autonat.models.tokenizer import skip_padding_blocks
 from tests.conftest import tiny_vqvae
 
 

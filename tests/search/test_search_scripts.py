@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler
-from diffusers_autonat.commands.arguments import read_strategy
 from diffusers_autonat.search import open_storage
 from diffusers_autonat.search.finite_difference import is_lost
+from diffusers_autonat.strategy_files import read_strategy
 
 
 SCRIPTS = Path(__file__).parents[2] / "search"

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from ..schedulers.scheduling_nat import NATScheduler
-from ..strategies import GenerationStrategy
 
 
 if TYPE_CHECKING:
@@ -22,47 +18,6 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
     return int(text)
-
-
-def read_strategies(path: str) -> list[GenerationStrategy]:
-    """
-    All strategies of a file, by number of steps: YAML as the AutoNAT authors write it, JSON with the four fields, or the
-    `scheduler_config.json` of a search or a pipeline.
-
-    Raises:
-        ValueError: The file holds no strategy, or a wrong one; names the file. OSError: It cannot be read.
-    """
-    if not path.endswith(".json"):
-        return [GenerationStrategy.from_yaml(path)]
-    try:
-        data = json.loads(Path(path).read_text())
-        if not isinstance(data, dict) or "strategies" not in data:
-            return [GenerationStrategy.from_dict(data)]
-        if not isinstance(data["strategies"] or [], list):
-            raise ValueError(f"strategies must be a list of strategies, got {data['strategies']!r}.")
-        stored = NATScheduler(strategies=data["strategies"]).stored_strategies
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    if not stored:
-        raise ValueError(f"{path} is the config of a scheduler that stores no strategy.")
-    return [stored[steps] for steps in sorted(stored)]
-
-
-def read_strategy(path: str, num_inference_steps: int | None = None) -> GenerationStrategy:
-    """
-    The strategy of a file, see `read_strategies`; of several the one with `num_inference_steps` steps.
-
-    Raises:
-        ValueError: As `read_strategies`; or none has that many steps, or there are several and no number is given.
-    """
-    strategies = {strategy.num_inference_steps: strategy for strategy in read_strategies(path)}
-    if num_inference_steps is None and len(strategies) > 1:
-        raise ValueError(
-            f"{path} holds strategies for {list(strategies)} steps: choose one with --num-inference-steps."
-        )
-    if num_inference_steps is not None and num_inference_steps not in strategies:
-        raise ValueError(f"{path} holds no strategy for {num_inference_steps} steps, only for {list(strategies)}.")
-    return strategies[num_inference_steps or next(iter(strategies))]
 
 
 def local_dataset(source: str) -> tuple[str, Dataset | None]:

@@ -8,7 +8,8 @@ import sys
 from functools import partial
 
 from ..conversion import SOURCES
-from .arguments import positive, read_strategies
+from ..strategy_files import read_strategies
+from .arguments import positive
 
 
 def run(args: argparse.Namespace) -> None:

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .arguments import positive, read_strategies
+from ..strategy_files import read_strategies
+from .arguments import positive
 
 
 def format_macs(macs: float) -> str:

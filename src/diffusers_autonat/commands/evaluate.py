@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import local_dataset, positive, read_reference, read_strategy
+from ..strategy_files import read_strategy
+from .arguments import local_dataset, positive, read_reference
 
 
 if TYPE_CHECKING:
@@ -290,8 +291,8 @@ def _reconstructions(
     from datasets import ClassLabel, load_dataset
     from datasets import Image as ImageFeature
 
+    from ..models.tokenizer import encode_images
     from ..training.data import ImageTransform, load_images
-    from ..training.tokens import encode_images
 
     name, dataset = local_dataset(args.reconstruct)
     if dataset is None and Path(args.reconstruct).is_dir():

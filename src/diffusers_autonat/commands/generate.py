@@ -6,7 +6,8 @@ import argparse
 import math
 from pathlib import Path
 
-from .arguments import positive, read_strategy
+from ..strategy_files import read_strategy
+from .arguments import positive
 
 
 def run(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ The released tokenizer differs from `VQModel` in five things, all of them linear
 - the encoder's last convolution is 1x1, the centre of a 3x3 one; and there is no convolution around the codebook, so
   `VQModel`'s two are the identity;
 - a decoder level has one residual block less. `VQModel`'s last one adds zero, and our pipelines do not run it
-  ([`~models.vq_decoder.skip_padding_blocks`]).
+  ([`~models.tokenizer.skip_padding_blocks`]).
 """
 
 from __future__ import annotations

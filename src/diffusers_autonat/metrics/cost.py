@@ -18,8 +18,8 @@ from diffusers.utils.torch_utils import unwrap_module
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..models.tokenizer import PaddingResnetBlock2D, padding_blocks
 from ..models.transformer_enat import ENATTransformer2DModel
-from ..models.vq_decoder import PaddingResnetBlock2D, padding_blocks
 from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import GenerationStrategy
 

@@ -12,10 +12,11 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import replace_example_docstring
 from diffusers.utils.torch_utils import unwrap_module
 
+from ..models.tokenizer import skip_padding_blocks
+
 # Loading a saved pipeline looks its components up in modules that are already imported, so they are imported here.
 from ..models.transformer_enat import ENATCache, ENATTransformer2DModel
 from ..models.transformer_uvit import UViTTransformer2DModel
-from ..models.vq_decoder import skip_padding_blocks
 from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import GenerationStrategy
 

@@ -20,10 +20,11 @@ from diffusers import DiffusionPipeline
 
 import diffusers_autonat
 
-from ..commands.arguments import positive, read_reference, read_strategies
+from ..commands.arguments import positive, read_reference
 from ..metrics import LABEL_POLICIES, Evaluator, load_extractor
 from ..provenance import pipeline_hash
 from ..strategies import GenerationStrategy
+from ..strategy_files import read_strategies
 from .objective import METRICS, EvaluatorScore
 from .spaces import generation_start, resample_strategy
 from .training import CandidateTrainer

@@ -22,6 +22,7 @@ from diffusers import VQModel
 from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
+from ..models.tokenizer import encode_images, scale_factor
 from ..provenance import model_hash
 from .data import image_to_array, label_names
 
@@ -43,13 +44,6 @@ class TokenSetInfo:
 
     def recipe(self) -> dict[str, Any]:
         return {k: v for k, v in asdict(self).items() if k not in ("num_images", "num_unreadable", "unreadable")}
-
-
-@torch.no_grad()
-def encode_images(vqvae: VQModel, pixel_values: torch.Tensor) -> torch.LongTensor:
-    """Images `[B, C, H, W]` in [0, 1] to token ids `[B, h * w]`."""
-    latents = vqvae.encode(pixel_values).latents
-    return vqvae.quantize(latents)[2][2].view(len(latents), -1)
 
 
 def _readable(
@@ -93,7 +87,7 @@ def tokenize_dataset(
     if not 0 <= index < count:
         raise ValueError(f"shard {index}/{count} does not exist: name one from 0/{count} to {count - 1}/{count}.")
     device, channels = vqvae.device, vqvae.config.in_channels
-    factor = 2 ** (len(vqvae.config.block_out_channels) - 1)
+    factor = scale_factor(vqvae)
     if resolution % factor:
         raise ValueError(f"resolution {resolution} is not a multiple of the tokenizer's factor {factor}.")
     info = TokenSetInfo(

@@ -1,15 +1,36 @@
-"""Decoder blocks of a `VQModel` that add zero to their input, and are not run for it.
+"""What a `VQModel` is used for here: images to tokens, tokens to images, and how many pixels a token stands for.
 
 `VQModel` gives every decoder level one residual block more than MaskGIT's tokenizer has. A converted tokenizer carries
 that block with a second convolution of zeros, so that it stays a stock model; computing it would cost decoding time
-for nothing.
+for nothing, so `skip_padding_blocks` leaves it out.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from diffusers import VQModel
 from diffusers.models.resnet import ResnetBlock2D
+
+
+def scale_factor(vqvae: VQModel) -> int:
+    """Side in pixels of the square that a token stands for."""
+    return 2 ** (len(vqvae.config.block_out_channels) - 1)
+
+
+@torch.no_grad()
+def encode_images(vqvae: VQModel, images: torch.Tensor) -> torch.LongTensor:
+    """Images `[B, C, H, W]` in [0, 1] to token ids `[B, h * w]` in raster order."""
+    latents = vqvae.encode(images).latents
+    return vqvae.quantize(latents)[2][2].view(len(latents), -1)
+
+
+def decode_tokens(vqvae: VQModel, tokens: torch.LongTensor) -> torch.Tensor:
+    """Token ids `[B, n * n]` in raster order to images `[B, C, H, W]` in [0, 1]."""
+    side = math.isqrt(tokens.shape[1])
+    shape = (len(tokens), side, side, vqvae.config.vq_embed_dim or vqvae.config.latent_channels)
+    return vqvae.decode(tokens, force_not_quantize=True, shape=shape).sample.clamp(0, 1)
 
 
 class PaddingResnetBlock2D(ResnetBlock2D):

@@ -9,7 +9,7 @@ from diffusers import VQModel
 from diffusers.models.resnet import ResnetBlock2D
 
 from diffusers_autonat import AutoNATPipeline
-from diffusers_autonat.models.vq_decoder import PaddingResnetBlock2D, padding_blocks, skip_padding_blocks
+from diffusers_autonat.models.tokenizer import PaddingResnetBlock2D, padding_blocks, skip_padding_blocks
 from tests.conftest import tiny_vqvae
 
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from diffusers_autonat import GenerationStrategy, NATScheduler
-from diffusers_autonat.commands.arguments import read_strategies, read_strategy
 from diffusers_autonat.search.report import save_strategy
+from diffusers_autonat.strategy_files import read_strategies, read_strategy
 from tests.conversion.released import RELEASED_YAML
 
 

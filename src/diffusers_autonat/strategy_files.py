@@ -1,0 +1,57 @@
+"""Strategies in files, of whatever kind: the authors' YAML, JSON of one strategy, a scheduler's config."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .strategies import GenerationStrategy
+
+
+def read_strategies(path: str | Path) -> list[GenerationStrategy]:
+    """
+    All strategies of a file, by number of steps: YAML as the AutoNAT authors write it, JSON with the four fields, or the
+    `scheduler_config.json` of a search or a pipeline.
+
+    Raises:
+        ValueError: The file holds no strategy, or a wrong one; names the file. OSError: It cannot be read.
+    """
+    if not str(path).endswith(".json"):
+        return [GenerationStrategy.from_yaml(path)]
+    try:
+        data = json.loads(Path(path).read_text())
+        if not isinstance(data, dict) or "strategies" not in data:
+            return [GenerationStrategy.from_dict(data)]
+        if not isinstance(data["strategies"] or [], list):
+            raise ValueError(f"strategies must be a list of strategies, got {data['strategies']!r}.")
+        stored = by_steps([GenerationStrategy.from_dict(one) for one in data["strategies"] or []])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not stored:
+        raise ValueError(f"{path} is the config of a scheduler that stores no strategy.")
+    return [stored[steps] for steps in sorted(stored)]
+
+
+def read_strategy(path: str | Path, num_inference_steps: int | None = None) -> GenerationStrategy:
+    """
+    The strategy of a file, see `read_strategies`; of several the one with `num_inference_steps` steps.
+
+    Raises:
+        ValueError: As `read_strategies`; or none has that many steps, or there are several and no number is given.
+    """
+    strategies = by_steps(read_strategies(path))
+    if num_inference_steps is None and len(strategies) > 1:
+        raise ValueError(
+            f"{path} holds strategies for {list(strategies)} steps: choose one with --num-inference-steps."
+        )
+    if num_inference_steps is not None and num_inference_steps not in strategies:
+        raise ValueError(f"{path} holds no strategy for {num_inference_steps} steps, only for {list(strategies)}.")
+    return strategies[num_inference_steps or next(iter(strategies))]
+
+
+def by_steps(strategies: list[GenerationStrategy]) -> dict[int, GenerationStrategy]:
+    """Strategies by their number of steps; a ValueError where two have the same."""
+    steps = [strategy.num_inference_steps for strategy in strategies]
+    if len(set(steps)) < len(steps):
+        raise ValueError(f"strategies hold more than one strategy for one number of steps: {sorted(steps)}.")
+    return dict(zip(steps, strategies))
