@@ -20,7 +20,7 @@ import torch
 from diffusers import VQModel
 from tqdm import tqdm
 
-from diffusers_autonat.metrics.paper_cost import TOKENIZER
+from diffusers_autonat.cost.paper import TOKENIZER
 from diffusers_autonat.models.tokenizer import padding_blocks, skip_padding_blocks
 from diffusers_autonat.provenance import hardware, versions
 

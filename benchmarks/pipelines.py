@@ -17,7 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from diffusers_autonat import AutoNATPipeline
-from diffusers_autonat.metrics.cost import pipeline_cost
+from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.provenance import hardware, versions
 
 

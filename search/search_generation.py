@@ -14,7 +14,7 @@ from pathlib import Path
 
 from diffusers_autonat import NATScheduler
 from diffusers_autonat.commands.arguments import positive
-from diffusers_autonat.metrics.cost import pipeline_cost
+from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.arguments import (
     Judge,

@@ -16,6 +16,43 @@ from pathlib import Path
 import torch
 
 
+# r, tau1, tau2 and s over all steps; of one step they lose the plural's s.
+SCHEDULES = ("mask_ratios", "sampling_temperatures", "remasking_temperatures", "guidance_scales")
+
+
+@dataclass(frozen=True)
+class StepParameters:
+    """r, tau1, tau2 and s of one step: what guidance and `NATScheduler.step` need to know of it.
+
+    Args:
+        mask_ratio, sampling_temperature, remasking_temperature, guidance_scale: numbers, or tensors `[B]` with one for
+            each image.
+        is_last: nothing is masked again, whatever `mask_ratio` says.
+    """
+
+    mask_ratio: float | torch.Tensor
+    sampling_temperature: float | torch.Tensor
+    remasking_temperature: float | torch.Tensor
+    guidance_scale: float | torch.Tensor
+    is_last: bool = False
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether some image may need the unconditional pass: known without asking the device."""
+        return isinstance(self.guidance_scale, torch.Tensor) or self.guidance_scale > 0
+
+    @classmethod
+    def join(cls, steps: Sequence[StepParameters], device: torch.device | str | None = None) -> StepParameters:
+        """The same step of several images as one: numbers where all agree, tensors `[B]` where they do not."""
+
+        def joined(name: str) -> float | torch.Tensor:
+            values = [getattr(step, name) for step in steps]
+            return values[0] if len(set(values)) == 1 else torch.tensor(values, device=device)
+
+        r, tau1, tau2, s = (joined(schedule.removesuffix("s")) for schedule in SCHEDULES)
+        return cls(r, tau1, tau2, s, steps[0].is_last)
+
+
 @dataclass(frozen=True)
 class GenerationStrategy:
     """What happens at each step t = 1..T; four tuples of T floats.
@@ -66,6 +103,14 @@ class GenerationStrategy:
     @property
     def num_inference_steps(self) -> int:
         return len(self.mask_ratios)
+
+    def steps(self) -> tuple[StepParameters, ...]:
+        """The parameters of each step."""
+        schedules = zip(
+            self.mask_ratios, self.sampling_temperatures, self.remasking_temperatures, self.guidance_scales
+        )
+        last = self.num_inference_steps - 1
+        return tuple(StepParameters(r, tau1, tau2, s, t == last) for t, (r, tau1, tau2, s) in enumerate(schedules))
 
     @classmethod
     def cosine(
@@ -149,6 +194,14 @@ class GenerationStrategy:
 
     def to_json(self, path: str | Path) -> None:
         Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+
+
+def by_steps(strategies: Sequence[GenerationStrategy]) -> dict[int, GenerationStrategy]:
+    """Strategies by their number of steps; a ValueError where two have the same."""
+    steps = [strategy.num_inference_steps for strategy in strategies]
+    if len(set(steps)) < len(steps):
+        raise ValueError(f"strategies hold more than one strategy for one number of steps: {sorted(steps)}.")
+    return dict(zip(steps, strategies))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .strategies import GenerationStrategy
+from .strategies import GenerationStrategy, by_steps
 
 
 def read_strategies(path: str | Path) -> list[GenerationStrategy]:
@@ -47,11 +47,3 @@ def read_strategy(path: str | Path, num_inference_steps: int | None = None) -> G
     if num_inference_steps is not None and num_inference_steps not in strategies:
         raise ValueError(f"{path} holds no strategy for {num_inference_steps} steps, only for {list(strategies)}.")
     return strategies[num_inference_steps or next(iter(strategies))]
-
-
-def by_steps(strategies: list[GenerationStrategy]) -> dict[int, GenerationStrategy]:
-    """Strategies by their number of steps; a ValueError where two have the same."""
-    steps = [strategy.num_inference_steps for strategy in strategies]
-    if len(set(steps)) < len(steps):
-        raise ValueError(f"strategies hold more than one strategy for one number of steps: {sorted(steps)}.")
-    return dict(zip(steps, strategies))

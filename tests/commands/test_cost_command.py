@@ -3,7 +3,7 @@ import pytest
 from diffusers_autonat import GenerationStrategy
 from diffusers_autonat.cli import main
 from diffusers_autonat.commands.cost import format_macs
-from diffusers_autonat.metrics.cost import pipeline_cost
+from diffusers_autonat.cost import pipeline_cost
 
 
 @pytest.fixture

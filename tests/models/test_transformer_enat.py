@@ -17,6 +17,28 @@ from tests.conftest import load_reference
 MASK = 20
 
 
+def make_cache(features: torch.Tensor, encoded: torch.Tensor) -> ENATCache:
+    """The cache of the `encoded` positions `[B, N]`, given features of the whole grid `[B, N, D]`."""
+    counts = encoded.sum(dim=1)
+    size = int(counts.max())
+    indices = encoded.byte().argsort(dim=1, descending=True, stable=True)[:, :size]
+    valid = None if counts.min() == size else torch.arange(size) < counts[:, None]
+    return ENATCache(features.gather(1, indices[..., None].expand(-1, -1, features.shape[-1])), indices, valid)
+
+
+def one_of(cache: ENATCache, b: int) -> ENATCache:
+    """Sample `b`'s own part of a cache."""
+    kept = slice(None) if cache.valid is None else cache.valid[b]
+    return ENATCache(cache.features[b : b + 1, kept], cache.indices[b : b + 1, kept])
+
+
+def on_grid(cache: ENATCache | None, num_tokens: int) -> torch.Tensor:
+    """Features `[B, N, D]` at the encoded positions, 0 elsewhere."""
+    encoded, place = cache.place_of(num_tokens)
+    features = cache.features.gather(1, place[..., None].expand(-1, -1, cache.features.shape[-1]))
+    return features * encoded[..., None]
+
+
 def build(weights: dict[str, torch.Tensor], **kwargs) -> ENATTransformer2DModel:
     config, state_dict = convert_enat_state_dict(weights, num_attention_heads=4, **kwargs)
     model = ENATTransformer2DModel(**config).eval()
@@ -45,7 +67,7 @@ class TestENAT(ModelContract):
         return {
             "input_ids": ids.where(order < 9, MASK),
             "class_labels": torch.tensor([0, 5, 6]),
-            "cache": ENATCache(features=features, encoded=order < 5),
+            "cache": make_cache(features, order < 5),
         }
 
 
@@ -58,7 +80,8 @@ class TestENATRagged(TestENAT):
         ids = torch.randint(12, (3, 16), generator=generator)
         order = torch.rand(3, 16, generator=generator).argsort(dim=1)
         inputs["input_ids"] = ids.where(order < torch.tensor([[0], [9], [16]]), MASK)
-        inputs["cache"].encoded = order < torch.tensor([[0], [3], [11]])
+        features = torch.randn(3, 16, 32, generator=generator)
+        inputs["cache"] = make_cache(features, order < torch.tensor([[0], [3], [11]]))
         return inputs
 
 
@@ -71,8 +94,12 @@ class TestReference:
             output = model(reference[f"reuse.step{i}.input_ids"], reference["class_labels"], cache=cache)
             cache = output.cache
             assert relative_error(output.sample, reference[f"reuse.step{i}.logits"]) < 2e-5
-            assert relative_error(cache.features, reference[f"reuse.step{i}.features"]) < 2e-5
-            assert torch.equal(cache.encoded, reference[f"reuse.step{i}.input_ids"] != 48)
+            visible = reference[f"reuse.step{i}.input_ids"] != 48
+            if cache is None:
+                assert not visible.any()
+                continue
+            assert torch.equal(cache.place_of(64)[0], visible)
+            assert relative_error(on_grid(cache, 64), reference[f"reuse.step{i}.features"] * visible[..., None]) < 2e-5
 
     @torch.no_grad()
     def test_without_reuse(self):
@@ -96,7 +123,7 @@ def random_step(counts: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tens
     encoded, visible = torch.tensor(counts).T.unsqueeze(-1)
     ids = torch.randint(MASK, (size, 16), generator=generator).where(order < visible, MASK)
     features = torch.randn(size, 16, 32, generator=generator)
-    return ids, torch.arange(size) % 7, ENATCache(features=features, encoded=order < encoded)
+    return ids, torch.arange(size) % 7, make_cache(features, order < encoded)
 
 
 RAGGED = [(0, 0), (3, 9), (0, 4), (7, 7), (16, 16), (0, 16), (5, 16), (1, 15)]
@@ -110,10 +137,13 @@ class TestRaggedBatch:
         ids, labels, cache = random_step(RAGGED)
         together = model(ids, labels, cache=cache if reuse else None)
         for b in range(len(ids)):
-            own = ENATCache(features=cache.features[b : b + 1], encoded=cache.encoded[b : b + 1])
-            alone = model(ids[b : b + 1], labels[b : b + 1], cache=own if reuse else None)
+            alone = model(ids[b : b + 1], labels[b : b + 1], cache=one_of(cache, b) if reuse else None)
             assert relative_error(together.sample[b : b + 1], alone.sample) < 1e-5
-            assert relative_error(together.cache.features[b : b + 1], alone.cache.features) < 1e-5
+            if (ids[b] == MASK).all():
+                assert alone.cache is None and not together.cache.valid[b].any()
+            else:
+                features = on_grid(alone.cache, 16)
+                assert relative_error(on_grid(together.cache, 16)[b : b + 1], features) < 1e-5
 
     def test_gradients_are_the_sum_of_those_of_the_samples(self):
         ids, labels, cache = random_step(RAGGED)
@@ -121,8 +151,7 @@ class TestRaggedBatch:
         model, alone = TestENAT().make_model(), TestENAT().make_model()
         (model(ids, labels, cache=cache).sample * weight).sum().backward()
         for b in range(len(ids)):
-            own = ENATCache(features=cache.features[b : b + 1], encoded=cache.encoded[b : b + 1])
-            (alone(ids[b : b + 1], labels[b : b + 1], cache=own).sample * weight[b]).sum().backward()
+            (alone(ids[b : b + 1], labels[b : b + 1], cache=one_of(cache, b)).sample * weight[b]).sum().backward()
         expected = dict(alone.named_parameters())
         for name, parameter in model.named_parameters():
             assert relative_error(parameter.grad, expected[name].grad) < 1e-4, name
@@ -163,42 +192,48 @@ class TestCache:
         model = TestENAT().make_model()
         ids, labels, cache = random_step([(3, 9), (3, 9)])
         null = torch.full_like(labels, 6)
-        other = ENATCache(features=cache.features.flip(1), encoded=cache.encoded)
+        other = ENATCache(cache.features.flip(1), cache.indices)
         both = ENATCache.cat([cache, other])
         output = model(torch.cat([ids, ids]), torch.cat([labels, null]), cache=both)
         cond, uncond = output.cache.chunk(2)
         expected = model(ids, labels, cache=cache), model(ids, null, cache=other)
         for half, logits, alone in zip((cond, uncond), output.sample.chunk(2), expected):
             assert relative_error(logits, alone.sample) < 1e-5
-            assert relative_error(half.features, alone.cache.features) < 1e-5
-            assert torch.equal(half.encoded, ids != MASK)
+            assert relative_error(on_grid(half, 16), on_grid(alone.cache, 16)) < 1e-5
+            assert torch.equal(half.place_of(16)[0], ids != MASK)
+
+    def test_caches_of_different_widths_are_joined(self):
+        _, _, narrow = random_step([(2, 9)] * 2)
+        _, _, wide = random_step([(5, 9), (4, 9)])
+        joined = ENATCache.cat([narrow, wide])
+        assert joined.valid.sum(dim=1).tolist() == [2, 2, 5, 4]
+        for part, whole in zip((narrow, wide), joined.chunk(2)):
+            assert torch.equal(on_grid(part, 16), on_grid(whole, 16))
 
     @torch.no_grad()
     def test_a_known_count_changes_nothing(self):
         model = TestENAT().make_model()
         ids, labels, cache = random_step([(3, 9), (3, 9)])
-        known = ENATCache(cache.features, cache.encoded, num_encoded=3)
-        output = model(ids, labels, cache=known, num_masked=7)
+        output = model(ids, labels, cache=cache, num_masked=7)
         assert torch.equal(output.sample, model(ids, labels, cache=cache).sample)
-        assert output.cache.num_encoded == 9 and output.cache.chunk(2)[1].num_encoded == 9
-        assert ENATCache.cat([known, known]).num_encoded == 3 and ENATCache.cat([known, cache]).num_encoded is None
+        assert output.cache.indices.shape == (2, 9) and output.cache.valid is None
 
     @torch.no_grad()
     def test_a_position_masked_again_is_computed_as_masked(self):
         model = TestENAT().make_model()
         ids, labels, cache = random_step([(3, 9), (3, 9)])
-        encoded = cache.encoded | (ids == MASK)  # claims that the masked positions were encoded too
-        output = model(ids, labels, cache=ENATCache(features=cache.features, encoded=encoded))
+        encoded = cache.place_of(16)[0] | (ids == MASK)  # claims that the masked positions were encoded too
+        output = model(ids, labels, cache=make_cache(on_grid(cache, 16), encoded))
         assert torch.equal(output.sample, model(ids, labels, cache=cache).sample)
 
     @torch.no_grad()
     def test_only_features_of_reused_positions_are_read(self):
         model = TestENAT().make_model()
-        ids, labels, cache = random_step([(3, 9), (3, 9)])
+        ids, labels, cache = random_step([(3, 9), (5, 9)])
         expected = model(ids, labels, cache=cache).sample
-        for change, same in ((~cache.encoded, True), (cache.encoded, False)):
+        for change, same in ((~cache.valid, True), (cache.valid, False)):
             features = cache.features + change.unsqueeze(-1)
-            logits = model(ids, labels, cache=ENATCache(features=features, encoded=cache.encoded)).sample
+            logits = model(ids, labels, cache=ENATCache(features, cache.indices, cache.valid)).sample
             assert torch.equal(logits, expected) == same
 
     def test_it_is_detached(self):
@@ -210,7 +245,7 @@ class TestCache:
         _, _, cache = random_step([(3, 9)])
         moved = send_to_device(cache, "meta")
         assert isinstance(moved, ENATCache)
-        assert moved.features.device.type == moved.encoded.device.type == "meta"
+        assert moved.features.device.type == moved.indices.device.type == "meta" and moved.valid is None
 
 
 class TestCost:
@@ -266,8 +301,6 @@ class TestCost:
 
         model = TestENAT().make_model()
         ids, labels, cache = random_step(counts)
-        if num_masked is not None:
-            cache.num_encoded = counts[0][0]
         with Recorder(), torch.no_grad():
             model(ids, labels, cache=cache, num_masked=num_masked)
         assert reads == expected
@@ -324,7 +357,7 @@ class TestErrors:
             ({"input_ids": torch.zeros(16, dtype=torch.long)}, r"\[16\]"),
             ({"class_labels": None}, "`class_labels` is required"),
             ({"class_labels": torch.zeros(2, dtype=torch.long)}, r"\[3\].*\[2\]"),
-            ({"cache": random_step([(3, 9)] * 2)[2]}, r"\[3, 16, 32\].*\[2, 16, 32\]"),
+            ({"cache": random_step([(3, 9)] * 2)[2]}, r"\[3, n, 32\].*\[2, 3, 32\]"),
         ],
     )
     def test_inputs(self, change, message):

@@ -2,15 +2,18 @@
 
 import inspect
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoModel, DiffusionPipeline, VQModel
 from diffusers.callbacks import PipelineCallback
+from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler, UViTTransformer2DModel
+from diffusers_autonat.pipelines.guided import GuidedTransformer
 
 
 def generator(seed=0):
@@ -88,7 +91,8 @@ def test_half_precision_variant_and_dtype(pipe, tmp_path):
 
 
 def test_components_can_be_shared(pipe):
-    assert torch.equal(sample(AutoNATPipeline(**pipe.components, id2label=pipe.id2label)), sample(pipe))
+    other = AutoNATPipeline(**pipe.components)
+    assert torch.equal(sample(other), sample(pipe)) and other.id2label == pipe.id2label
     assert isinstance(pipe, DiffusionPipeline) and isinstance(pipe.vqvae, VQModel)
 
 
@@ -154,11 +158,11 @@ def test_labels_by_id_name_synonym_and_tensor(pipe):
 def test_the_label_and_the_guidance_matter(pipe):
     logits = [pipe.transformer(torch.full((1, 49), 16), class_labels=torch.tensor([i])).sample for i in (0, 4)]
     assert not torch.allclose(*logits)
-    pipe.scheduler.set_timesteps(4)
-    pipe._guidance_scale = 2.0
     ids, label = torch.full((1, 49), 16), torch.tensor([0])
-    s = pipe.scheduler.guidance_scales[1] * 2.0
-    assert torch.allclose(pipe.predict(ids, label, 1)[0], logits[0] + s * (logits[0] - logits[1]), atol=1e-5)
+    predict = GuidedTransformer(pipe.transformer, {"class_labels": label}, {"class_labels": torch.tensor([4])})
+    step = pipe.scheduler.plan(4).parameters[1]
+    expected = logits[0] + 2.0 * step.guidance_scale * (logits[0] - logits[1])
+    assert torch.allclose(predict(ids, step, guidance_scale=2.0), expected, atol=1e-5)
 
 
 def test_steps_without_guidance_run_no_unconditional_pass(pipe):
@@ -229,6 +233,79 @@ def test_pipeline_callback_objects(pipe):
     assert pipe.guidance_scale == 1.0 + pipe.num_timesteps
 
 
+def test_a_callback_may_return_nothing_change_guidance_and_interrupt(pipe):
+    assert torch.equal(sample(pipe, callback_on_step_end=lambda *_: None), sample(pipe))
+
+    def turn_guidance_off(pipeline, step, timestep, kwargs):
+        pipeline._guidance_scale = 0.0
+
+    def stop(pipeline, step, timestep, kwargs):
+        seen.append(kwargs["latents"])
+        pipeline._interrupt = step == 1
+
+    sizes, seen = [], []
+    hook = pipe.transformer.register_forward_hook(lambda module, args, out: sizes.append(len(args[0])))
+    sample(pipe, callback_on_step_end=turn_guidance_off)
+    assert sizes == [4, 2, 2, 2]
+    hook.remove()
+    tokens = sample(pipe, callback_on_step_end=stop, output_type="latent")
+    assert len(seen) == 2 and (tokens < 16).all()  # what was still masked is as it was guessed
+    assert torch.equal(tokens[seen[1] != 16], seen[1][seen[1] != 16])
+    assert (sample(pipe, output_type="latent") < 16).all() and not pipe.interrupt
+
+
+def test_a_call_inside_a_callback_leaves_the_outer_call_alone(pipe):
+    def call(pipeline, step, timestep, kwargs):
+        pipeline(["dog"], strategy=GenerationStrategy.cosine(2, guidance_scale=9.0), guidance_scale=5.0)
+
+    assert torch.equal(sample(pipe, callback_on_step_end=call), sample(pipe))
+    assert pipe.num_timesteps == 4
+
+
+def test_threads_with_strategies_of_their_own_share_a_pipeline(pipe):
+    strategies = [GenerationStrategy.cosine(T, guidance_scale=s) for T, s in ((2, 0.0), (4, 1.0), (6, 2.0), (9, 4.0))]
+
+    def draw(i):
+        return sample(pipe, num_inference_steps=None, strategy=strategies[i % 4], guidance_scale=1.0 + i % 3)
+
+    expected = [draw(i) for i in range(24)]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(map(torch.equal, pool.map(draw, range(24)), expected))
+
+
+def test_tokens_without_a_tokenizer(pipe):
+    bare = AutoNATPipeline(None, pipe.transformer, pipe.scheduler)
+    assert torch.equal(sample(bare, output_type="latent"), sample(pipe, output_type="latent"))
+    with pytest.raises(ValueError, match="output_type = 'pt' needs a vqvae"):
+        sample(bare)
+
+
+def test_lora_through_the_pipeline(pipe, tmp_path):
+    before = sample(pipe)
+    config = LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    pipe.transformer.add_adapter(config, "style")
+    with_lora = sample(pipe, output_type="latent")
+    layers = get_peft_model_state_dict(pipe.transformer, adapter_name="style")
+    pipe.save_lora_weights(tmp_path, transformer_lora_layers=layers)
+    pipe.unload_lora_weights()
+    assert torch.equal(sample(pipe), before)
+    pipe.load_lora_weights(tmp_path, adapter_name="mine")
+    assert torch.equal(sample(pipe, output_type="latent"), with_lora)
+    pipe.set_adapters("mine", 0.0)
+    assert torch.equal(sample(pipe), before)
+    pipe.set_adapters("mine", 1.0)
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    assert pipe.get_list_adapters() == {} and not torch.equal(sample(pipe), before)
+
+
+def test_the_generic_class_finds_ours_through_the_folder(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    loaded = DiffusionPipeline.from_pretrained(tmp_path, custom_pipeline=str(tmp_path), trust_remote_code=True)
+    loaded.set_progress_bar_config(disable=True)
+    assert type(loaded) is AutoNATPipeline and torch.equal(sample(loaded), sample(pipe))
+
+
 # Bad input: one clear error, before any work
 
 
@@ -273,6 +350,6 @@ def test_components_that_do_not_fit_are_named(pipe):
 
 
 def test_names_without_id2label(pipe):
-    plain = AutoNATPipeline(**pipe.components)
+    plain = AutoNATPipeline(pipe.vqvae, pipe.transformer, pipe.scheduler)
     with pytest.raises(ValueError, match="no id2label"):
         plain(["dog"])

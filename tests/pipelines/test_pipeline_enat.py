@@ -114,9 +114,10 @@ def test_nothing_waits_for_the_device():
     pipe = enat_pipeline()
     calls = record_calls(pipe.transformer)
     pipe([0, 1], strategy=SEARCHED)
-    assert all(call["num_masked"] is not None and call["out"].num_encoded is not None for call in calls)
-    pipe.scheduler.set_timesteps(strategy=SEARCHED, device="meta")  # whose values nobody can read
-    assert pipe.scheduler.num_masked(49) == [49, 44, 39, 29, 24, 9]
+    assert all(call["num_masked"] is not None for call in calls)
+    assert all(call["out"].valid is None for call in calls[1:])
+    plan = pipe.scheduler.plan(strategy=SEARCHED, num_tokens=49, device="meta")  # whose values nobody can read
+    assert plan.num_masked == (49, 44, 39, 29, 24, 9)
 
 
 def test_given_tokens_may_differ_in_number():

@@ -12,7 +12,13 @@ from safetensors import safe_open
 from diffusers_autonat import GenerationStrategy, NATScheduler
 from diffusers_autonat.conversion import convert_uvit_state_dict
 from diffusers_autonat.models.transformer_uvit import UViTTransformer2DModel
-from diffusers_autonat.schedulers.scheduling_nat import draw_tokens, gumbel_noise, remask
+from diffusers_autonat.schedulers.masked_sampling import (
+    draw_tokens,
+    gumbel_noise,
+    log_confidence,
+    mask_count,
+    mask_lowest,
+)
 
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "uvit.safetensors"
@@ -115,8 +121,8 @@ def test_tokens_are_drawn_from_the_tempered_softmax():
 def test_confidence_is_untempered(logits):
     """A high tau1 changes which token is drawn, but not how it is scored."""
     sample, tokens = torch.full((3, N), MASK), torch.zeros(3, N, dtype=torch.long)
-    half = torch.tensor([[0.5]])
-    after = remask(tokens, logits, sample == MASK, half, torch.tensor([[0.0]]), torch.zeros(3, N), MASK)
+    count = mask_count(N, torch.tensor([[0.5]]))
+    after = mask_lowest(tokens, log_confidence(logits, tokens), sample == MASK, count, MASK)
     expected = logits.log_softmax(-1)[..., 0].argsort(-1)[:, : N // 2]
     assert torch.equal(after == MASK, torch.zeros(3, N, dtype=torch.bool).scatter(1, expected, True))
 
@@ -150,6 +156,30 @@ def test_strategies_per_sample_equal_single_runs(logits):
     for i, strategy in enumerate(strategies):
         scheduler.set_timesteps(strategy=strategy)
         assert torch.equal(together[i : i + 1], run(scheduler, logits[i : i + 1], mask[:1], [generator(i)])[-1])
+
+
+def test_a_plan_is_a_value_that_leaves_the_scheduler_alone(logits):
+    scheduler = NATScheduler(MASK)
+    scheduler.set_timesteps(4)
+    plan = scheduler.plan(strategy=RELEASED, num_tokens=N)
+    assert len(plan.parameters) == len(plan.timesteps) == 8 and len(scheduler.timesteps) == 4
+    assert [step.is_guided for step in plan.parameters] == [False] * 3 + [True] * 5
+    assert [step.is_last for step in plan.parameters] == [False] * 7 + [True]
+    sample, other = torch.full((3, N), MASK), NATScheduler(MASK)
+    other.set_timesteps(strategy=RELEASED)
+    for t, parameters in enumerate(plan.parameters):
+        assert masked_counts(sample) == [plan.num_masked[t]] * 3
+        after = scheduler.step(logits, t, sample, generator(t), parameters=parameters).prev_sample
+        assert torch.equal(after, other.step(logits, t, sample, generator(t)).prev_sample)
+        sample = after
+
+
+def test_what_differs_between_samples_is_a_tensor_in_a_plan():
+    strategies = [GenerationStrategy.cosine(4), GenerationStrategy.cosine(4, guidance_scale=0)]
+    plan = NATScheduler(MASK).plan(strategy=strategies, num_tokens=N)
+    first = plan.parameters[0]
+    assert plan.num_masked is None and isinstance(first.mask_ratio, float)
+    assert first.guidance_scale.tolist() == [0.75, 0.0] and first.is_guided
 
 
 def test_tuple_dict_and_dtypes(logits):
@@ -277,13 +307,10 @@ def test_reference_stochastic_run_with_its_recorded_draws(reference):
         masked = ids == mask_id
         ids = torch.where(masked, tensors[f"stochastic.step{t}.sampled_ids"], ids)
         if t < 7:
-            ids = remask(
-                ids,
-                guided_logits(model, tensors[f"stochastic.step{t}.input_ids"], labels, RELEASED.guidance_scales[t]),
-                masked,
-                torch.tensor([[RELEASED.mask_ratios[t]]]),
-                torch.tensor([[RELEASED.remasking_temperatures[t]]]),
-                tensors[f"stochastic.step{t}.gumbel"],
-                mask_id,
-            )
+            before = tensors[f"stochastic.step{t}.input_ids"]
+            logits = guided_logits(model, before, labels, RELEASED.guidance_scales[t])
+            gumbel = tensors[f"stochastic.step{t}.gumbel"]
+            score = log_confidence(logits, ids) + RELEASED.remasking_temperatures[t] * gumbel
+            count = mask_count(256, torch.tensor([[RELEASED.mask_ratios[t]]]))
+            ids = mask_lowest(ids, score, masked, count, mask_id)
     assert torch.equal(ids, tensors["stochastic.final_ids"])

@@ -43,7 +43,7 @@ def print_pipeline(args: argparse.Namespace) -> None:
 
     import diffusers_autonat
 
-    from ..metrics.cost import pipeline_cost
+    from ..cost import pipeline_cost
 
     guidance_scale = 1.0 if args.guidance_scale is None else args.guidance_scale
     if not guidance_scale >= 0:
@@ -87,7 +87,7 @@ def print_pipeline(args: argparse.Namespace) -> None:
 
 
 def print_paper() -> None:
-    from ..metrics.paper_cost import paper_rows
+    from ..cost.paper import paper_rows
 
     print_table(
         ["model", "table", "pixels", "parameters", "printed", "steps", "guided", "paper's way", "printed", "in full", "saved"],

@@ -18,35 +18,55 @@ from diffusers.utils import BaseOutput
 @dataclass
 class ENATCache(BaseOutput):
     """
-    What one step of [`ENATTransformer2DModel`] hands to the next: tensors with the batch in front.
+    What one step of [`ENATTransformer2DModel`] hands to the next: tensors with the batch in front, of the `n` tokens
+    that were encoded.
 
     Args:
-        features (`torch.Tensor` of shape `(batch_size, sample_size**2, hidden_size)`):
-            Final features of every position. Only those of encoded positions are read again.
-        encoded (`torch.Tensor` of shape `(batch_size, sample_size**2)`, bool): Positions that were visible.
-        num_encoded (`int`, *optional*):
-            How many positions of every sample were visible, where that is the same for all and known on the host.
+        features (`torch.Tensor` of shape `(batch_size, n, hidden_size)`): Final features of the encoded tokens.
+        indices (`torch.LongTensor` of shape `(batch_size, n)`): Their positions in raster order of the grid.
+        valid (`torch.BoolTensor` of shape `(batch_size, n)`, *optional*):
+            False where a sample has fewer than `n`; None where all have as many.
     """
 
-    # The tensors are always given. The defaults let accelerate rebuild the cache from a mapping when it moves it.
+    # Features and indices are always given. The defaults let accelerate rebuild a cache from a mapping when it moves it.
     features: torch.Tensor = None  # type: ignore[assignment]
-    encoded: torch.Tensor = None  # type: ignore[assignment]
-    num_encoded: int | None = None
+    indices: torch.Tensor = None  # type: ignore[assignment]
+    valid: torch.Tensor | None = None
 
     @classmethod
     def cat(cls, caches: list[ENATCache]) -> ENATCache:
         """Join along the batch, e.g. the conditional and the unconditional half."""
-        counts = {cache.num_encoded for cache in caches}
+        width = max(cache.indices.shape[1] for cache in caches)
+        ragged = any(cache.valid is not None or cache.indices.shape[1] < width for cache in caches)
+        padded = [cache._pad(width) if ragged else cache for cache in caches]
         return cls(
-            features=torch.cat([cache.features for cache in caches]),
-            encoded=torch.cat([cache.encoded for cache in caches]),
-            num_encoded=counts.pop() if len(counts) == 1 else None,
+            features=torch.cat([cache.features for cache in padded]),
+            indices=torch.cat([cache.indices for cache in padded]),
+            valid=torch.cat([cache.valid for cache in padded]) if ragged else None,
         )
 
     def chunk(self, chunks: int) -> tuple[ENATCache, ...]:
         """Split the batch into equal parts; undoes `cat`."""
-        parts = zip(self.features.chunk(chunks), self.encoded.chunk(chunks))
-        return tuple(ENATCache(features, encoded, self.num_encoded) for features, encoded in parts)
+        masks = [None] * chunks if self.valid is None else self.valid.chunk(chunks)
+        return tuple(map(ENATCache, self.features.chunk(chunks), self.indices.chunk(chunks), masks))
+
+    def _pad(self, width: int) -> ENATCache:
+        """The same with room for `width` tokens."""
+        missing = width - self.indices.shape[1]
+        valid = torch.ones_like(self.indices, dtype=torch.bool) if self.valid is None else self.valid
+        return ENATCache(
+            F.pad(self.features, (0, 0, 0, missing)), F.pad(self.indices, (0, missing)), F.pad(valid, (0, missing))
+        )
+
+    def place_of(self, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which positions `[B, N]` of the grid are encoded, and at which place of the cache each of these is."""
+        valid = torch.ones_like(self.indices, dtype=torch.bool) if self.valid is None else self.valid
+        # Filled-up places go to a position that is cut off again.
+        positions = self.indices.masked_fill(~valid, num_tokens)  # [B, n]
+        places = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
+        empty = positions.new_full((len(positions), num_tokens + 1), -1)
+        place = empty.scatter(1, positions, places)[:, :num_tokens]  # [B, N]
+        return place >= 0, place.clamp(min=0)
 
 
 @dataclass
@@ -57,61 +77,84 @@ class ENATTransformer2DModelOutput(BaseOutput):
     Args:
         sample (`torch.Tensor` of shape `(batch_size, sample_size**2, codebook_size)`):
             Logits of the codebook entries at every position, known positions included.
-        cache ([`ENATCache`]): For the next step's call. Detached: no gradient flows from one step into another.
+        cache ([`ENATCache`], *optional*):
+            For the next step's call; None where nothing was visible. Detached: no gradient flows from one step into
+            another.
     """
 
     sample: torch.Tensor
     cache: ENATCache | None = None
 
 
-def split_positions(
-    groups: torch.Tensor, sizes: list[int] | None = None
-) -> tuple[list[torch.Tensor], list[torch.Tensor | None], torch.Tensor]:
+@dataclass(frozen=True)
+class Group:
+    """
+    Tokens of one kind (reused, fresh, masked), in raster order, gathered from all samples.
+
+    Args:
+        indices (`torch.LongTensor` of shape `(batch_size, n)`): Their positions.
+        valid (`torch.BoolTensor` of shape `(batch_size, n)`, *optional*):
+            False at the places that fill a sample up which has fewer than `n`; None where all have `n`.
+    """
+
+    indices: torch.Tensor
+    valid: torch.Tensor | None
+
+    @property
+    def size(self) -> int:
+        return self.indices.shape[1]
+
+    def gather(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`[B, N, D]` -> `[B, n, D]`."""
+        return gather_tokens(hidden_states, self.indices)
+
+
+def split_positions(members: torch.Tensor, bounds: list[tuple[int, int]]) -> tuple[list[Group], torch.Tensor]:
     """
     Where to gather each group's tokens from, and where to find every position again afterwards.
 
-    Sizes of the gathered tensors are the groups' largest counts in the batch. Learning them is the one host
-    synchronisation of a call, and there is none where the caller knows them.
-
     Args:
-        groups (`torch.Tensor` of shape `(num_groups, B, N)`, bool): Every position is in exactly one group.
-        sizes (`list[int]`, *optional*): Members that each group has in every sample.
+        members (`torch.Tensor` of shape `(num_groups, B, N)`, bool): Every position is in exactly one group.
+        bounds: Per group the smallest and the largest number of members in a sample; the second is the size of what is
+            gathered.
 
     Returns:
-        indices: Per group `[B, n]`, its positions in raster order; a sample with fewer than `n` is filled up with
-            positions of other groups.
-        valid: Per group `[B, n]`, False at the filled-up places; None where all samples have `n`.
+        groups: What to gather.
         places: `[B, N]`, index of every position in the concatenation of all groups' gathered tokens.
     """
-    counts = groups.sum(dim=-1)  # [G, B]
-    if sizes is None:
-        bounds: list[list[int]] = torch.stack(counts.aminmax(dim=1), dim=1).tolist()  # smallest and largest per group
-    else:
-        bounds = [[size, size] for size in sizes]
-    order = groups.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)  # [G, B, N], members first
-    ranks = groups.cumsum(dim=-1) - 1  # [G, B, N]
+    num_tokens = members.shape[-1]
+    counts = members.sum(dim=-1, keepdim=True)  # [G, B, 1]
+    ranks = members.cumsum(dim=-1) - 1  # [G, B, N], of the members among themselves
+    positions = torch.arange(num_tokens, device=members.device).expand_as(ranks)
+    # The member of rank i goes to place i; what is no member to a place that is cut off.
+    order = torch.zeros_like(ranks[..., :1]).repeat(1, 1, num_tokens + 1)
+    order = order.scatter(-1, torch.where(members, ranks, num_tokens), positions)  # [G, B, N + 1]
 
-    indices: list[torch.Tensor] = []
-    valid: list[torch.Tensor | None] = []
+    groups: list[Group] = []
     places = torch.zeros_like(ranks[0])  # [B, N]
     offset = 0
-    for group, (smallest, largest) in enumerate(bounds):
-        indices.append(order[group, :, :largest])  # [B, n]
-        slots = torch.arange(largest, device=groups.device)  # [n]
-        valid.append(None if smallest == largest else slots < counts[group, :, None])  # [B, n]
-        places = torch.where(groups[group], ranks[group] + offset, places)  # [B, N]
+    for number, (smallest, largest) in enumerate(bounds):
+        slots = torch.arange(largest, device=members.device)  # [n]
+        valid = None if smallest == largest else slots < counts[number]  # [B, n]
+        groups.append(Group(order[number, :, :largest], valid))
+        places = torch.where(members[number], ranks[number] + offset, places)  # [B, N]
         offset += largest
-    return indices, valid, places
+    return groups, places
 
 
-def join_key_masks(indices: list[torch.Tensor], valid: list[torch.Tensor | None]) -> torch.Tensor | None:
-    """Key mask `[B, sum of n]` over several groups' tokens, or None if every sample fills all its places."""
-    if all(mask is None for mask in valid):
+def join_valid(groups: list[Group]) -> torch.Tensor | None:
+    """Which places `[B, sum of n]` of several groups' tokens hold a token, or None if all do."""
+    if all(group.valid is None for group in groups):
         return None
-    masks = [torch.ones_like(i, dtype=torch.bool) if mask is None else mask for i, mask in zip(indices, valid)]
-    mask = torch.cat(masks, dim=1)  # [B, sum of n]
+    masks = [torch.ones_like(g.indices, dtype=torch.bool) if g.valid is None else g.valid for g in groups]
+    return torch.cat(masks, dim=1)
+
+
+def key_mask(groups: list[Group]) -> torch.Tensor | None:
+    """Mask of the keys `[B, sum of n]` that several groups' tokens are, or None if every sample fills all places."""
+    valid = join_valid(groups)
     # A sample without a single key would give NaN. Its queries are filled-up places too, so let them see anything.
-    return mask | ~mask.any(dim=1, keepdim=True)
+    return None if valid is None else valid | ~valid.any(dim=1, keepdim=True)
 
 
 def gather_tokens(hidden_states: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -216,7 +259,7 @@ class ENATBlock(nn.Module):
         self,
         hidden_states: torch.Tensor,
         class_embedding: torch.Tensor,
-        context: list[torch.Tensor],
+        context: torch.Tensor | None,
         attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         modulation = self.modulation(F.silu(class_embedding)).unsqueeze(1)  # [B, 1, 8D]
@@ -224,8 +267,8 @@ class ENATBlock(nn.Module):
 
         own = self.norm1(hidden_states) * (1 + scale) + shift  # [B, n, D]
         others = None
-        if context:
-            others = self.norm_context(torch.cat(context, dim=1)) * (1 + scale_context) + shift_context  # [B, m, D]
+        if context is not None:
+            others = self.norm_context(context) * (1 + scale_context) + shift_context  # [B, m, D]
         hidden_states = hidden_states + gate * self.attn(own, others, attention_mask)  # [B, n, D]
         return hidden_states + gate_ff * self.ff(self.norm2(hidden_states) * (1 + scale_ff) + shift_ff)  # [B, n, D]
 
@@ -255,13 +298,10 @@ class ENATHead(nn.Module):
         self.norm_out = nn.LayerNorm(hidden_size)
         self.bias = nn.Parameter(torch.zeros(codebook_size + 1))
 
-    def forward(
-        self, groups: list[torch.Tensor], places: torch.Tensor, codebook: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        features = gather_tokens(torch.cat(groups, dim=1), places)  # [B, N, D]
+    def forward(self, features: torch.Tensor, places: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+        features = gather_tokens(features, places)  # [B, N, D]
         hidden_states = self.norm_out(F.gelu(self.dense(self.norm_in(features))))  # [B, N, D]
-        logits = F.linear(hidden_states, codebook, self.bias[: codebook.shape[0]])  # [B, N, K]
-        return features, logits
+        return F.linear(hidden_states, codebook, self.bias[: codebook.shape[0]])  # [B, N, K]
 
 
 class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
@@ -353,15 +393,27 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
             raise ValueError("This model is class-conditional: `class_labels` is required, but is None.")
         if class_labels.shape != (batch_size,):
             raise ValueError(f"`class_labels` has to be [{batch_size}], but is {list(class_labels.shape)}.")
-        if cache is not None and (
-            cache.features.shape != (batch_size, num_tokens, hidden_size)
-            or cache.encoded.shape != (batch_size, num_tokens)
-        ):
-            raise ValueError(
-                f"`cache` has to hold features {[batch_size, num_tokens, hidden_size]} and encoded"
-                f" {[batch_size, num_tokens]}, but has {list(cache.features.shape)} and {list(cache.encoded.shape)}."
-            )
+        if cache is not None:
+            size = cache.indices.shape[-1]
+            if cache.features.shape != (batch_size, size, hidden_size) or cache.indices.shape != (batch_size, size):
+                raise ValueError(
+                    f"`cache` has to hold features [{batch_size}, n, {hidden_size}] and indices [{batch_size}, n], but has"
+                    f" {list(cache.features.shape)} and {list(cache.indices.shape)}."
+                )
         return class_labels
+
+    def _bounds(self, members: torch.Tensor, cache: ENATCache | None, num_masked: int | None) -> list[tuple[int, int]]:
+        """Smallest and largest number of reused, fresh and masked tokens in a sample, given the `members` of each."""
+        num_tokens, num_cached = members.shape[-1], 0 if cache is None else cache.indices.shape[1]
+        if num_masked is not None and (cache is None or cache.valid is None):
+            sizes = (num_cached, num_tokens - num_masked - num_cached, num_masked)
+            return [(size, size) for size in sizes]
+        if torch.compiler.is_compiling():
+            # A graph's shapes cannot depend on its data: every group gets room for all that could be in it.
+            return [(0, num_cached), (0, num_tokens), (0, num_tokens)]
+        # The one time that the host waits for the device.
+        counts = members.sum(dim=-1)  # [3, B]
+        return [(low, high) for low, high in torch.stack(counts.aminmax(dim=1), dim=1).tolist()]
 
     def _run_block(self, block: nn.Module, *inputs) -> torch.Tensor:
         if torch.is_grad_enabled() and self.gradient_checkpointing:
@@ -375,7 +427,7 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         cache: ENATCache | None = None,
         num_masked: int | None = None,
         return_dict: bool = True,
-    ) -> ENATTransformer2DModelOutput | tuple[torch.Tensor, ENATCache]:
+    ) -> ENATTransformer2DModelOutput | tuple[torch.Tensor, ENATCache | None]:
         """
         Args:
             input_ids (`torch.Tensor` of shape `(batch_size, sample_size**2)`, int64):
@@ -396,40 +448,40 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         """
         class_labels = self.check_inputs(input_ids, class_labels, cache)
         masked = input_ids == self.config.codebook_size  # [B, N]
-        reused = torch.zeros_like(masked) if cache is None else cache.encoded & ~masked  # [B, N]
-        fresh = ~masked & ~reused  # [B, N]
-        num_encoded = 0 if cache is None else cache.num_encoded
-        sizes = None
-        if num_masked is not None and num_encoded is not None:
-            sizes = [num_encoded, masked.shape[1] - num_masked - num_encoded, num_masked]
-        indices, valid, places = split_positions(torch.stack([reused, fresh, masked]), sizes)
+        reused = torch.zeros_like(masked)
+        if cache is not None:
+            encoded, place = cache.place_of(masked.shape[1])  # [B, N] each
+            reused = encoded & ~masked
+        members = torch.stack([reused, ~masked & ~reused, masked])  # [3, B, N]
+        split, places = split_positions(members, self._bounds(members, cache, num_masked))
         tokens, class_embedding = self.embed(input_ids, class_labels)  # [B, N, D], [B, D]
         groups: list[torch.Tensor] = []
 
-        if cache is not None and indices[0].shape[1] > 0:
-            groups.append(self.reuse_proj(gather_tokens(cache.features, indices[0])))  # [B, n_reused, D]
+        if cache is not None and split[0].size > 0:
+            earlier = gather_tokens(cache.features, place.gather(1, split[0].indices))  # [B, n_reused, D]
+            groups.append(self.reuse_proj(earlier))
 
-        if indices[1].shape[1] > 0:
-            hidden_states = gather_tokens(tokens, indices[1])  # [B, n_fresh, D]
-            key_mask = join_key_masks(indices[:2], valid[:2])  # [B, n_reused + n_fresh] or None
-            for block in self.encoder_blocks:
-                hidden_states = self._run_block(block, hidden_states, class_embedding, groups[:], key_mask)
-            groups.append(hidden_states)  # [B, n_fresh, D]
-
-        if indices[2].shape[1] > 0:
-            hidden_states = gather_tokens(tokens, indices[2])  # [B, n_masked, D]
-            key_mask = join_key_masks(indices, valid)  # [B, n_reused + n_fresh + n_masked] or None
-            for block in self.decoder_blocks:
-                hidden_states = self._run_block(block, hidden_states, class_embedding, groups[:], key_mask)
-            groups.append(hidden_states)  # [B, n_masked, D]
+        stages = ((split[1], split[:2], self.encoder_blocks), (split[2], split, self.decoder_blocks))
+        for group, keys, blocks in stages:
+            if group.size == 0:
+                continue
+            hidden_states = group.gather(tokens)  # [B, n, D]
+            context = torch.cat(groups, dim=1) if groups else None  # [B, m, D], as the groups before came out
+            mask = key_mask(keys)  # [B, m + n] or None
+            for block in blocks:
+                hidden_states = self._run_block(block, hidden_states, class_embedding, context, mask)
+            groups.append(hidden_states)
+        features = torch.cat(groups, dim=1)  # [B, all n, D]
 
         # The output layer shares the codebook embedding but does not train it. The rows are read through the
         # embedding module, not from its weight, so that offloading and sharding hooks on that module run.
         codebook = self.embed.word_embeddings(torch.arange(self.config.codebook_size, device=input_ids.device))
-        features, logits = self.head(groups, places, codebook.detach())  # [B, N, D], [B, N, K]
+        logits = self.head(features, places, codebook.detach())  # [B, N, K]
 
-        num_encoded = None if num_masked is None else masked.shape[1] - num_masked
-        new_cache = ENATCache(features.detach(), ~masked, num_encoded)
+        new_cache = None
+        if num_visible := split[0].size + split[1].size:
+            indices = torch.cat([group.indices for group in split[:2]], dim=1)  # [B, n_reused + n_fresh]
+            new_cache = ENATCache(features[:, :num_visible].detach(), indices, join_valid(split[:2]))
         if not return_dict:
             return logits, new_cache
         return ENATTransformer2DModelOutput(sample=logits, cache=new_cache)

@@ -318,6 +318,7 @@ class UViTTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         class_labels: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         cache: None = None,
+        num_masked: int | None = None,
         return_dict: bool = True,
     ) -> UViTTransformer2DModelOutput | tuple[torch.Tensor]:
         """
@@ -328,7 +329,9 @@ class UViTTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
                 Class of every sample, `num_classes` for none. Required by a class-conditional model.
             encoder_hidden_states (`torch.Tensor` of shape `(batch_size, context_length, context_dim)`, *optional*):
                 Text states. Required by a text-conditional model.
-            cache (`None`): Accepted only as None, which is also what the output's `cache` always is.
+            cache (`None`), num_masked (`int`, *optional*):
+                What all transformers of the family are given, see [`ENATTransformer2DModel`]. This one computes every
+                token anew in every call: it uses neither, and its output's `cache` is always None.
             return_dict (`bool`, defaults to `True`): Whether to return a dataclass or a tuple.
 
         Returns:

@@ -10,7 +10,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 
-from ..strategies import GenerationStrategy
+from ..strategies import SCHEDULES, GenerationStrategy, StepParameters, by_steps
+from .masked_sampling import column, draw_tokens, gumbel_noise, log_confidence, mask_count, mask_lowest
 
 
 @dataclass
@@ -27,50 +28,23 @@ class NATSchedulerOutput(BaseOutput):
     pred_original_sample: torch.LongTensor
 
 
-def gumbel_noise(
-    shape: tuple[int, ...], generator: torch.Generator | list[torch.Generator] | None, device: torch.device
-) -> torch.Tensor:
-    """Standard Gumbel noise; one generator for the batch, or a list with one for each sample of it.
+@dataclass(frozen=True)
+class SamplingPlan:
+    """What one call of a sampler does: a value, so that calls with different plans can share a scheduler.
 
-    Drawn on the generator's device and then moved, so that a CPU generator gives the same noise everywhere.
+    Args:
+        parameters: of each step.
+        num_masked: how many tokens of every sample are masked before each step, where that is known without asking the
+            device.
     """
-    if isinstance(generator, list):
-        return torch.cat([gumbel_noise((1, *shape[1:]), one, device) for one in generator])
-    noise = torch.empty(shape, device=device if generator is None else generator.device)
-    return noise.exponential_(generator=generator).log_().neg_().to(device)
 
+    parameters: tuple[StepParameters, ...]
+    num_masked: tuple[int, ...] | None = None
 
-def draw_tokens(logits: torch.Tensor, temperature: torch.Tensor, gumbel: torch.Tensor) -> torch.LongTensor:
-    """Draw from softmax(logits / temperature) by the Gumbel-max rule, which is exact and holds at temperature 0 too."""
-    return torch.addcmul(logits, temperature, gumbel).argmax(-1)
-
-
-def mask_count(num_tokens: int, mask_ratio: torch.Tensor) -> torch.Tensor:
-    """m = floor(N r), at least 1; a product that is whole but for float32 rounding (0.7 * 10) counts as whole."""
-    return (num_tokens * (mask_ratio + 2e-7)).floor().clamp(min=1)
-
-
-def remask(
-    tokens: torch.LongTensor,
-    logits: torch.Tensor,
-    masked: torch.BoolTensor,
-    mask_ratio: torch.Tensor,
-    temperature: torch.Tensor,
-    gumbel: torch.Tensor,
-    mask_token_id: int,
-) -> torch.LongTensor:
-    """Mask the `m` least confident of the `masked` positions again.
-
-    m = floor(N r), at least 1, and fewer than are masked now, so that every step reveals something. Confidence is
-    log softmax(logits)[token], untempered, plus temperature * gumbel. All tensors are `[B, N]`, logits `[B, N, K]`.
-    """
-    confidence = logits.gather(-1, tokens.clamp(max=logits.shape[-1] - 1)[..., None]).squeeze(-1) - logits.logsumexp(
-        -1
-    )
-    confidence = torch.where(masked, confidence + temperature * gumbel, float("inf"))
-    count = torch.minimum(mask_count(tokens.shape[-1], mask_ratio), masked.sum(-1, keepdim=True) - 1)
-    rank = confidence.argsort(dim=-1).argsort(dim=-1)
-    return torch.where(rank < count, mask_token_id, tokens)
+    @property
+    def timesteps(self) -> torch.LongTensor:
+        """Indices of the steps; on the CPU, where reading them stalls nothing."""
+        return torch.arange(len(self.parameters))
 
 
 class NATScheduler(SchedulerMixin, ConfigMixin):
@@ -85,8 +59,7 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
        again, at least 1 and fewer than are masked now; at the last step none.
 
     Tokens that are given are never redrawn and never masked; how many are given may differ from sample to sample.
-    Guidance \( l = \mathrm{cond} + s(t) (\mathrm{cond} - \mathrm{uncond}) \) is applied by the pipeline, which reads
-    `guidance_scales`.
+    Guidance \( l = \mathrm{cond} + s(t) (\mathrm{cond} - \mathrm{uncond}) \) is applied by the pipeline.
 
     Args:
         mask_token_id (`int`, defaults to 1024): id of the mask token: the codebook size.
@@ -103,9 +76,7 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"mask_token_id = {mask_token_id} must be positive: it is the codebook size.")
         if strategies is not None:
             stored = [s if isinstance(s, GenerationStrategy) else GenerationStrategy.from_dict(s) for s in strategies]
-            steps = [strategy.num_inference_steps for strategy in stored]
-            if len(set(steps)) < len(steps):
-                raise ValueError(f"strategies hold more than one strategy for one number of steps: {sorted(steps)}.")
+            by_steps(stored)  # refuses two for one number of steps
             # Plain lists survive JSON to the last digit, whatever the caller passed.
             self.register_to_config(strategies=[strategy.to_dict() for strategy in stored])
         self.set_timesteps()
@@ -113,8 +84,7 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
     @property
     def stored_strategies(self) -> dict[int, GenerationStrategy]:
         """The strategies of the config by number of steps."""
-        stored = (GenerationStrategy.from_dict(strategy) for strategy in self.config.strategies or [])
-        return {strategy.num_inference_steps: strategy for strategy in stored}
+        return by_steps([GenerationStrategy.from_dict(strategy) for strategy in self.config.strategies or []])
 
     def get_strategy(self, num_inference_steps: int | None = None) -> GenerationStrategy:
         """The strategy that is used for so many steps; without a number the longest stored one, or cosine with 8.
@@ -134,55 +104,73 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
             )
         return stored[num_inference_steps]
 
+    def plan(
+        self,
+        num_inference_steps: int | None = None,
+        strategy: GenerationStrategy | Sequence[GenerationStrategy] | None = None,
+        num_tokens: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> SamplingPlan:
+        """
+        What a call will do, leaving the scheduler as it is.
+
+        Args:
+            num_inference_steps: T of a stored strategy; the longest stored one by default.
+            strategy: used instead of a stored one; a list holds one for each sample, all of one length.
+            num_tokens: N, where all tokens of all samples are masked at first: then the plan knows all counts.
+            device: where parameters that differ between samples live.
+        """
+        strategies = self._choose(num_inference_steps, strategy)
+        parameters = tuple(StepParameters.join(steps, device) for steps in zip(*(one.steps() for one in strategies)))
+        if num_tokens is None or len(strategies) > 1:
+            return SamplingPlan(parameters)
+        return SamplingPlan(parameters, self._num_masked(num_tokens, parameters))
+
+    def _choose(
+        self, num_inference_steps: int | None, strategy: GenerationStrategy | Sequence[GenerationStrategy] | None
+    ) -> list[GenerationStrategy]:
+        """One strategy for all samples, or one for each."""
+        if strategy is None:
+            strategy = self.get_strategy(num_inference_steps)
+        strategies = [strategy] if isinstance(strategy, GenerationStrategy) else list(strategy)
+        lengths = {one.num_inference_steps for one in strategies}
+        if num_inference_steps is not None:
+            lengths.add(num_inference_steps)
+        if len(lengths) > 1:
+            raise ValueError(f"num_inference_steps and the given strategies differ in length: {sorted(lengths)}.")
+        return strategies
+
+    @staticmethod
+    def _num_masked(num_tokens: int, parameters: Sequence[StepParameters]) -> tuple[int, ...]:
+        """Tokens that are masked before each step, of `num_tokens` that are all masked at first."""
+        ratios = torch.tensor([step.mask_ratio for step in parameters[:-1]])
+        counts = [num_tokens]
+        for count in mask_count(num_tokens, ratios).long().tolist():
+            counts.append(max(min(count, counts[-1] - 1), 0))
+        return tuple(counts)
+
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
         strategy: GenerationStrategy | Sequence[GenerationStrategy] | None = None,
-        device: str | torch.device | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
-        """Choose the strategy of the next run.
+        """
+        Choose the steps and the strategy that `step` takes where it is not given a step's parameters.
 
         Args:
-            num_inference_steps: a stored number of steps, or any where none is stored.
-            strategy: used instead of a stored one; a list gives each sample of the batch its own, all of equal length.
+            num_inference_steps, strategy: see `plan`.
             device: where the four schedules `mask_ratios`, `sampling_temperatures`, `remasking_temperatures` and
                 `guidance_scales` live, float32 `[T]` (`[T, B]` for a list). `timesteps` are indices and stay on the
                 CPU, where reading them stalls nothing.
         """
-        if strategy is None:
-            strategy = self.get_strategy(num_inference_steps)
-        strategies = [strategy] if isinstance(strategy, GenerationStrategy) else list(strategy)
-        lengths = {one.num_inference_steps for one in strategies} | {
-            num_inference_steps or len(strategies[0].mask_ratios)
-        }
-        if len(lengths) > 1:
-            raise ValueError(f"num_inference_steps and the given strategies differ in length: {sorted(lengths)}.")
-        for name, values in strategies[0].to_dict().items():
-            tensor = (
-                torch.tensor(values)
-                if len(strategies) == 1
-                else torch.tensor([getattr(s, name) for s in strategies]).T
-            )
-            if name == "mask_ratios":
-                self._mask_ratios_on_host = tensor  # for `num_masked`
-            setattr(self, name, tensor.to(device))
-        self.num_inference_steps = strategies[0].num_inference_steps
-        self.timesteps = torch.arange(self.num_inference_steps)
-        # Known on the host, so that the pipeline can skip a pass without asking the device.
-        self.is_guided = [
-            any(one.guidance_scales[t] > 0 for one in strategies) for t in range(self.num_inference_steps)
-        ]
-
-    def num_masked(self, num_tokens: int) -> list[int] | None:
-        """How many of `num_tokens` tokens are masked before each step when all are at the first: known without asking
-        the device. None where samples have their own strategies.
-        """
-        if self._mask_ratios_on_host.ndim > 1:
-            return None
-        counts = [num_tokens]
-        for count in mask_count(num_tokens, self._mask_ratios_on_host[:-1]).long().tolist():
-            counts.append(max(min(count, counts[-1] - 1), 0))
-        return counts
+        self._plan = self.plan(num_inference_steps, strategy, device=device)
+        self.timesteps = self._plan.timesteps
+        self.num_inference_steps = len(self.timesteps)
+        strategies = self._choose(num_inference_steps, strategy)
+        for name in SCHEDULES:
+            tensor = torch.tensor([getattr(one, name) for one in strategies]).T  # [T, B]
+            setattr(self, name, tensor.squeeze(1).to(device) if len(strategies) == 1 else tensor.to(device))
 
     def step(
         self,
@@ -191,6 +179,7 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
         sample: torch.LongTensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
+        parameters: StepParameters | None = None,
     ) -> NATSchedulerOutput | tuple[torch.LongTensor, torch.LongTensor]:
         """
         Fill in the masked tokens and mask the least confident again.
@@ -201,26 +190,31 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
             sample (`torch.LongTensor` of shape `(batch_size, num_tokens)`): current tokens, `mask_token_id` where masked.
             generator: one for the batch, or a list with one for each sample.
             return_dict: return a [`NATSchedulerOutput`] rather than a tuple.
+            parameters ([`StepParameters`], *optional*): of this step, from a `plan` or a policy; by default those that
+                `set_timesteps` has chosen for `timestep`.
         """
-        timestep = int(timestep)
-        if not 0 <= timestep < self.num_inference_steps:
-            raise ValueError(
-                f"timestep = {timestep} is not one of the {self.num_inference_steps} steps that were set."
-            )
+        if parameters is None:
+            timestep = int(timestep)
+            if not 0 <= timestep < self.num_inference_steps:
+                raise ValueError(
+                    f"timestep = {timestep} is not one of the {self.num_inference_steps} steps that were set."
+                )
+            parameters = self._plan.parameters[timestep]
         logits = model_output.float()
         masked = sample == self.config.mask_token_id
         r, tau1, tau2 = (
-            schedule[timestep].view(-1, 1)  # [1, 1], or [B, 1] where samples have their own strategies
-            for schedule in (self.mask_ratios, self.sampling_temperatures, self.remasking_temperatures)
+            column(value, logits.device)  # [1, 1], or [B, 1] where samples have their own
+            for value in (parameters.mask_ratio, parameters.sampling_temperature, parameters.remasking_temperature)
         )
 
         tokens = draw_tokens(logits, tau1[..., None], gumbel_noise(logits.shape, generator, logits.device))
         tokens = torch.where(masked, tokens, sample)
-        if timestep == self.num_inference_steps - 1:
-            prev_sample = tokens
-        else:
+        prev_sample = tokens
+        if not parameters.is_last:
             gumbel = gumbel_noise(sample.shape, generator, logits.device)
-            prev_sample = remask(tokens, logits, masked, r, tau2, gumbel, self.config.mask_token_id)
+            score = log_confidence(logits, tokens) + tau2 * gumbel
+            count = mask_count(tokens.shape[-1], r)
+            prev_sample = mask_lowest(tokens, score, masked, count, self.config.mask_token_id)
 
         if not return_dict:
             return prev_sample, tokens

@@ -7,10 +7,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-import diffusers_autonat.metrics.cost as cost_module
+import diffusers_autonat.cost.counting as cost_module
 from diffusers_autonat import AutoNATPipeline, ENATTransformer2DModel, GenerationStrategy, NATScheduler
-from diffusers_autonat.metrics.cost import pipeline_cost
-from diffusers_autonat.metrics.paper_cost import paper_rows
+from diffusers_autonat.cost import pipeline_cost
+from diffusers_autonat.cost.paper import paper_rows
 from diffusers_autonat.models.tokenizer import skip_padding_blocks
 from tests.conftest import tiny_vqvae
 

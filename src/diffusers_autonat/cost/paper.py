@@ -11,7 +11,7 @@ from diffusers import VQModel
 from ..models.transformer_enat import ENATTransformer2DModel
 from ..models.transformer_uvit import UViTTransformer2DModel
 from ..strategies import GenerationStrategy
-from .cost import PipelineCost, pipeline_cost
+from .counting import PipelineCost, pipeline_cost
 
 
 # MaskGIT's tokenizer. Its decoder has two residual blocks per level, which are `VQModel`'s with one layer per block.

@@ -86,10 +86,9 @@ def pipeline_cost(pipeline: Any, strategy: GenerationStrategy, guidance_scale: f
     padding = tuple(padding_blocks(vqvae))
     decoder = _decoder_cost(type(vqvae), vqvae.to_json_string(), padding, side)  # type: ignore[arg-type]
 
-    scheduler = NATScheduler()
-    scheduler.set_timesteps(strategy=strategy)
-    guided = [is_guided and guidance_scale > 0 for is_guided in scheduler.is_guided]
-    num_masked = scheduler.num_masked(side**2) or []
+    plan = NATScheduler().plan(strategy=strategy, num_tokens=side**2)
+    guided = [step.is_guided and guidance_scale > 0 for step in plan.parameters]
+    num_masked = plan.num_masked or ()
     cost, both_always = Macs(), Macs()
     for t, masked in enumerate(num_masked):
         encoded = side**2 - num_masked[t - 1] if t > 0 else 0
@@ -146,7 +145,7 @@ def _enat_pass_cost(model: ENATTransformer2DModel) -> Callable[[int, int], Macs]
         return torch.zeros(1, count, config.hidden_size, device="meta")
 
     def block(own: int, context: int) -> Macs:
-        return _count(model.encoder_blocks[0], tokens(own), tokens(1)[:, 0], [tokens(context)] if context else [])
+        return _count(model.encoder_blocks[0], tokens(own), tokens(1)[:, 0], tokens(context) if context else None)
 
     one, two, with_context = block(1, 0), block(2, 0), block(1, 1)
     per_own, per_context = two.weights - one.weights, with_context.weights - one.weights
@@ -161,7 +160,7 @@ def _enat_pass_cost(model: ENATTransformer2DModel) -> Callable[[int, int], Macs]
     reuse = _count(model.reuse_proj, tokens(1))
     places = torch.zeros(1, num_tokens, dtype=torch.long, device="meta")
     codebook = torch.zeros(config.codebook_size, config.hidden_size, device="meta")
-    head = _count(model.head, [tokens(num_tokens)], places, codebook)
+    head = _count(model.head, tokens(num_tokens), places, codebook)
 
     def cost(num_masked: int, num_encoded: int) -> Macs:
         num_visible = num_tokens - num_masked

@@ -1,0 +1,57 @@
+"""The maths of a step of masked-token sampling, as functions of tensors: noise, draw, counts, re-masking.
+
+Shapes: B samples of N tokens from a codebook of K entries; the id K is the mask.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def gumbel_noise(
+    shape: tuple[int, ...], generator: torch.Generator | list[torch.Generator] | None, device: torch.device
+) -> torch.Tensor:
+    """Standard Gumbel noise; one generator for the batch, or a list with one for each sample of it.
+
+    Drawn on the generator's device and then moved, so that a CPU generator gives the same noise everywhere.
+    """
+    if isinstance(generator, list):
+        return torch.cat([gumbel_noise((1, *shape[1:]), one, device) for one in generator])
+    noise = torch.empty(shape, device=device if generator is None else generator.device)
+    return noise.exponential_(generator=generator).log_().neg_().to(device)
+
+
+def column(value: float | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A parameter of a step as float32 `[1, 1]`, or `[B, 1]` where every sample has its own."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, torch.float32).view(-1, 1)
+    return torch.full((1, 1), value, dtype=torch.float32, device=device)
+
+
+def draw_tokens(logits: torch.Tensor, temperature: torch.Tensor, gumbel: torch.Tensor) -> torch.LongTensor:
+    """Draw from softmax(logits / temperature) by the Gumbel-max rule, which is exact and holds at temperature 0 too."""
+    return torch.addcmul(logits, temperature, gumbel).argmax(-1)
+
+
+def log_confidence(logits: torch.Tensor, tokens: torch.LongTensor) -> torch.Tensor:
+    """log softmax(logits)[token] `[B, N]`; for known tokens, which may be the mask id, something that is not used."""
+    chosen = tokens.clamp(max=logits.shape[-1] - 1)[..., None]
+    return logits.gather(-1, chosen).squeeze(-1) - logits.logsumexp(-1)
+
+
+def mask_count(num_tokens: int, mask_ratio: torch.Tensor) -> torch.Tensor:
+    """m = floor(N r), at least 1; a product that is whole but for float32 rounding (0.7 * 10) counts as whole."""
+    return (num_tokens * (mask_ratio + 2e-7)).floor().clamp(min=1)
+
+
+def mask_lowest(
+    tokens: torch.LongTensor, score: torch.Tensor, masked: torch.BoolTensor, count: torch.Tensor, mask_token_id: int
+) -> torch.LongTensor:
+    """Mask the `count` positions with the lowest score again, of those that are `masked` now, and fewer than these.
+
+    So every step reveals something, and a given token is never masked. All `[B, N]` but `count`, `[B, 1]` or `[1, 1]`.
+    """
+    score = torch.where(masked, score, float("inf"))
+    count = torch.minimum(count, masked.sum(-1, keepdim=True) - 1)
+    rank = score.argsort(dim=-1).argsort(dim=-1)
+    return torch.where(rank < count, mask_token_id, tokens)
