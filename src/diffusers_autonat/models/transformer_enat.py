@@ -378,6 +378,11 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
 
+    def compile_repeated_blocks(self, *args, **kwargs) -> None:
+        """As every model's, with `dynamic=True` by default: a block meets other numbers of tokens in every step, and
+        graphs of one size each would soon reach torch's limit."""
+        super().compile_repeated_blocks(*args, **{"dynamic": True} | kwargs)
+
     def check_inputs(
         self, input_ids: torch.Tensor, class_labels: torch.Tensor | None, cache: ENATCache | None
     ) -> torch.Tensor:
