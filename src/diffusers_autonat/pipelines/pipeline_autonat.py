@@ -22,6 +22,7 @@ from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import GenerationStrategy
 from .callbacks import CallState, CallStateMixin, call_on_step_end, callback_tensors
 from .checks import check_callback_tensors, check_components, check_images_per_prompt, check_latents, check_sampling
+from .class_names import ClassLabels, ClassNames
 from .guided import GuidedTransformer
 from .remote_code import save_remote_code
 
@@ -68,11 +69,8 @@ class AutoNATPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoaderMi
             skip_padding_blocks(vqvae)
         # JSON turns integer keys into strings; the pipeline is saved and loaded with strings, and used with integers.
         self.register_to_config(id2label=None if id2label is None else {str(k): v for k, v in id2label.items()})
-        self.id2label = {} if id2label is None else {int(key): name for key, name in id2label.items()}
-        self._label2ids: dict[str, list[int]] = {}
-        for class_id, names in self.id2label.items():
-            for name in {names, *names.split(",")}:
-                self._label2ids.setdefault(name.strip().lower(), []).append(class_id)
+        self._class_names = ClassNames(id2label)
+        self.id2label = self._class_names.id2label
         self.vae_scale_factor = 16 if vqvae is None else scale_factor(vqvae)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor, do_normalize=False)
 
@@ -86,37 +84,9 @@ class AutoNATPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoaderMi
         save_remote_code(type(self), save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
 
-    def get_label_ids(self, class_labels: int | str | Sequence[int | str] | torch.Tensor) -> list[int]:
-        """Class ids of ids and names (any case), as a list.
-
-        Raises:
-            ValueError: an id is out of range (`num_classes` itself is the null class: no class), or a name is unknown
-                or stands for several classes.
-        """
-        if isinstance(class_labels, torch.Tensor):
-            class_labels = class_labels.tolist()
-        if isinstance(class_labels, (int, str)):
-            class_labels = [class_labels]
-        num_classes, ids = self.transformer.config.num_classes, []
-        for label in class_labels:
-            if isinstance(label, str):
-                found = self._label2ids.get(label.strip().lower(), [])
-                if len(found) > 1:
-                    raise ValueError(f"class name {label!r} stands for the ids {found}; pass one of the ids.")
-                if not found:
-                    known = (
-                        ", ".join(map(repr, list(self.id2label.values())[:10])) or "none: the pipeline has no id2label"
-                    )
-                    raise ValueError(
-                        f"unknown class name {label!r}; known are {known}{', ...' * (len(self.id2label) > 10)}."
-                    )
-                label = found[0]
-            if isinstance(label, bool) or int(label) != label or not 0 <= label <= num_classes:
-                raise ValueError(
-                    f"class id {label!r} does not exist: ids are 0 to {num_classes - 1}, and {num_classes} for no class."
-                )
-            ids.append(int(label))
-        return ids
+    def get_label_ids(self, class_labels: ClassLabels) -> list[int]:
+        """Class ids of ids and names, see [`ClassNames.ids`]."""
+        return self._class_names.ids(class_labels, self.transformer.config.num_classes)
 
     def check_inputs(
         self,
@@ -148,7 +118,7 @@ class AutoNATPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoaderMi
     @replace_example_docstring(EXAMPLE_DOC_STRING)
     def __call__(
         self,
-        class_labels: int | str | Sequence[int | str] | torch.Tensor,
+        class_labels: ClassLabels,
         num_inference_steps: int | None = None,
         strategy: GenerationStrategy | Sequence[GenerationStrategy] | None = None,
         guidance_scale: float = 1.0,

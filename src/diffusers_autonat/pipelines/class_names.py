@@ -1,0 +1,59 @@
+"""Classes by name or by id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import torch
+
+
+ClassLabels: TypeAlias = int | str | Sequence[int | str] | torch.Tensor
+
+
+class ClassNames:
+    """
+    The names of a pipeline's classes.
+
+    Args:
+        id2label: Class ids, also as strings, as JSON makes them, to names; a name may list synonyms separated by commas.
+    """
+
+    def __init__(self, id2label: Mapping[int | str, str] | None):
+        self.id2label = {int(key): name for key, name in (id2label or {}).items()}
+        self._label2ids: dict[str, list[int]] = {}
+        for class_id, names in self.id2label.items():
+            for name in {names, *names.split(",")}:
+                self._label2ids.setdefault(name.strip().lower(), []).append(class_id)
+
+    def ids(self, class_labels: ClassLabels, num_classes: int) -> list[int]:
+        """Class ids of ids and names (any case), as a list.
+
+        Raises:
+            ValueError: an id is out of range (`num_classes` itself is the null class: no class), or a name is unknown
+                or stands for several classes.
+        """
+        if isinstance(class_labels, torch.Tensor):
+            class_labels = class_labels.tolist()
+        if isinstance(class_labels, (int, str)):
+            class_labels = [class_labels]
+        ids = []
+        for label in class_labels:
+            if isinstance(label, str):
+                label = self._id_of(label)
+            if isinstance(label, bool) or int(label) != label or not 0 <= label <= num_classes:
+                raise ValueError(
+                    f"class id {label!r} does not exist: ids are 0 to {num_classes - 1}, and {num_classes} for no class."
+                )
+            ids.append(int(label))
+        return ids
+
+    def _id_of(self, name: str) -> int:
+        found = self._label2ids.get(name.strip().lower(), [])
+        if len(found) > 1:
+            raise ValueError(f"class name {name!r} stands for the ids {found}; pass one of the ids.")
+        if not found:
+            names = list(self.id2label.values())
+            known = ", ".join(map(repr, names[:10])) or "none: the pipeline has no id2label"
+            raise ValueError(f"unknown class name {name!r}; known are {known}{', ...' * (len(names) > 10)}.")
+        return found[0]
