@@ -325,6 +325,12 @@ def test_killed_and_resumed(kill_at, place, report, tmp_path):
             main([*arguments, "--save-images", str(tmp_path / elsewhere)])
 
 
+def test_resuming_with_other_metrics_is_another_evaluation(place, tmp_path):
+    for metrics, values in (("fid", {"frechet_distance"}), ("fid,class", {"frechet_distance", "class_consistency"})):
+        main(command(place, tmp_path / "r.json", "--resume", num_images=10, metrics=metrics))
+        assert set(json.loads((tmp_path / "r.json").read_text())["values"]) == values
+
+
 def test_several_processes(place, report, tmp_path):
     images = tmp_path / "images.npz"
     arguments = command(place, tmp_path / "r.json", "--save-images", str(images), metrics="fid,kid,is,prdc,class")

@@ -73,65 +73,79 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace, state: Any) -> None:
     """Write and print the report; what is cheap to check comes before what takes long."""
-    from ..metrics import EvaluationCheckpoint, Evaluator, load_extractor
-    from ..metrics.reports import Report
-    from ..provenance import hardware, versions
+    from ..metrics import EvaluationCheckpoint, Evaluator, Report, load_extractor
+    from ..metrics.image_files import image_writer
 
     output, state_folder = Path(args.output), Path(args.output + ".state")
     unfinished = EvaluationCheckpoint(state_folder, {}).exists()
-    if not (args.resume and output.exists()):  # that may be the finished report
+    maybe_finished = args.resume and output.exists() and not unfinished
+    if not maybe_finished:
         refuse_to_overwrite(args, unfinished)
     with warning_lines(state.is_main_process) as messages:
         extractor = load_extractor(args.feature_extractor, args.extractor_weights, args.images_per_call)
         extractor.to(state.device)
-        pipe, pipeline_section = open_pipeline(args)
+        pipe, pipeline = open_pipeline(args, state)
         reference = open_reference(args, pipe, extractor, state)
-        pipe.to(state.device)
         evaluator = Evaluator(
             pipe, extractor, reference, args.metrics, args.label_policy, args.batch_size, state.is_main_process
         )
         make_images, requests, images = (reconstruct if args.reconstruct else generate)(args, evaluator)
         described = reference.describe() if reference else None
-        report = Report({}, images, pipeline_section, extractor.identity(), described, run={}, warnings=messages)
-
-        identity = report.identity() | {"metrics": sorted(args.metrics)}
-        writer = image_writer(args.save_images) if args.save_images else None
-        if args.resume and output.exists() and not unfinished:
-            finished = Report.load(output)
-            if finished.identity() | {"metrics": sorted(args.metrics)} == identity:
-                if writer is not None and not writer.is_complete(images["num_images"]):
-                    raise ValueError(
-                        f"{output} is finished, but its images are not in {args.save_images}: name another --output to "
-                        "make them, or leave out --save-images."
-                    )
-                return show(finished, args, state)
+        report = Report({}, images, pipeline, extractor.identity(), described, run={}, warnings=messages)
+        count, writer = images["num_images"], image_writer(args.save_images)
+        if maybe_finished and (finished := finished_report(args, report)):
+            if writer is not None and not writer.is_complete(count):
+                raise ValueError(
+                    f"{output} is finished, but its images are not in {args.save_images}: name another --output to "
+                    "make them, or leave out --save-images."
+                )
+            return show(finished, args, state)
         refuse_to_overwrite(args, unfinished)
 
-        kept = identity | {"save_images": args.save_images}
+        kept = report.identity() | {"metrics": sorted(args.metrics), "save_images": args.save_images}
         checkpoint = EvaluationCheckpoint(state_folder, kept, args.save_seconds)
         state.wait_for_everyone()
-        start, count = time.perf_counter(), images["num_images"]
+        start = time.perf_counter()
         ((_, report.values),) = evaluator.measure(
             make_images, requests, [count], description=images["kind"], on_images=writer, checkpoint=checkpoint
         )
         seconds = checkpoint.earlier_seconds + time.perf_counter() - start
         state.wait_for_everyone()
-    report.run = {
-        "seconds": round(seconds, 3),
-        "images_per_second": round(count / seconds, 3),
-        "resumed_images": evaluator.resumed_images,
-        "num_processes": state.num_processes,
-        "batch_size": args.batch_size,
-        "hardware": hardware(),
-        "versions": versions(*PACKAGES),
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    report.run = describe_run(args, state, seconds, count, evaluator.resumed_images)
     if state.is_main_process:
         if writer is not None:
             writer.finish(count)
         report.save(output)
         checkpoint.delete()
     show(report, args, state)
+
+
+def finished_report(args: argparse.Namespace, wanted: Any) -> Any:
+    """The report that is there, if it is of the same images and metrics; None if it is another."""
+    from ..metrics import METRICS, Report
+    from ..metrics.registry import metric_of
+
+    found = Report.load(args.output)
+    same_metrics = {metric_of(value) for value in found.values} == {METRICS[name] for name in args.metrics}
+    return found if same_metrics and found.identity() == wanted.identity() else None
+
+
+def describe_run(
+    args: argparse.Namespace, state: Any, seconds: float, num_images: int, resumed_images: int
+) -> dict[str, Any]:
+    """What the report says of machine and time."""
+    from ..provenance import hardware, versions
+
+    return {
+        "seconds": round(seconds, 3),
+        "images_per_second": round(num_images / seconds, 3),
+        "resumed_images": resumed_images,
+        "num_processes": state.num_processes,
+        "batch_size": args.batch_size,
+        "hardware": hardware(),
+        "versions": versions(*PACKAGES),
+        "date": time.strftime("%Y-%m-%d"),
+    }
 
 
 def show(report: Any, args: argparse.Namespace, state: Any) -> None:
@@ -143,17 +157,14 @@ def refuse_to_overwrite(args: argparse.Namespace, unfinished: bool) -> None:
     """A ValueError where there is something of another run that is not to be continued."""
     if unfinished and not args.resume:
         raise ValueError(f"{args.output}.state holds an unfinished evaluation: add --resume, or delete the folder.")
-    if args.save_images and not unfinished and image_writer(args.save_images).exists():
+    from ..metrics.image_files import image_writer
+
+    writer = image_writer(args.save_images)
+    if writer is not None and not unfinished and writer.exists():
         raise ValueError(f"{args.save_images} exists already: name another place for the images, or delete it.")
 
 
-def image_writer(path: str) -> Any:
-    from ..metrics.image_files import ImageArchive, ImageFolder
-
-    return (ImageArchive if path.endswith(".npz") else ImageFolder)(path)
-
-
-def open_pipeline(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+def open_pipeline(args: argparse.Namespace, state: Any) -> tuple[Any, dict[str, Any]]:
     """The pipeline with its strategy checked, and what the report says of it."""
     import torch
 
@@ -165,6 +176,7 @@ def open_pipeline(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     pipe.scheduler.set_timesteps(args.num_inference_steps, strategy=strategy)
     name = Path(args.pipeline).resolve().name if Path(args.pipeline).is_dir() else args.pipeline
     hashes = {part: model_hash(getattr(pipe, part)) for part in ("transformer", "vqvae")}
+    pipe.to(state.device)
     # The tokenizer stays as it is: half precision breaks some of them, and it is the smaller part of the work.
     if args.dtype != "float32":
         torch.nn.Module.to(pipe.transformer, getattr(torch, args.dtype))  # diffusers' own warns of parts we have not

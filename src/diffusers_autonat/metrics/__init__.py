@@ -1,8 +1,8 @@
 """Evaluation: feature extractors, reference statistics, distances and scores, and the evaluator that puts them together.
 
-Each file may import those before it: `statistics`, `extractors`, `sources`; `references`; `distances`, `manifold`,
-`scores`, `conditions`; `registry`; `evaluation_checkpoint`; `evaluator`; `reconstructions`. Beside them `reports` and
-`comparison`.
+Each file imports only those before it: `statistics`, `extractors`, `sources`; `references`; `distances`, `manifold`, `scores`,
+`conditions`; `registry`; `evaluation_checkpoint`, `evaluator`; `reconstructions`. Beside them stand `processes`, `noise`,
+`image_files`, and `reports` with their `comparison`.
 """
 
 from .conditions import (

@@ -89,6 +89,13 @@ class ImageArchive:
         shutil.rmtree(self.parts)
 
 
+def image_writer(path: str | None) -> ImageFolder | ImageArchive | None:
+    """What saves images at that place, an archive if it ends in `.npz`; None where they are not to be saved."""
+    if path is None:
+        return None
+    return ImageArchive(path) if path.endswith(".npz") else ImageFolder(path)
+
+
 def _member(path: Path, name: str) -> np.ndarray:
     with np.load(path) as file:
         return file[name]
