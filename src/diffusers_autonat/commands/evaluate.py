@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """What can be seen from the arguments alone."""
-    from ..metrics.registry import METRICS, check_num_images, metric_names
+    from ..metrics.registry import METRICS, check_num_images
 
     wrong = [name for name in args.metrics if name not in METRICS]
     if wrong:
@@ -53,8 +53,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--seed {args.seed} must not be negative.")
     if not 0 <= args.guidance_scale < math.inf:
         raise ValueError(f"--guidance-scale {args.guidance_scale:g} must be a number of at least 0; 0 is no guidance.")
-    if not args.reference and metric_names(args.metrics, "needs_reference"):
-        others = ",".join(metric_names(METRICS, "needs_reference", False))
+    if not args.reference and any(METRICS[name].needs_reference for name in args.metrics):
+        others = ",".join(name for name, metric in METRICS.items() if not metric.needs_reference)
         raise ValueError(f"distances need something to compare with: give --reference, or ask for --metrics {others}.")
     if not args.reference and args.label_policy == "reference":
         raise ValueError("--label-policy reference takes the labels of a reference: give --reference.")
@@ -185,15 +185,15 @@ def open_pipeline(args: argparse.Namespace, state: Any) -> tuple[Any, dict[str, 
 
 def open_reference(args: argparse.Namespace, pipe: Any, extractor: Any, state: Any) -> Any:
     """What images are compared with, None if with nothing; once the other metrics are seen to fit."""
-    from ..metrics import MAX_ROWS, Evaluator, load_reference
-    from ..metrics.registry import metric_names
+    from ..metrics import MAX_ROWS, METRICS, Evaluator, load_reference
 
-    if of_images_alone := metric_names(args.metrics, "needs_reference", False):
+    if of_images_alone := [name for name in args.metrics if not METRICS[name].needs_reference]:
         Evaluator(pipe, extractor, None, of_images_alone)
     if not args.reference:
         return None
     side = pipe.transformer.config.sample_size * pipe.vae_scale_factor
-    rows = min(args.num_images or DEFAULT_IMAGES, MAX_ROWS) if metric_names(args.metrics, "needs_features") else 0
+    needs_features = any(METRICS[name].needs_features for name in args.metrics)
+    rows = min(args.num_images or DEFAULT_IMAGES, MAX_ROWS) if needs_features else 0
     reference = load_reference(args.reference, extractor, rows, state.is_main_process, args.resolution or side)
     if reference.resolution not in (None, side):
         warnings.warn(

@@ -33,7 +33,7 @@ from .extractors.base import to_uint8
 from .noise import image_generators
 from .processes import process_rank
 from .references import Reference
-from .registry import build_metrics, check_num_images, metric_names
+from .registry import METRICS, build_metrics, check_num_images
 from .statistics import statistics_device
 
 
@@ -82,8 +82,8 @@ class Evaluator:
         if conditions is None:
             conditions = class_conditions(label_policy, int(pipeline.transformer.config.num_classes), reference)
         build_metrics(metrics, extractor, 2, reference)  # says now what cannot work
-        for name in metric_names(metrics, "needs_class_labels"):
-            if conditions.num_classes != extractor.num_classes:
+        for name in metrics:
+            if METRICS[name].needs_class_labels and conditions.num_classes != extractor.num_classes:
                 asked = f"the pipeline has {conditions.num_classes}" if conditions.num_classes else "none is asked for"
                 raise ValueError(
                     f"{name} asks {extractor.name} for its opinion, but it knows {extractor.num_classes} classes and "
@@ -193,8 +193,9 @@ class Evaluator:
             raise ValueError(f"num_images = {rungs} must be whole numbers of at least 2 that rise.")
         for n in rungs:
             check_num_images(self.metrics, n, self.extractor.num_features)
-        if requests.class_labels is None and (wanting := metric_names(self.metrics, "needs_class_labels")):
-            raise ValueError(f"{wanting[0]} needs the class of each image, and they have none: leave it out.")
+        for name in self.metrics:
+            if METRICS[name].needs_class_labels and requests.class_labels is None:
+                raise ValueError(f"{name} needs the class of each image, and they have none: leave {name} out.")
         call_size, (rank, world) = self.extractor.batch_size, process_rank()
         device = statistics_device(next(self.extractor.parameters()).device)
         collections = {n: build_metrics(self.metrics, self.extractor, n, self.reference).to(device) for n in rungs}

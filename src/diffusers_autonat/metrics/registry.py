@@ -8,7 +8,7 @@ Inception network, other networks give `frechet_distance`, `kernel_distance` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,11 +87,6 @@ METRICS: dict[str, RegisteredMetric] = {
 }
 
 
-def metric_names(names: Iterable[str], need: str, needed: bool = True) -> list[str]:
-    """Those of the names whose metrics need it, or need it not: `metric_names(names, "needs_reference")`."""
-    return [name for name in names if getattr(METRICS[name], need) == needed]
-
-
 def metric_of(value: str) -> RegisteredMetric | None:
     """The metric that gives a value of this name; None for one that is not known here."""
     return next((metric for metric in METRICS.values() if value in metric.values), None)
@@ -112,16 +107,16 @@ def build_metrics(
     """
     if not names or not set(names) <= set(METRICS):
         raise ValueError(f"metrics must be some of {', '.join(METRICS)}, got {', '.join(names) or 'none'}.")
-    if metric_names(names, "needs_reference"):
-        if reference is None:
-            raise ValueError(f"{_listed('needs_reference')} compare with a reference: give one.")
+    for name in names:
+        metric = METRICS[name]
+        if metric.needs_reference and reference is None:
+            raise ValueError(f"{name} has to compare with a reference: give one.")
+        if metric.needs_classifier and extractor.num_classes is None:
+            raise ValueError(f"{name} needs an image classifier; {extractor.name} gives features only.")
+        if metric.needs_class_labels and extractor.id2label is None:
+            raise ValueError(f"{name} needs a classifier of the classes asked for; {extractor.name} has others.")
+    if reference is not None and any(METRICS[name].needs_reference for name in names):
         reference.check_extractor(extractor)
-    if metric_names(names, "needs_classifier") and extractor.num_classes is None:
-        raise ValueError(
-            f"{_listed('needs_classifier')} need an image classifier; {extractor.name} gives features only."
-        )
-    if (wanting := metric_names(names, "needs_class_labels")) and extractor.id2label is None:
-        raise ValueError(f"{wanting[0]} needs a classifier of the classes asked for; {extractor.name} has others.")
     metrics = {name: METRICS[name].build(extractor, num_images, reference) for name in METRICS if name in names}
     # One bank of features serves all metrics that need one.
     banks = [name for name, metric in metrics.items() if isinstance(metric, FeatureBank)]
@@ -140,10 +135,5 @@ def check_num_images(names: Sequence[str], num_images: int, num_features: int) -
     least = METRICS[demanding].least_images
     if num_images < least:
         raise ValueError(f"{num_images} image(s) are too few: {demanding} needs at least {least}.")
-    if metric_names(names, "needs_covariance"):
+    if any(METRICS[name].needs_covariance for name in names):
         warn_if_rank_deficient(num_images, num_features)
-
-
-def _listed(need: str) -> str:
-    """All metrics that need it, for an error."""
-    return " and ".join(", ".join(metric_names(METRICS, need)).rsplit(", ", 1))
