@@ -45,7 +45,7 @@ def main():
     reference = load_reference(args.reference, extractor)
     evaluator = Evaluator(pipe, extractor, reference, args.metrics.split(","), progress=False)
     size, steps = extractor.batch_size, args.num_inference_steps
-    labels = evaluator.labels(args.num_images)
+    labels = evaluator.conditions.requests(args.num_images, seed=0).class_labels
 
     def bare():
         generator = torch.Generator(device).manual_seed(0)

@@ -17,7 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy
-from diffusers_autonat.metrics import Evaluator, load_extractor, load_reference
+from diffusers_autonat.metrics import Evaluator, Requests, load_extractor, load_reference
 from diffusers_autonat.models.tokenizer import encode_images
 from diffusers_autonat.provenance import hardware, model_hash, versions
 from diffusers_autonat.training.data import ImageTransform, load_images
@@ -52,14 +52,14 @@ def main():
     test.set_transform(ImageTransform(28, 1, "image", "label"))
     evaluator = Evaluator(pipe, extractor, reference, progress=False)
 
-    def real(indices, labels):
+    def real(indices, requests):
         return torch.stack(test[indices.tolist()]["pixel_values"])
 
-    def reconstructed(indices, labels):
-        return pipe.decode_latents(encode_images(pipe.vqvae, real(indices, labels)))
+    def reconstructed(indices, requests):
+        return pipe.decode_latents(encode_images(pipe.vqvae, real(indices, requests)))
 
     def measure(make_images):
-        ((_, values),) = evaluator.measure(make_images, labels, [len(test)])
+        ((_, values),) = evaluator.measure(make_images, Requests.of_classes(labels), [len(test)])
         return rounded(values)
 
     made_of = {

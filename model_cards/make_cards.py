@@ -101,7 +101,7 @@ def make_classifier(run: Path, data: str, hardware: str) -> None:
         CLASSIFIER.format(**result, minutes=result["wall_time_s"] / 60, hardware=hardware)
     )
     extractor = ["--feature-extractor", str(JUDGE)]
-    diffusers_autonat(["evaluate", "--reference", f"{data}:test", *extractor, "--save-reference", str(REFERENCE)])
+    diffusers_autonat(["reference", f"{data}:test", *extractor, "--output", str(REFERENCE)])
 
 
 def save_pipeline(model: Generator, run: Path, chosen: list[GenerationStrategy]) -> tuple[AutoNATPipeline, float]:

@@ -19,7 +19,7 @@ import optuna
 
 from diffusers_autonat import GenerationStrategy, TrainingStrategy
 from diffusers_autonat.commands.arguments import positive
-from diffusers_autonat.metrics.reports import load_report
+from diffusers_autonat.metrics import Report
 from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.arguments import (
     Judge,
@@ -84,7 +84,7 @@ def parse_args():
 
 def floor_of(args, judge: Judge) -> float | None:
     """Distance of the tokenizer's reconstructions, below which no strategy can go."""
-    return load_report(args.floor)["values"][judge.value_name] if args.floor else None
+    return Report.load(args.floor).values[judge.value_name] if args.floor else None
 
 
 def share_closed(value: float, baseline: float, floor: float | None) -> float | None:

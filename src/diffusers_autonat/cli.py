@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .commands import convert, cost, evaluate, generate
+from .commands import compare, convert, cost, evaluate, generate, reference
 
 
-COMMANDS = (generate, evaluate, cost, convert)
+COMMANDS = (generate, evaluate, compare, reference, cost, convert)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -18,7 +18,6 @@ from diffusers_autonat import GenerationStrategy
 from diffusers_autonat.cli import main
 from diffusers_autonat.metrics import EvaluationCheckpoint, load_extractor, load_reference
 from diffusers_autonat.metrics.image_files import ImageArchive, ImageFolder
-from diffusers_autonat.metrics.reports import compare_reports
 from diffusers_autonat.search.arguments import Judge, add_evaluation_arguments
 from tests.conftest import save_tiny_classifier, tiny_pipeline
 
@@ -29,8 +28,8 @@ def place(tmp_path_factory, idx_folder):
     folder = tmp_path_factory.mktemp("evaluate")
     tiny_pipeline().save_pretrained(folder / "pipeline")
     save_tiny_classifier(folder / "judge")
-    main(["evaluate", "--reference", str(idx_folder), "--feature-extractor", str(folder / "judge"),
-          "--metrics", "prdc", "--save-reference", str(folder / "reference.npz")])  # fmt: skip
+    main(["reference", str(idx_folder), "--feature-extractor", str(folder / "judge"),
+          "--feature-rows", "10000", "--output", str(folder / "reference.npz")])  # fmt: skip
     return folder
 
 
@@ -114,8 +113,8 @@ def test_a_reference_of_photos_is_cropped_to_the_pipelines_images(place, tmp_pat
     expected = load_reference(place / "reference.npz", load_extractor(str(place / "judge")))
     assert made["reference"]["hash"] == expected.hash
     assert (made["reference"]["resolution"], made["reference"]["extractor"]) == (28, "recorded")
-    main(["evaluate", "--reference", str(tmp_path / "photos"), "--feature-extractor", str(place / "judge"),
-          "--resolution", "20", "--save-reference", str(tmp_path / "20.npz")])  # fmt: skip
+    main(["reference", str(tmp_path / "photos"), "--feature-extractor", str(place / "judge"),
+          "--resolution", "20", "--output", str(tmp_path / "20.npz")])  # fmt: skip
     main(command(place, tmp_path / "20.json", "--reference", str(tmp_path / "20.npz"), metrics="fid"))
     assert "cropped to 20 pixels, the pipeline's have 28" in capsys.readouterr().err
 
@@ -160,56 +159,6 @@ def test_reconstructions(place, idx_folder, tmp_path, capsys):
               "--num-images", "65", "--output", str(tmp_path / "x.json")])  # fmt: skip
 
 
-def test_comparing(place, report, tmp_path, capsys):
-    def variant(name, section, **changes):
-        other = json.loads(json.dumps(report))
-        other[section].update(changes)
-        (tmp_path / name).write_text(json.dumps(other))
-        return str(tmp_path / name)
-
-    base = str(place / "expected.json")
-    better = variant("strategy.json", "values", frechet_distance=report["values"]["frechet_distance"] - 0.125)
-    main(["evaluate", "--compare", base, better])
-    out = capsys.readouterr().out
-    assert "are comparable" in out and "difference -0.1250" in out and "differs" not in out
-    main(["evaluate", "--compare", base, variant("seed.json", "images", seed=1, num_inference_steps=8)])
-    out = capsys.readouterr().out
-    assert "are comparable" in out and "other draws" in out and "num_inference_steps: 4 | 8" in out
-    for name, section, change, reason in [
-        ("n.json", "images", {"num_images": 50}, "number of images (images.num_images: 40 | 50)"),
-        ("r.json", "reference", {"hash": "ab"}, "another reference set"),
-        ("e.json", "extractor", {"weights_hash": "cd"}, "another network"),
-        ("l.json", "images", {"label_policy": "uniform"}, "other classes"),
-        ("f.json", "reference", {"feature_rows": 7}, "other rows of the reference"),
-    ]:
-        with pytest.raises(SystemExit) as error:
-            main(["evaluate", "--compare", base, variant(name, section, **change)])
-        out = capsys.readouterr().out
-        assert error.value.code == 1 and "not comparable" in out and reason in out and "difference" not in out
-    # Scores of the images alone have no reference; that of the classifier still depends on N.
-    alone = {key: value for key, value in report["values"].items() if key.startswith(("class",))}
-    for i, (images, code) in enumerate([({}, 0), ({"num_images": 50}, 1)]):
-        other = json.loads(json.dumps(report)) | {"reference": None, "values": alone}
-        other["images"].update(images)
-        (tmp_path / f"alone{i}.json").write_text(json.dumps(other))
-        assert bool(compare_reports(report, other)[0]) == bool(code)
-    assumed = variant("assumed.json", "reference", extractor="assumed")
-    main(["evaluate", "--compare", base, assumed])
-    assert "does not say who made it" in capsys.readouterr().out
-    (tmp_path / "broken.json").write_text("{}")
-    with pytest.raises(SystemExit, match="is no report of `evaluate`: it has no values"):
-        main(["evaluate", "--compare", base, str(tmp_path / "broken.json")])
-    sections = {"values": {"a": 1}, "images": {}, "pipeline": [], "extractor": 3, "reference": None, "run": {}}
-    (tmp_path / "broken.json").write_text(json.dumps(sections))
-    with pytest.raises(SystemExit, match="it has no pipeline, extractor"):
-        main(["evaluate", "--compare", str(tmp_path / "broken.json"), base])
-    with pytest.raises(SystemExit, match="reference.npz is no JSON file"):
-        main(["evaluate", "--compare", base, str(place / "reference.npz")])
-    newer = variant("newer.json", "run", versions={**report["run"]["versions"], "numpy": "9"})
-    main(["evaluate", "--compare", base, newer])
-    assert "other versions of the software (run.versions: numpy)" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -221,7 +170,6 @@ def test_comparing(place, report, tmp_path, capsys):
         (["--num-images", "5", "--metrics", "prdc"], "5 image.s. are too few: .* at least 6"),
         (["--guidance-scale", "nan"], "--guidance-scale nan must be a number"),
         (["--guidance-scale", "-1"], "--guidance-scale -1 must be a number of at least 0"),
-        (["--save-reference", "reference.pt"], "reference.pt: a reference is an .npz file"),
         (["--output", "/"], "--output / is a folder"),
         (["--output", "/dev/null/r.json"], "/dev/null/r.json cannot be written"),
         (["--save-images", "/dev/null/images"], "/dev/null/images cannot be written"),
@@ -236,9 +184,12 @@ def test_errors_are_one_line_and_leave_nothing(place, tmp_path, more, message):
 
 
 def test_pipelines_that_lead_nowhere(place, tmp_path):
-    for name in (str(tmp_path / "absent"), str(place / "reference.npz")):
+    for name, message in (
+        (str(tmp_path / "absent"), "is no folder of a pipeline"),
+        (str(place / "reference.npz"), "is no pipeline folder"),
+    ):
         arguments = ["evaluate", name, "--metrics", "class", "--feature-extractor", str(place / "judge")]
-        with pytest.raises(SystemExit, match=f"{name} is no folder of a pipeline"):
+        with pytest.raises(SystemExit, match=f"{name} {message}"):
             main([*arguments, "--output", str(tmp_path / "r.json")])
 
 
@@ -291,18 +242,13 @@ def test_the_search_reads_the_same_reference(place, tmp_path, fashion_mnist, idx
         assert Judge.from_args(parser.parse_args(arguments), pipeline).reference.hash == expected
 
 
-def test_a_reference_needs_a_name_and_a_pipeline_a_reference(place):
-    for arguments, message in (
-        ([], "name a pipeline"),
-        (["--save-reference", "x.npz"], "give both"),
-        (["--reference", "x", "--save-reference", "x.npz", "--reconstruct", "x"], "--reconstruct needs a pipeline"),
-        (
-            [str(place / "pipeline"), "--metrics", "class", "--label-policy", "reference"],
-            "--label-policy .* give --ref",
-        ),
-    ):
-        with pytest.raises(SystemExit, match=message):
+def test_a_pipeline_is_needed_and_a_reference_to_compare_with(place, capsys):
+    for arguments in ([], ["--reference", "x", "--reconstruct", "x"]):
+        with pytest.raises(SystemExit) as error:
             main(["evaluate", *arguments])
+        assert error.value.code == 2 and "arguments are required: pipeline" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="--label-policy .* give --ref"):
+        main(["evaluate", str(place / "pipeline"), "--metrics", "class", "--label-policy", "reference"])
     with pytest.raises(SystemExit, match="give --reference, or ask for --metrics is,class"):
         main(["evaluate", str(place / "pipeline"), "--feature-extractor", str(place / "judge")])
 
@@ -377,6 +323,12 @@ def test_killed_and_resumed(kill_at, place, report, tmp_path):
     for elsewhere in ("elsewhere", "elsewhere.npz"):
         with pytest.raises(SystemExit, match="its images are not in .*elsewhere"):
             main([*arguments, "--save-images", str(tmp_path / elsewhere)])
+
+
+def test_resuming_with_other_metrics_is_another_evaluation(place, tmp_path):
+    for metrics, values in (("fid", {"frechet_distance"}), ("fid,class", {"frechet_distance", "class_consistency"})):
+        main(command(place, tmp_path / "r.json", "--resume", num_images=10, metrics=metrics))
+        assert set(json.loads((tmp_path / "r.json").read_text())["values"]) == values
 
 
 def test_several_processes(place, report, tmp_path):

@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from diffusers_autonat.metrics import load_extractor
-from diffusers_autonat.metrics.extractors import match_channels, to_uint8
+from diffusers_autonat.metrics.extractors.base import match_channels, to_uint8
 
 
 TINY = {"num_channels": 1, "embedding_size": 4, "depths": [1, 1], "groups_width": 2, "num_labels": 10}

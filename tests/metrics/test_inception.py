@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffusers_autonat.metrics import load_extractor
-from diffusers_autonat.metrics.inception import InceptionV3, resize_as_tensorflow_1
+from diffusers_autonat.metrics.extractors.inception_network import InceptionV3, resize_as_tensorflow_1
 
 
 FEATURES = [0.96353, 2.0889, 1.96265, 0.67657]
@@ -46,7 +46,7 @@ def test_features_and_logits(tmp_path):
 def test_the_standard_network_is_known_by_its_weights(tmp_path, monkeypatch):
     torch.save(InceptionV3().state_dict(), tmp_path / "weights.pth")
     digest = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
-    monkeypatch.setattr("diffusers_autonat.metrics.extractors.STANDARD_INCEPTION", digest[:8])
+    monkeypatch.setattr("diffusers_autonat.metrics.extractors.inception.STANDARD_INCEPTION", digest[:8])
     assert load_extractor("inception", tmp_path / "weights.pth").is_standard_inception
 
 

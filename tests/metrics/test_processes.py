@@ -29,7 +29,7 @@ def evaluate(folder, images, num_images, rank=0, world_size=1, batch_size=64):
     for indices in torch.arange(num_images)[owner == rank].split(batch_size):
         if len(indices):
             features, logits = extractor(images[indices], indices)
-            metrics.update(features=features, logits=logits, labels=labels[indices], indices=indices)
+            metrics.update(features=features, logits=logits, class_labels=labels[indices], indices=indices)
     return {name: value.item() for name, value in metrics.compute().items()}
 
 

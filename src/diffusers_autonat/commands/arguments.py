@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from ..metrics import FeatureExtractor, Reference
 
 
 def positive(text: str) -> int:
@@ -20,30 +13,28 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def local_dataset(source: str) -> tuple[str, Dataset | None]:
-    """Name and images of `FOLDER:SPLIT`, or of a folder of IDX files (its test split); None for other sources."""
-    from ..training.data import load_images
-
-    folder, _, split = source.rpartition(":")
-    if Path(source).is_dir() and any(Path(source).glob("*-images-idx3-ubyte.gz")):
-        folder, split = source, "test"
-    if not folder or not Path(folder).is_dir():
-        return source, None
-    dataset: Any = load_images(train_data_dir=folder, split=split, label_column=None)
-    return f"{Path(folder).resolve().name}:{split}", dataset
+def add_generation_arguments(parser: argparse._ActionsContainer) -> None:
+    """How images are generated."""
+    parser.add_argument("--num-inference-steps", type=positive, help="default: the longest stored strategy's")
+    parser.add_argument(
+        "--strategy", help="a strategy file, or a search's scheduler_config.json, instead of a stored one"
+    )
+    parser.add_argument("--guidance-scale", type=float, default=1.0, help="multiplies the strategy's scales")
+    parser.add_argument("--seed", type=int, default=0, help="of noise, and of classes that are drawn")
 
 
-def read_reference(
-    source: str,
-    extractor: FeatureExtractor,
-    feature_rows: int = 0,
-    progress: bool = False,
-    resolution: int | None = None,
-) -> Reference:
-    """`metrics.load_reference` of a source as it is typed: what that reads, `FOLDER:SPLIT`, and folders of IDX files."""
-    from ..metrics import load_reference
+def add_extractor_arguments(parser: argparse._ActionsContainer) -> None:
+    """The network that measures images, and how it is called."""
+    parser.add_argument("--feature-extractor", default="inception", help="inception or a transformers vision model")
+    parser.add_argument("--extractor-weights", help="weights file of inception; downloaded by default")
+    parser.add_argument("--images-per-call", type=positive, default=32,
+                        help="batch of every call of pipeline and extractor; changes last digits: keep it")  # fmt: skip
 
-    name, dataset = local_dataset(source)
-    images = source if dataset is None else dataset
-    reference = load_reference(images, extractor, feature_rows, progress, resolution)
-    return reference if dataset is None else replace(reference, source=name)
+
+def check_writable(path: str) -> None:
+    """A ValueError where no file or folder can be made by that name."""
+    folder = Path(path).absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"{path} cannot be written, since {folder} is no folder one can write to: name another.")

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from ..strategy_files import read_strategy
-from .arguments import positive
+from .arguments import add_generation_arguments, positive
 
 
 def run(args: argparse.Namespace) -> None:
@@ -15,11 +15,10 @@ def run(args: argparse.Namespace) -> None:
     import torch
     from diffusers.utils import make_image_grid
 
-    from ..pipelines.pipeline_autonat import AutoNATPipeline
+    from ..loading import default_device, load_pipeline
 
     strategy = read_strategy(args.strategy, args.num_inference_steps) if args.strategy else None
-    pipe = AutoNATPipeline.from_pretrained(args.pipeline)
-    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipe = load_pipeline(args.pipeline, device=default_device())
     num_classes = pipe.transformer.config.num_classes
     labels = [int(name) if name.isdigit() else name for name in args.class_labels] or list(range(min(num_classes, 10)))
     images = pipe(
@@ -45,11 +44,6 @@ def register(commands) -> None:
     command.add_argument("pipeline", help="folder or Hub id")
     command.add_argument("--class-labels", nargs="*", default=[], help="ids or names; default: the first ten classes")
     command.add_argument("--num-images", type=positive, default=4, help="for each class")
-    command.add_argument("--num-inference-steps", type=positive, help="default: the longest stored strategy's")
-    command.add_argument(
-        "--strategy", help="a strategy file, or a search's scheduler_config.json, instead of a stored one"
-    )
-    command.add_argument("--guidance-scale", type=float, default=1.0, help="multiplies the strategy's scales")
-    command.add_argument("--seed", type=int, default=0)
+    add_generation_arguments(command)
     command.add_argument("--output", default="images.png")
     command.set_defaults(run=run)

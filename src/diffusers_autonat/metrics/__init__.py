@@ -1,35 +1,38 @@
-"""Evaluation: feature extractors, reference statistics, distances and scores."""
+"""Evaluation: feature extractors, reference statistics, distances and scores, and the evaluator that puts them together.
 
-from .checkpoints import EvaluationCheckpoint
-from .distances import (
-    MAX_ROWS,
-    FeatureBank,
-    FeatureStatistics,
-    FrechetDistance,
-    KernelDistance,
-    covariance_root,
-    frechet_distance,
-    kernel_distance,
-)
-from .evaluation import LABEL_POLICIES, Evaluator
-from .extractors import FeatureExtractor, InceptionExtractor, TransformersExtractor, load_extractor
-from .references import Reference, compute_reference, load_reference, save_reference
-from .scores import (
-    METRIC_NAMES,
-    ClassConsistency,
-    ClassifierScore,
-    ManifoldScores,
+Each file imports only those before it: `statistics`, `extractors`, `sources`; `references`; `distances`, `manifold`, `scores`,
+`conditions`; `registry`; `evaluation_checkpoint`, `evaluator`; `reconstructions`. Beside them stand `processes`, `noise`,
+`image_files`, and `reports` with their `comparison`.
+"""
+
+from .conditions import (
+    LABEL_POLICIES,
+    ClassConditions,
+    Conditions,
+    Requests,
     balanced_labels,
-    build_metrics,
-    manifold_scores,
+    class_conditions,
     reference_labels,
     uniform_labels,
 )
+from .distances import FrechetDistance, KernelDistance, frechet_distance, kernel_distance
+from .evaluation_checkpoint import EvaluationCheckpoint
+from .evaluator import Evaluator
+from .extractors import FeatureExtractor, InceptionExtractor, TransformersExtractor, load_extractor
+from .manifold import ManifoldScores, manifold_scores
+from .reconstructions import reconstruction
+from .references import Reference, compute_reference, load_reference, save_reference
+from .registry import METRICS, RegisteredMetric, build_metrics
+from .reports import Report
+from .scores import ClassConsistency, ClassifierScore
+from .statistics import MAX_ROWS, FeatureBank, FeatureStatistics, covariance_root
 
 
 __all__ = [
+    "ClassConditions",
     "ClassConsistency",
     "ClassifierScore",
+    "Conditions",
     "EvaluationCheckpoint",
     "Evaluator",
     "FeatureBank",
@@ -40,12 +43,16 @@ __all__ = [
     "KernelDistance",
     "LABEL_POLICIES",
     "MAX_ROWS",
-    "METRIC_NAMES",
+    "METRICS",
     "ManifoldScores",
     "Reference",
+    "RegisteredMetric",
+    "Report",
+    "Requests",
     "TransformersExtractor",
     "balanced_labels",
     "build_metrics",
+    "class_conditions",
     "compute_reference",
     "covariance_root",
     "frechet_distance",
@@ -53,6 +60,7 @@ __all__ = [
     "load_extractor",
     "load_reference",
     "manifold_scores",
+    "reconstruction",
     "reference_labels",
     "save_reference",
     "uniform_labels",

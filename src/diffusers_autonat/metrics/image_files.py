@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from torch import Tensor
+
+from ..files import whole_file
 
 
 START_OVER = "delete what there is of it and of the evaluation's state, and start over."
@@ -25,7 +26,7 @@ class ImageFolder:
         """Whether there is something that would be mixed or overwritten."""
         return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> None:
+    def __call__(self, images: Tensor, class_labels: Tensor | None, indices: Tensor) -> None:
         """Save images `[B, 1 or 3, H, W]` (uint8)."""
         self.path.mkdir(parents=True, exist_ok=True)
         for image, index in zip(images.numpy(), indices.tolist()):
@@ -43,7 +44,7 @@ class ImageFolder:
 
 
 class ImageArchive:
-    """An `.npz` with all images as `arr_0` (uint8 `[N, H, W, 3]`) and their labels as `arr_1` (int64 `[N]`).
+    """An `.npz` with all images as `arr_0` (uint8 `[N, H, W, 3]`), their classes as `arr_1` (int64 `[N]`, -1 for none).
 
     Until `finish` the images lie in a folder beside it, one file for each call, so memory does not grow with N and any
     number of processes can write.
@@ -57,11 +58,12 @@ class ImageArchive:
         """Whether there is something that would be mixed or overwritten."""
         return self.path.exists() or self.parts.exists()
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> None:
-        """Save images `[B, 1 or 3, H, W]` (uint8) with labels and indices `[B]`; grey becomes three equal channels."""
+    def __call__(self, images: Tensor, class_labels: Tensor | None, indices: Tensor) -> None:
+        """Save images `[B, 1 or 3, H, W]` (uint8), classes and indices `[B]`; grey becomes three equal channels."""
         self.parts.mkdir(parents=True, exist_ok=True)
         pixels = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous()
-        np.savez(self.parts / f"{int(indices[0]):09d}.npz", images=pixels.numpy(), labels=labels.numpy())
+        labels = np.full(len(images), -1) if class_labels is None else class_labels.numpy()
+        np.savez(self.parts / f"{int(indices[0]):09d}.npz", images=pixels.numpy(), labels=labels)
 
     def is_complete(self, num_images: int) -> bool:
         """Whether the archive was finished."""
@@ -76,8 +78,7 @@ class ImageArchive:
         if len(labels) != num_images:
             raise ValueError(f"{self.parts} holds {len(labels)} of {num_images} images: {START_OVER}")
         shape = (len(labels), *_member(files[0], "images").shape[1:])
-        partial = self.path.with_name(self.path.name + ".partial")
-        with zipfile.ZipFile(partial, "w") as archive:
+        with whole_file(self.path) as partial, zipfile.ZipFile(partial, "w") as archive:
             with archive.open("arr_0.npy", "w", force_zip64=True) as member:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(member, header)
@@ -85,8 +86,14 @@ class ImageArchive:
                     member.write(_member(file, "images").tobytes())
             with archive.open("arr_1.npy", "w") as member:
                 np.lib.format.write_array(member, labels)
-        os.replace(partial, self.path)
         shutil.rmtree(self.parts)
+
+
+def image_writer(path: str | None) -> ImageFolder | ImageArchive | None:
+    """What saves images at that place, an archive if it ends in `.npz`; None where they are not to be saved."""
+    if path is None:
+        return None
+    return ImageArchive(path) if path.endswith(".npz") else ImageFolder(path)
 
 
 def _member(path: Path, name: str) -> np.ndarray:

@@ -1,19 +1,17 @@
 """What generated images are compared with: the statistics of real ones, where they came from and who measured them.
 
 A reference file is an `.npz` with `mu` and `sigma`, readable by pytorch-fid, to which `save_reference` adds provenance
-and, if there are any, features and labels. Read are such files, those of pytorch-fid and ADM, folders and datasets.
+and, if there are any, features and labels. Read are such files, those of pytorch-fid and ADM, and images (`sources`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
-import math
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,20 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..images import image_to_array
-from .distances import FeatureStatistics, covariance_root
+from ..files import whole_file
+from ..provenance import array_hash
+from .extractors import FeatureExtractor
+from .sources import Sample, archive_samples, image_samples
+from .statistics import FeatureStatistics, covariance_root
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from .extractors import FeatureExtractor
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -71,10 +67,8 @@ class Reference:
 
     @property
     def hash(self) -> str:
-        """First 16 digits of the SHA-256 of `mu` and `sigma` in float64: the same for the same statistics anywhere."""
-        digest = hashlib.sha256(self.mu.double().numpy().tobytes())
-        digest.update(self.sigma.double().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """`array_hash` of `mu` and `sigma` in float64: the same for the same statistics anywhere."""
+        return array_hash(self.mu.double().numpy(), self.sigma.double().numpy())
 
     @cached_property
     def root(self) -> Tensor:
@@ -86,13 +80,24 @@ class Reference:
         """Whether the standard FID network measured it."""
         return bool(self.extractor and self.extractor["is_standard_inception"])
 
+    def describe(self) -> dict[str, Any]:
+        """What a report says about the reference, as JSON data."""
+        return {
+            "source": self.source,
+            "hash": self.hash,
+            "num_images": self.num_images,
+            "feature_rows": 0 if self.features is None else len(self.features),
+            "resolution": self.resolution,
+            "extractor": "assumed" if self.extractor_assumed else "recorded",
+        }
+
     def require_features(self, who: str, least: int) -> Tensor:
         """The features, at least so many rows, or an error that says how to get them."""
         if self.features is None:
             raise ValueError(
                 f"{who} needs features, and {self.source} holds only mu and sigma: give its images as the reference "
-                "(--reference FOLDER or DATASET:SPLIT), with `--metrics prdc --save-reference FILE` to keep the "
-                "features; in Python load_reference(images, extractor, feature_rows=10_000)."
+                "(--reference FOLDER or DATASET:SPLIT), which `diffusers-autonat reference SOURCE --feature-rows 10000 "
+                "--output FILE` keeps; in Python load_reference(images, extractor, feature_rows=10_000)."
             )
         if len(self.features) < least:
             raise ValueError(
@@ -123,7 +128,7 @@ class Reference:
 
 
 def compute_reference(
-    samples: Iterable[tuple[Tensor, int | None]],
+    samples: Iterable[Sample],
     extractor: FeatureExtractor,
     source: str = "memory",
     feature_rows: int = 0,
@@ -194,38 +199,21 @@ def load_reference(
     """Load a reference, or measure one, and check that it fits the extractor.
 
     Args:
-        source: an `.npz` file, a folder of images (classes are its sub-folders, if all images lie in some), a folder
-            written by `Dataset.save_to_disk`, a `datasets.Dataset`, or `name:split` of one on the Hub. An `.npz`
-            without provenance, as pytorch-fid and ADM write them, counts as made by the standard Inception network;
-            its images (`arr_0`), if it has any, are measured as they are where another extractor is asked for.
+        source: an `.npz` file, a folder of images (classes are its sub-folders, if all images lie in some), a folder of
+            IDX files (the test split), `FOLDER:SPLIT`, a folder written by `Dataset.save_to_disk`, a
+            `datasets.Dataset`, or `name:split` of one on the Hub. An `.npz` without provenance, as pytorch-fid and ADM
+            write them, counts as made by the standard Inception network; its images (`arr_0`), if it has any, are
+            measured as they are where another extractor is asked for.
         extractor: the network of the evaluation.
         feature_rows: how many rows of features to keep, for the kernel distance and precision to coverage.
         progress: show a progress bar while images are measured.
         resolution: resize and crop the images of folders and datasets to this side, as for training; take that of the
             generated images. None leaves them as they are.
     """
-    path = Path(source) if isinstance(source, (str, Path)) else None
-    if path is not None and path.suffix == ".npz":
-        return _load_npz(path, extractor, feature_rows, progress)
-    if path is not None and (path / "dataset_dict.json").exists():
-        splits = ", ".join(json.loads((path / "dataset_dict.json").read_text())["splits"])
-        raise ValueError(f"{path} holds several splits ({splits}): name the folder of one of them.")
-    if path is not None and path.is_dir() and not (path / "dataset_info.json").exists():
-        samples = _folder_samples(path, resolution)
-        return compute_reference(samples, extractor, str(path), feature_rows, progress=progress, resolution=resolution)
-    dataset: Any = source
-    if path is not None:
-        from datasets import load_dataset, load_from_disk
-
-        name, _, split = str(source).rpartition(":")
-        if not path.is_dir() and not name:
-            raise ValueError(
-                f"{source} is no .npz file and no folder; name a dataset with its split, as in `{source}:test`."
-            )
-        dataset = load_from_disk(str(path)) if path.is_dir() else load_dataset(name, split=split)
-    title = str(path or dataset.info.dataset_name or "dataset in memory")
-    samples = _dataset_samples(dataset, resolution)
-    return compute_reference(samples, extractor, title, feature_rows, progress=progress, resolution=resolution)
+    if isinstance(source, (str, Path)) and Path(source).suffix == ".npz":
+        return _load_npz(Path(source), extractor, feature_rows, progress)
+    name, samples = image_samples(source, resolution)
+    return compute_reference(samples, extractor, name, feature_rows, progress=progress, resolution=resolution)
 
 
 def save_reference(reference: Reference, path: str | Path) -> None:
@@ -241,8 +229,8 @@ def save_reference(reference: Reference, path: str | Path) -> None:
     provenance = {key: getattr(reference, key) for key in known}
     arrays = {key: getattr(reference, key) for key in ("mu", "sigma", "features", "labels")}
     present = {key: value.numpy() for key, value in arrays.items() if value is not None}
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, provenance=json.dumps(provenance), **present)
+    with whole_file(path) as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, provenance=json.dumps(provenance), **present)
 
 
 def _load_npz(path: Path, extractor: FeatureExtractor, feature_rows: int, progress: bool) -> Reference:
@@ -267,7 +255,7 @@ def _load_npz(path: Path, extractor: FeatureExtractor, feature_rows: int, progre
         ) from error
     measured = None
     if from_images or (feature_rows > 0 and "arr_0" in names):
-        measured = compute_reference(_archive_samples(path), extractor, str(path), feature_rows, progress=progress)
+        measured = compute_reference(archive_samples(path), extractor, str(path), feature_rows, progress=progress)
         if from_images:
             return measured
     inception = extractor.identity() if extractor.is_standard_inception else None
@@ -285,51 +273,3 @@ def _load_npz(path: Path, extractor: FeatureExtractor, feature_rows: int, progre
     )
     reference.check_extractor(extractor)
     return reference
-
-
-def _archive_samples(path: Path) -> Iterator[tuple[Tensor, None]]:
-    """The images of an `.npz` file's `arr_0`, one after another: `np.load` would read gigabytes at once."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as member:
-            npy = np.lib.format
-            old = npy.read_magic(member) == (1, 0)
-            read_header = npy.read_array_header_1_0 if old else npy.read_array_header_2_0
-            shape, by_columns, dtype = read_header(member)
-            if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or by_columns:
-                raise ValueError(f"arr_0 must be images, uint8 [N, H, W, 1 or 3], not {dtype} {list(shape)}")
-            for _ in range(shape[0]):
-                pixels = bytearray(member.read(math.prod(shape[1:])))
-                yield torch.from_numpy(np.frombuffer(pixels, np.uint8).reshape(shape[1:])).permute(2, 0, 1), None
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: {error}.") from error
-
-
-def _folder_samples(folder: Path, resolution: int | None) -> Iterator[tuple[Tensor, int | None]]:
-    """Images in the order of their paths; the class is the number of the sub-folder, if all images lie in some."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    classes = sorted({file.relative_to(folder).parts[0] for file in files if file.parent != folder})
-    in_classes = all(file.parent != folder for file in files)
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                pixels = torch.from_numpy(image_to_array(image, resolution, None))
-        except OSError as error:
-            raise ValueError(f"{file} cannot be read ({error}): replace it, or take it out of the folder.") from error
-        yield pixels, classes.index(file.relative_to(folder).parts[0]) if in_classes else None
-
-
-def _dataset_samples(dataset: Dataset, resolution: int | None) -> Iterator[tuple[Tensor, int | None]]:
-    """The first image column of a dataset, and its first column of class labels if it has one."""
-    from datasets import ClassLabel
-    from datasets import Image as ImageFeature
-
-    columns = dataset.features or {}
-    image_column = next((name for name, feature in columns.items() if isinstance(feature, ImageFeature)), None)
-    if image_column is None:
-        raise ValueError(f"The dataset has no image column, only {', '.join(columns) or 'unknown ones'}.")
-    label_column = next((name for name, feature in columns.items() if isinstance(feature, ClassLabel)), None)
-    for row in dataset:
-        image = torch.from_numpy(image_to_array(row[image_column], resolution, None))
-        label = row[label_column] if label_column else None
-        # Unlabelled splits on the Hub say -1.
-        yield image, None if label is None or label < 0 else label

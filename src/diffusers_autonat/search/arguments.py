@@ -20,8 +20,8 @@ from diffusers import DiffusionPipeline
 
 import diffusers_autonat
 
-from ..commands.arguments import positive, read_reference
-from ..metrics import LABEL_POLICIES, Evaluator, load_extractor
+from ..commands.arguments import positive
+from ..metrics import LABEL_POLICIES, Evaluator, load_extractor, load_reference
 from ..provenance import pipeline_hash
 from ..strategies import GenerationStrategy
 from ..strategy_files import read_strategies
@@ -143,7 +143,7 @@ class Judge:
         if resolution is None and pipeline is not None:
             resolution = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
         rows = 5000 if args.metric == "kid" else 0
-        reference = read_reference(args.reference, extractor, rows, sys.stderr.isatty(), resolution)
+        reference = load_reference(args.reference, extractor, rows, sys.stderr.isatty(), resolution)
         reference.check_extractor(extractor)
         return cls(args, extractor, reference)
 

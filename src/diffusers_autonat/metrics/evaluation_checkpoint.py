@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import torch
 
-from .evaluation import process_rank
+from ..files import whole_file
+from .processes import process_rank, wait_for_all
 
 
 class EvaluationCheckpoint:
@@ -72,8 +72,7 @@ class EvaluationCheckpoint:
         # Processes work side by side, so the longest of them is the time of all.
         self.earlier_seconds = max((state["elapsed"] for state in files.values()), default=0.0)
         self._start = time.monotonic()
-        if world > 1:
-            torch.distributed.barrier()
+        wait_for_all()
         # So that even a run killed at once has left its identity.
         self._write(collections)
         return {call for state in files.values() for call in state["calls"]}
@@ -94,7 +93,6 @@ class EvaluationCheckpoint:
         self._write(collections)
 
     def _write(self, collections: dict[int, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "identity": self.identity,
             "taken_over": self._taken_over,
@@ -102,12 +100,8 @@ class EvaluationCheckpoint:
             "elapsed": self.earlier_seconds + time.monotonic() - self._start,
             "metrics": {n: dict(collection.state_dict()) for n, collection in collections.items()},
         }
-        partial = self._path.with_suffix(".partial")
-        with open(partial, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self._path)
+        with whole_file(self._path) as partial:
+            torch.save(state, partial)
         for name in self._taken_over:
             (self.folder / name).unlink(missing_ok=True)
         self._last_save = time.monotonic()

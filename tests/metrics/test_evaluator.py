@@ -13,19 +13,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-from torchmetrics import MetricCollection
 
 from diffusers_autonat import GenerationStrategy
 from diffusers_autonat.metrics import (
     EvaluationCheckpoint,
     Evaluator,
-    FeatureBank,
     Reference,
+    Requests,
     compute_reference,
     load_extractor,
 )
-from diffusers_autonat.metrics.evaluation import image_generators, statistics_device
-from diffusers_autonat.metrics.extractors import to_uint8
+from diffusers_autonat.metrics.extractors.base import to_uint8
 from tests.conftest import save_tiny_classifier, tiny_pipeline
 
 
@@ -130,26 +128,18 @@ def test_the_arguments_reach_the_pipeline(extractor, reference):
     assert evaluator(20, 0, strategy, None, 0.5) == first
 
 
-def test_streams_are_distinct_and_follow_seed_and_index():
-    def first(indices, seed):
-        return [
-            torch.rand(1, generator=generator).item() for generator in image_generators(torch.tensor(indices), seed)
-        ]
-
-    assert first([7, 9], 0) == [first([7], 0)[0], first([9], 0)[0]]
-    assert len(set(first(range(200), 0) + first(range(200), 1))) == 400
-    with pytest.raises(ValueError, match="non-negative"):
-        image_generators(torch.arange(1), -1)
-
-
 @pytest.mark.parametrize("policy", ["balanced", "uniform", "reference"])
 def test_labels_do_not_depend_on_the_number_of_images(policy, extractor, reference):
     evaluator = Evaluator(tiny_pipeline(), extractor, reference, label_policy=policy, progress=False)
-    labels = evaluator.labels(200, seed=1)
-    assert torch.equal(labels[:15], evaluator.labels(15, seed=1)) and set(labels.tolist()) == {0, 1, 2, 3}
+    labels = evaluator.conditions.requests(200, seed=1).class_labels
+    assert torch.equal(labels[:15], evaluator.conditions.requests(15, seed=1).class_labels) and set(
+        labels.tolist()
+    ) == {0, 1, 2, 3}
     if policy == "reference":
-        assert torch.equal(evaluator.labels(64).bincount(), reference.labels.bincount())
-    assert (policy == "uniform") == (not torch.equal(labels, evaluator.labels(200, seed=2)))
+        assert torch.equal(
+            evaluator.conditions.requests(64, seed=0).class_labels.bincount(), reference.labels.bincount()
+        )
+    assert (policy == "uniform") == (not torch.equal(labels, evaluator.conditions.requests(200, seed=2).class_labels))
 
 
 def test_images_from_anywhere_are_measured(extractor, reference, fashion_mnist):
@@ -157,7 +147,7 @@ def test_images_from_anywhere_are_measured(extractor, reference, fashion_mnist):
     images = torch.from_numpy(fashion_mnist[0])[:, None]
     labels = torch.from_numpy(fashion_mnist[1]).long() % 4
     evaluator = Evaluator(tiny_pipeline(), extractor, reference, progress=False)
-    ((_, values),) = evaluator.measure(lambda indices, labels: images[indices], labels, [64])
+    ((_, values),) = evaluator.measure(lambda indices, _: images[indices], Requests.of_classes(labels), [64])
     assert values["frechet_distance"] < 1e-9
 
 
@@ -168,7 +158,7 @@ def test_what_does_not_fit_is_refused_before_the_first_image(extractor, referenc
     with pytest.raises(ValueError, match="knows 4 classes and the pipeline has 3"):
         Evaluator(other, extractor, reference)
     with pytest.raises(ValueError, match="holds class 3, the pipeline's last is 2"):
-        Evaluator(other, extractor, reference, ["fid"], label_policy="reference").labels(10)
+        Evaluator(other, extractor, reference, ["fid"], label_policy="reference").conditions.requests(10, seed=0)
     with pytest.raises(ValueError, match="balanced, uniform, reference, got 'even'"):
         Evaluator(pipe, extractor, reference, label_policy="even")
     with pytest.raises(ValueError, match="batch_size = 0"):
@@ -187,25 +177,26 @@ def test_what_does_not_fit_is_refused_before_the_first_image(extractor, referenc
 def test_too_few_images_are_known_before_the_first(extractor, reference):
     evaluator = Evaluator(tiny_pipeline(), extractor, reference, ["fid", "prdc"], progress=False)
 
-    def not_yet(indices, labels):
+    def not_yet(indices, requests):
         raise NotImplementedError
 
-    with pytest.raises(ValueError, match="5 image.s. are too few: precision to coverage need at least 6"):
-        next(evaluator.measure(not_yet, torch.zeros(32).long(), [5, 20]))
+    with pytest.raises(ValueError, match="5 image.s. are too few: prdc needs at least 6"):
+        next(evaluator.measure(not_yet, Requests.of_classes(torch.zeros(32).long()), [5, 20]))
     with pytest.warns(UserWarning, match="6 features is rank-deficient with 6 images.*at least 7"):
         with pytest.raises(NotImplementedError):
-            next(evaluator.measure(not_yet, torch.zeros(32).long(), [6, 20]))
-
-
-def test_statistics_in_float64_stay_off_devices_that_have_none():
-    kept = [statistics_device(torch.device(name)) for name in ("mps", "cuda:1", "cpu")]
-    assert kept == [torch.device(name) for name in ("cpu", "cuda:1", "cpu")]
+            next(evaluator.measure(not_yet, Requests.of_classes(torch.zeros(32).long()), [6, 20]))
 
 
 def test_images_that_are_no_numbers_are_an_error(extractor, reference):
     evaluator = Evaluator(tiny_pipeline(), extractor, reference, progress=False)
     with pytest.raises(ValueError, match="nan"):
-        next(evaluator.measure(lambda i, _: torch.full((len(i), 1, 28, 28), torch.nan), torch.zeros(32).long(), [32]))
+        next(
+            evaluator.measure(
+                lambda i, _: torch.full((len(i), 1, 28, 28), torch.nan),
+                Requests.of_classes(torch.zeros(32).long()),
+                [32],
+            )
+        )
 
 
 def run_process(rank, world, port, folder, checkpoint_folder, reference, path, kill_at):
@@ -235,7 +226,7 @@ def launch(world, *arguments):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.metrics.test_evaluation", "transformers.models.regnet.modeling_regnet"])
+    context.set_forkserver_preload(["tests.metrics.test_evaluator", "transformers.models.regnet.modeling_regnet"])
     workers = [context.Process(target=run_process, args=(rank, world, port, *arguments)) for rank in range(world)]
     for worker in workers:
         worker.start()
@@ -263,18 +254,6 @@ def test_processes_and_interruptions_do_not_matter(first, second, judge_folder, 
         assert results == expected[0] and resumed_images == resumed
 
 
-def test_a_checkpoint_is_loaded_to_where_the_metrics_are(tmp_path):
-    """torchmetrics leaves states on the device they were loaded to, and joining those of two devices is an error."""
-    bank = FeatureBank(4)
-    checkpoint = EvaluationCheckpoint(tmp_path / "s", {})
-    checkpoint.load({9: MetricCollection([bank])})
-    bank.update(torch.ones(3, 4), torch.arange(3))
-    checkpoint.save({9: MetricCollection([bank])}, [0])
-    again = MetricCollection([FeatureBank(4)]).to("meta")
-    EvaluationCheckpoint(tmp_path / "s", {}).load({9: again}, "meta")
-    assert again["FeatureBank"].features[0].device.type == again["FeatureBank"].indices[0].device.type == "meta"
-
-
 def test_a_checkpoint_waits_for_the_images(extractor, reference):
     """What a checkpoint calls done has been handed over, though another thread does it; and its errors arrive."""
     handed, saved = [], []
@@ -287,58 +266,24 @@ def test_a_checkpoint_waits_for_the_images(extractor, reference):
     checkpoint = SimpleNamespace(load=lambda *args: set(), is_due=True)
     checkpoint.save = lambda collections, calls: saved.append((len(calls), len(handed)))
     evaluator = Evaluator(tiny_pipeline(), extractor, reference, ["fid"], batch_size=1, progress=False)
-    images, labels = torch.rand(96, 1, 28, 28), torch.zeros(96).long()
-    make = lambda indices, labels: images[indices]  # noqa: E731
-    next(evaluator.measure(make, labels, [70], on_images=slow, checkpoint=checkpoint))
+    images, requests = torch.rand(96, 1, 28, 28), Requests.of_classes(torch.zeros(96).long())
+    make = lambda indices, _: images[indices]  # noqa: E731
+    next(evaluator.measure(make, requests, [70], on_images=slow, checkpoint=checkpoint))
     assert saved == [(1, 32), (2, 64), (3, 70)] and handed == list(range(70))
 
     def full(*args):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        next(evaluator.measure(make, labels, [70], on_images=full))
+        next(evaluator.measure(make, requests, [70], on_images=full))
 
 
 def test_the_range_is_looked_at_once_a_batch(extractor, reference, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "diffusers_autonat.metrics.evaluation.to_uint8", lambda images: seen.append(len(images)) or to_uint8(images)
+        "diffusers_autonat.metrics.evaluator.to_uint8", lambda images: seen.append(len(images)) or to_uint8(images)
     )
     evaluator = Evaluator(tiny_pipeline(), extractor, reference, ["fid"], batch_size=64, progress=False)
     images = torch.rand(96, 1, 28, 28)
-    next(evaluator.measure(lambda indices, labels: images[indices], torch.zeros(96).long(), [96]))
+    next(evaluator.measure(lambda indices, _: images[indices], Requests.of_classes(torch.zeros(96).long()), [96]))
     assert seen == [64, 32]
-
-
-def test_a_checkpoint_counts_every_share_once(tmp_path, extractor, reference, monkeypatch):
-    """A kill between writing the merged file and deleting what it replaces leaves both."""
-
-    class Fake(dict):
-        state_dict = dict.copy
-        load_state_dict = dict.update
-
-        def to(self, device):
-            pass
-
-    def fresh(folder=tmp_path / "s", **identity):
-        return EvaluationCheckpoint(folder, identity or {"seed": 0}, seconds=0)
-
-    first = fresh()
-    collections = {9: Fake(total=torch.tensor(0.0), rows=[])}
-    assert not first.exists() and first.load(collections) == set() and first.exists()
-    collections[9].update(total=torch.tensor(5.0), rows=[torch.ones(1)])
-    first.save(collections, [0, 1])
-    monkeypatch.setattr("pathlib.Path.unlink", lambda *args, **kwargs: None)
-    assert fresh().load({9: Fake()}) == {0, 1}
-    assert len(list((tmp_path / "s").glob("*.pt"))) == 2
-    monkeypatch.undo()
-    again = {9: Fake()}
-    assert fresh().load(again) == {0, 1}
-    assert again[9]["total"] == 5 and len(again[9]["rows"]) == 1
-    with pytest.raises(ValueError, match="an evaluation with other seed, T: delete the folder"):
-        fresh(seed=1, T=4).load({9: Fake()})
-    last = fresh()
-    last.load({9: Fake()})
-    assert last.earlier_seconds > 0  # what the earlier runs took
-    last.delete()
-    assert not (tmp_path / "s").exists()

@@ -1,0 +1,139 @@
+"""The metrics by name: how each is made and what it needs.
+
+A new metric is a file with a `torchmetrics.Metric` and an entry in `METRICS`. Its `update` names what it wants of
+`features` `[B, D]`, `logits` `[B, K]`, `class_labels` `[B]` and `indices` `[B]`, its `compute` returns values by name.
+Results are named after the network that made them: `fid`, `kid` and `inception_score` stand only for the standard
+Inception network, other networks give `frechet_distance`, `kernel_distance` and `classifier_score`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torchmetrics import Metric, MetricCollection
+
+from .distances import FrechetDistance, KernelDistance
+from .extractors import FeatureExtractor
+from .manifold import NEAREST_K, ManifoldScores
+from .references import Reference
+from .scores import ClassConsistency, ClassifierScore
+from .statistics import FeatureBank, warn_if_rank_deficient
+
+
+@dataclass(frozen=True)
+class RegisteredMetric:
+    """A metric as the evaluator, the command line and the comparison of reports know it.
+
+    Args:
+        build: makes it from the extractor, the number of images there will be and the reference.
+        values: names of its values.
+        needs_reference: it compares with a reference, and `needs_features` with kept rows of its features.
+        needs_classifier: the extractor has to give logits, and for `needs_class_labels` those of the classes that
+            images are asked to be of.
+        needs_covariance: fewer images than features are too few for it.
+        least_images: with fewer it cannot be computed.
+        depends_on_number: whether its value drifts with the number of images, so that other numbers do not compare.
+    """
+
+    build: Callable[[FeatureExtractor, int, Any], Metric]
+    values: tuple[str, ...]
+    needs_reference: bool = False
+    needs_features: bool = False
+    needs_classifier: bool = False
+    needs_class_labels: bool = False
+    needs_covariance: bool = False
+    least_images: int = 2
+    depends_on_number: bool = True
+
+
+METRICS: dict[str, RegisteredMetric] = {
+    "fid": RegisteredMetric(
+        lambda extractor, num_images, reference: FrechetDistance(reference),
+        values=("fid", "frechet_distance"),
+        needs_reference=True,
+        needs_covariance=True,
+    ),
+    "kid": RegisteredMetric(
+        lambda extractor, num_images, reference: KernelDistance(reference),
+        values=("kid", "kid_std", "kernel_distance", "kernel_distance_std"),
+        needs_reference=True,
+        needs_features=True,
+    ),
+    "is": RegisteredMetric(
+        lambda extractor, num_images, reference: ClassifierScore(
+            extractor.num_classes or 0,
+            num_images,
+            label="inception_score" if extractor.is_standard_inception else "classifier_score",
+        ),
+        values=("inception_score", "inception_score_std", "classifier_score", "classifier_score_std"),
+        needs_classifier=True,
+    ),
+    "prdc": RegisteredMetric(
+        lambda extractor, num_images, reference: ManifoldScores(reference),
+        values=("precision", "recall", "density", "coverage"),
+        needs_reference=True,
+        needs_features=True,
+        least_images=NEAREST_K + 1,
+    ),
+    "class": RegisteredMetric(
+        lambda extractor, num_images, reference: ClassConsistency(),
+        values=("class_consistency",),
+        needs_classifier=True,
+        needs_class_labels=True,
+        depends_on_number=False,
+    ),
+}
+
+
+def metric_of(value: str) -> RegisteredMetric | None:
+    """The metric that gives a value of this name; None for one that is not known here."""
+    return next((metric for metric in METRICS.values() if value in metric.values), None)
+
+
+def build_metrics(
+    names: Sequence[str], extractor: FeatureExtractor, num_images: int, reference: Reference | None = None
+) -> MetricCollection:
+    """The metrics to compute, ready for `update(features=, logits=, class_labels=, indices=)`; each takes what it needs.
+
+    Everything that cannot work is an error here, before the first image.
+
+    Args:
+        names: some of `METRICS`.
+        extractor: what makes the features and logits.
+        num_images: how many images there will be on all processes together.
+        reference: for those that compare with one.
+    """
+    if not names or not set(names) <= set(METRICS):
+        raise ValueError(f"metrics must be some of {', '.join(METRICS)}, got {', '.join(names) or 'none'}.")
+    for name in names:
+        metric = METRICS[name]
+        if metric.needs_reference and reference is None:
+            raise ValueError(f"{name} has to compare with a reference: give one.")
+        if metric.needs_classifier and extractor.num_classes is None:
+            raise ValueError(f"{name} needs an image classifier; {extractor.name} gives features only.")
+        if metric.needs_class_labels and extractor.id2label is None:
+            raise ValueError(f"{name} needs a classifier of the classes asked for; {extractor.name} has others.")
+    if reference is not None and any(METRICS[name].needs_reference for name in names):
+        reference.check_extractor(extractor)
+    metrics = {name: METRICS[name].build(extractor, num_images, reference) for name in METRICS if name in names}
+    # One bank of features serves all metrics that need one.
+    banks = [name for name, metric in metrics.items() if isinstance(metric, FeatureBank)]
+    alone = [[name] for name in metrics if name not in banks]
+    return MetricCollection(metrics, compute_groups=[banks, *alone] if banks else alone)
+
+
+def check_num_images(names: Sequence[str], num_images: int, num_features: int) -> None:
+    """Before the first image: an error or a warning where these metrics need more images than there will be.
+
+    Args:
+        names: as for `build_metrics`.
+        num_images: how many images there will be; `num_features`: width D of the features.
+    """
+    demanding = max(names, key=lambda name: METRICS[name].least_images)
+    least = METRICS[demanding].least_images
+    if num_images < least:
+        raise ValueError(f"{num_images} image(s) are too few: {demanding} needs at least {least}.")
+    if any(METRICS[name].needs_covariance for name in names):
+        warn_if_rank_deficient(num_images, num_features)
