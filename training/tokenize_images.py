@@ -15,7 +15,8 @@ import torch
 from diffusers import VQModel
 
 from diffusers_autonat.training.data import add_data_arguments, load_images
-from diffusers_autonat.training.tokens import tokenize_dataset, warn_unreadable
+from diffusers_autonat.training.tokenizing import tokenize_dataset
+from diffusers_autonat.training.tokens import warn_unreadable
 
 
 def shard(text: str) -> tuple[int, int]:

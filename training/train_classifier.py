@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
 
+from diffusers_autonat.files import write_json
 from diffusers_autonat.training.data import ImageTransform, add_data_arguments, label_names, load_images, random_flip
 
 
@@ -130,7 +131,7 @@ def main():
             image_mean=[0.5] * args.num_channels,
             image_std=[0.5] * args.num_channels,
         ).save_pretrained(args.output_dir)
-        Path(args.output_dir, "training.json").write_text(json.dumps(result, indent=2) + "\n")
+        write_json(Path(args.output_dir, "training.json"), result)
         print(json.dumps(result))
 
 

@@ -1,0 +1,70 @@
+"""What several cards have: metadata of a pipeline, how to load it, its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from huggingface_hub import ModelCardData
+
+from .card import code_block, escape
+
+
+LIBRARY = "[diffusers-autonat](https://pypi.org/project/diffusers-autonat/)"
+
+PAPERS = {  # by the transformer's class
+    "UViTTransformer2DModel": "AutoNAT, [arXiv:2406.05478](https://huggingface.co/papers/2406.05478)",
+    "ENATTransformer2DModel": "ENAT, [arXiv:2411.06959](https://huggingface.co/papers/2411.06959)",
+}
+
+
+def metadata(
+    license: str,
+    tags: Iterable[str],
+    datasets: Sequence[str] = (),
+    pipeline_tag: str = "unconditional-image-generation",
+) -> ModelCardData:
+    """
+    Of a diffusers pipeline or its components.
+
+    Args:
+        license: Identifier of the Hub; `other` points to the card's section "License".
+        tags: Beside those that all have. datasets: Ids on the Hub, where they are known.
+        pipeline_tag: The Hub's task; a class-conditional model has `unconditional-image-generation`.
+    """
+    return ModelCardData(
+        library_name="diffusers",
+        license=license,
+        license_name="see-license-section" if license == "other" else None,
+        pipeline_tag=pipeline_tag,
+        datasets=list(datasets) or None,
+        tags=["diffusers", *tags, "masked-image-generation"],
+    )
+
+
+def usage(name: str, call: str, pipeline_class: str = "AutoNATPipeline", imports: str = "") -> str:
+    """
+    How to load a pipeline and call it, by its class and by `DiffusionPipeline`, which needs the `pipeline.py` of `save_card`.
+
+    Args:
+        name: Folder, or id on the Hub. call: Lines of code that use `pipe`. imports: Lines of code above the package's own.
+    """
+    own = (
+        f"from diffusers_autonat import {pipeline_class}\n\npipe = {pipeline_class}.from_pretrained({name!r})\n{call}"
+    )
+    line = f"pipe = DiffusionPipeline.from_pretrained({name!r}, custom_pipeline={name!r}, trust_remote_code=True)"
+    return "\n\n".join([
+        code_block(imports + own.replace(repr(name), f'"{name}"')),
+        "Code that knows only diffusers loads it too; the package has to be installed, and `trust_remote_code` allows to run "
+        "[pipeline.py](pipeline.py), one line that imports the class:",
+        code_block(f"from diffusers import DiffusionPipeline\n\n{line.replace(repr(name), chr(34) + name + chr(34))}"),
+    ])  # fmt: skip
+
+
+def classes(id2label: Mapping[int, str] | None, num_classes: int) -> str:
+    """The classes with their ids; they are folded away where there are many."""
+    if not id2label:
+        return f"## Classes\n\n{num_classes}, called by their ids from 0; they have no names."
+    names = "; ".join(f"{number} {escape(name)}" for number, name in sorted(id2label.items()))
+    if len(id2label) <= 20:
+        return f"## Classes\n\n{names}."
+    return f"## Classes\n\n<details><summary>all {len(id2label)}, with their ids</summary>\n\n{names}.\n\n</details>"
