@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from huggingface_hub import ModelCardData
@@ -41,22 +42,24 @@ def metadata(
     )
 
 
-def usage(name: str, call: str, pipeline_class: str = "AutoNATPipeline", imports: str = "") -> str:
+def usage(
+    name: str, call: str, pipeline_class: str = "AutoNATPipeline", also: Sequence[str] = (), imports: str = ""
+) -> str:
     """
     How to load a pipeline and call it, by its class and by `DiffusionPipeline`, which needs the `pipeline.py` of `save_card`.
 
     Args:
-        name: Folder, or id on the Hub. call: Lines of code that use `pipe`. imports: Lines of code above the package's own.
+        name: Folder, or id on the Hub. call: Lines of code that use `pipe`.
+        also: Other names of this package that `call` uses. imports: Lines of code that import what else it uses.
     """
-    own = (
-        f"from diffusers_autonat import {pipeline_class}\n\npipe = {pipeline_class}.from_pretrained({name!r})\n{call}"
-    )
-    line = f"pipe = DiffusionPipeline.from_pretrained({name!r}, custom_pipeline={name!r}, trust_remote_code=True)"
+    own, name = ", ".join(sorted([pipeline_class, *also])), json.dumps(name, ensure_ascii=False)
+    lines = [f"from diffusers_autonat import {own}", "", f"pipe = {pipeline_class}.from_pretrained({name})", call]
+    loaded = f"DiffusionPipeline.from_pretrained({name}, custom_pipeline={name}, trust_remote_code=True)"
     return "\n\n".join([
-        code_block(imports + own.replace(repr(name), f'"{name}"')),
-        "Code that knows only diffusers loads it too; the package has to be installed, and `trust_remote_code` allows to run "
+        code_block("\n".join([imports, *lines] if imports else lines)),
+        "Code that knows only diffusers loads it too, where this package is installed; `trust_remote_code` allows to run "
         "[pipeline.py](pipeline.py), one line that imports the class:",
-        code_block(f"from diffusers import DiffusionPipeline\n\n{line.replace(repr(name), chr(34) + name + chr(34))}"),
+        code_block(f"from diffusers import DiffusionPipeline\n\npipe = {loaded}"),
     ])  # fmt: skip
 
 
