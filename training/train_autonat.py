@@ -36,12 +36,12 @@ from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
 from diffusers_autonat.provenance import model_hash
 from diffusers_autonat.training.averages import averaged_copy, averaged_model
 from diffusers_autonat.training.conditions import ClassCondition, Condition
-from diffusers_autonat.training.data import add_data_arguments, load_images
+from diffusers_autonat.training.data import add_data_arguments, images_of
 from diffusers_autonat.training.loop import (
     History,
     endless_batches,
     load_checkpoint,
-    log_picture,
+    log_image,
     save_checkpoint,
     seed_step,
 )
@@ -127,14 +127,9 @@ def load_tokens(args, vqvae: VQModel, accelerator: Accelerator):
         folder = Path(args.output_dir, "tokens")
         with accelerator.main_process_first():
             if accelerator.is_main_process:
-                label_column = None if args.label_column == "none" else args.label_column
-                images = load_images(
-                    args.dataset_name, args.train_data_dir, args.split, args.image_column, label_column,
-                    max_samples=args.max_train_samples,
-                )  # fmt: skip
                 info = tokenize_dataset(
-                    images, vqvae.to(accelerator.device), folder, args.resolution, args.image_column, label_column,
-                    flips=not args.no_flips,
+                    images_of(args), vqvae.to(accelerator.device), folder, args.resolution, args.image_column,
+                    args.label_column, flips=not args.no_flips,
                 )  # fmt: skip
                 warn_unreadable(info)
     tokens, info = load_token_set(folder)
@@ -263,7 +258,7 @@ def main():
         pipeline = condition.pipeline(vqvae, transformer, scheduler).to(accelerator.device)
         pipeline.set_progress_bar_config(disable=True)
         path = Path(args.output_dir, "samples", f"step-{step:07d}.png")
-        log_picture(accelerator, "samples", condition.samples(pipeline, args.seed), path, step)
+        log_image(accelerator, "samples", condition.samples(pipeline, args.seed), path, step)
         return pipeline
 
     # 3. Training

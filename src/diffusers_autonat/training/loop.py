@@ -100,7 +100,7 @@ class History:
                 file.write(json.dumps(row) + "\n")
 
 
-def log_picture(accelerator: Accelerator, name: str, picture: Image.Image, path: Path, step: int) -> None:
+def log_image(accelerator: Accelerator, name: str, picture: Image.Image, path: Path, step: int) -> None:
     """A picture as the file `path`, and to every tracker that takes images."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
