@@ -215,7 +215,7 @@ def make_generator(model: Generator, run: Path, data: str, num_images: int, seed
         card_texts.limits(pipe.transformer.config.sample_size**2),
     ]
     made_of = metadata("apache-2.0", [model.tag, "class-conditional"], DATASETS)
-    save_card(model.folder, make_card(made_of, sections), type(pipe).__name__)
+    save_card(model.folder, make_card(made_of, sections))
 
 
 def main():

@@ -42,8 +42,6 @@ def test_a_command_shows_no_folder_of_this_machine():
     )
 
 
-def test_only_a_pipeline_gets_the_file_that_loads_it(tmp_path):
-    save_card(tmp_path, "text\n")
-    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
-    save_card(tmp_path, "text\n", "AutoNATPipeline")
-    assert (tmp_path / "pipeline.py").read_text().startswith("from diffusers_autonat import AutoNATPipeline")
+def test_a_card_is_the_readme_of_its_folder(tmp_path):
+    save_card(tmp_path / "new", "text\n")
+    assert (tmp_path / "new" / "README.md").read_text() == "text\n"

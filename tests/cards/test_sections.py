@@ -1,7 +1,7 @@
 import re
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy
-from diffusers_autonat.cards import classes, save_card, usage
+from diffusers_autonat.cards import classes, usage
 from tests.conftest import LABELS, tiny_pipeline
 
 
@@ -11,7 +11,6 @@ def test_both_ways_to_load_a_pipeline_run(tmp_path, monkeypatch):
         "tiny", 'latents = pipe("dog", strategy=GenerationStrategy.cosine(2), output_type="latent").images',
         also=["GenerationStrategy"], imports="import torch",
     )  # fmt: skip
-    save_card(tmp_path / "tiny", text, "AutoNATPipeline")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     own, general = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -19,16 +19,9 @@ def make_card(metadata: ModelCardData, sections: Iterable[str]) -> str:
     return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n").content
 
 
-def save_card(folder: str | Path, text: str, pipeline_class: str | None = None) -> None:
-    """
-    Write README.md, and for a pipeline the `pipeline.py` that lets `DiffusionPipeline` load it, see `sections.usage`.
-
-    Args:
-        text: Of `make_card`. pipeline_class: Name of the pipeline's class, one of this package.
-    """
+def save_card(folder: str | Path, text: str) -> None:
+    """Write README.md, the text of `make_card`, whole or not at all."""
     write_text(Path(folder, "README.md"), text)
-    if pipeline_class is not None:
-        write_text(Path(folder, "pipeline.py"), f"from diffusers_autonat import {pipeline_class}  # noqa: F401\n")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -46,7 +46,8 @@ def usage(
     name: str, call: str, pipeline_class: str = "AutoNATPipeline", also: Sequence[str] = (), imports: str = ""
 ) -> str:
     """
-    How to load a pipeline and call it, by its class and by `DiffusionPipeline`, which needs the `pipeline.py` of `save_card`.
+    How to load a pipeline and call it, by its class and by `DiffusionPipeline`, which reads the `pipeline.py` that
+    saving has written.
 
     Args:
         name: Folder, or id on the Hub. call: Lines of code that use `pipe`.

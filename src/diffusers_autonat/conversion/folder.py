@@ -221,5 +221,5 @@ def convert_to_folder(
         origins = [(part.source, part.checkpoint, part.config) for part in parts]
         parameters, label = parts[0].model.num_parameters(), _a_label(id2label)
         card = converted_card(name or output.name, origins, parameters, steps, label, id2label)
-        save_card(partial, card, AutoNATPipeline.__name__ if is_pipeline else None)
+        save_card(partial, card)
     report(f"{'pipeline' if is_pipeline else 'components'} in {output}")

@@ -52,7 +52,7 @@ def save_model_card(
             _license(args.license),
         ],
     )
-    save_card(folder, text, type(pipeline).__name__)
+    save_card(folder, text)
 
 
 def _a_label(pipeline: Any) -> str | int:
