@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import statistics
 import time
-from pathlib import Path
 
 import torch
 from diffusers import VQModel
-from tqdm import tqdm
+from timing import interleaved, median_and_spread
 
 from diffusers_autonat.cost.paper import TOKENIZER
-from diffusers_autonat.models.tokenizer import padding_blocks, skip_padding_blocks
+from diffusers_autonat.files import write_json
+from diffusers_autonat.loading import default_device
+from diffusers_autonat.models.tokenizer import decode_tokens, padding_blocks, skip_padding_blocks
 from diffusers_autonat.provenance import hardware, versions
 
 
@@ -35,42 +34,31 @@ def build() -> VQModel:
     return vqvae
 
 
-def decode(vqvae: VQModel, tokens: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Images of `tokens` `[B, 256]`, and the seconds it took."""
-    clock = time.process_time if tokens.device.type == "cpu" else time.perf_counter
-    start = clock()
-    with torch.no_grad():
-        images = vqvae.decode(tokens, force_not_quantize=True, shape=(len(tokens), 16, 16, 256)).sample
-    if tokens.device.type == "cuda":
-        torch.cuda.synchronize()
-    return images, clock() - start
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", default="decoder_padding.json")
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     stock = build().to(device)
     skipping = copy.deepcopy(stock)
     skip_padding_blocks(skipping)
     tokens = torch.randint(1024, (args.batch_size, 256), device=device)
-    equal = torch.equal(decode(stock, tokens)[0], decode(skipping, tokens)[0])  # and warms up
-    rounds = [
-        {"stock": decode(stock, tokens)[1], "skipping": decode(skipping, tokens)[1]}
-        for _ in tqdm(range(args.rounds), unit="round")
-    ]
-    ratios = [one["skipping"] / one["stock"] for one in rounds]
-    result = {"median_ratio": statistics.median(ratios), "ratios": ratios, "seconds": rounds, "images_equal": equal,
+    candidates = {"stock": lambda: decode_tokens(stock, tokens), "skipping": lambda: decode_tokens(skipping, tokens)}
+    with torch.no_grad():
+        equal = torch.equal(candidates["stock"](), candidates["skipping"]())  # and warms up
+        clock = time.process_time if device == "cpu" else time.perf_counter
+        taken = interleaved(candidates, args.rounds, warm_up=0, clock=clock)
+    ratios = [ours / theirs for ours, theirs in zip(taken["skipping"], taken["stock"])]
+    median, spread = median_and_spread(ratios)
+    result = {"median_ratio": median, "spread": spread, "ratios": ratios,
+              "seconds": [dict(zip(taken, one)) for one in zip(*taken.values())], "images_equal": equal,
               "skipped_blocks": padding_blocks(skipping), "batch_size": args.batch_size, "device": device,
               "hardware": hardware(), "versions": versions("torch", "diffusers")}  # fmt: skip
-    Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
-    seconds = {name: statistics.median(one[name] for one in rounds) for name in ("stock", "skipping")}
-    print(
-        f"decoding takes {seconds['skipping']:.3f} s instead of {seconds['stock']:.3f} s: {result['median_ratio']:.2f} of it"
-    )
+    write_json(args.output, result)
+    seconds = {name: median_and_spread(values)[0] for name, values in taken.items()}
+    print(f"decoding takes {seconds['skipping']:.3f} s instead of {seconds['stock']:.3f} s: {median:.2f} of it")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,11 @@ it. A killed run goes on where it was when the command is repeated.
 
 import argparse
 import json
-import os
 import statistics
 from pathlib import Path
 
-import torch
-
-from diffusers_autonat import AutoNATPipeline
+from diffusers_autonat.files import write_json, write_text
+from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.metrics import EvaluationCheckpoint, Evaluator, load_extractor, load_reference
 from diffusers_autonat.provenance import hardware, model_hash, versions
 
@@ -48,8 +46,8 @@ def main():
     parser.add_argument("--output", default="benchmarks/results/evaluation_noise.json")
     args = parser.parse_args()
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipe = AutoNATPipeline.from_pretrained(args.pipeline)
+    device = default_device()
+    pipe = load_pipeline(args.pipeline)
     hashes = {part: model_hash(getattr(pipe, part)) for part in ("transformer", "vqvae")}
     pipe.to(device)
     extractor = load_extractor(args.judge).to(device)
@@ -85,10 +83,8 @@ def main():
             result["values"][str(seed)][str(count)] = values
             if any(values.keys() != others[str(count)].keys() for others in result["values"].values()):
                 parser.error(f"{output} was made with other --metrics: name another --output or delete it.")
-        partial = output.with_suffix(".partial")
-        partial.write_text(json.dumps(result, indent=2) + "\n")
-        os.replace(partial, output)
-        output.with_suffix(".md").write_text(table(result["values"], args.num_images))
+        write_json(output, result)
+        write_text(output.with_suffix(".md"), table(result["values"], args.num_images))
         checkpoint.delete()
     print(output.with_suffix(".md").read_text())
 

@@ -11,16 +11,15 @@ repeated.
 
 import argparse
 import json
-import os
-import statistics
-import time
 import warnings
 from pathlib import Path
 
 import torch
+from timing import in_turn, median_and_spread, seconds
 from tqdm.auto import tqdm
 
-from diffusers_autonat import AutoNATPipeline
+from diffusers_autonat.files import write_json
+from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.metrics import Evaluator, load_extractor, load_reference
 from diffusers_autonat.provenance import hardware, model_hash, versions
 
@@ -37,8 +36,8 @@ def main():
     parser.add_argument("--output", default="benchmarks/results/evaluation_speed.json")
     args = parser.parse_args()
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipe = AutoNATPipeline.from_pretrained(args.pipeline)
+    device = default_device()
+    pipe = load_pipeline(args.pipeline)
     hashes = {part: model_hash(getattr(pipe, part)) for part in ("transformer", "vqvae")}
     pipe.to(device)
     extractor = load_extractor(args.judge).to(device)
@@ -55,15 +54,10 @@ def main():
     def evaluation():
         evaluator(args.num_images, num_inference_steps=steps)
 
-    def images_per_second(what) -> float:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        what()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return args.num_images / (time.perf_counter() - start)
-
+    measures = {
+        "bare": lambda: args.num_images / seconds(bare),
+        "evaluation": lambda: args.num_images / seconds(evaluation),
+    }
     warnings.filterwarnings("ignore", message="The covariance of")  # nobody looks at the values
     names = sorted(evaluator(size, num_inference_steps=steps))  # and warm up
     result = {
@@ -77,17 +71,12 @@ def main():
     if different:
         parser.error(f"{output} was made with other {', '.join(different)}: name another --output or delete it.")
     rounds = earlier["rounds"]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # In turn first and second, so that a load that comes and goes favours neither.
-    for i in tqdm(range(len(rounds), args.rounds), initial=len(rounds), total=args.rounds):
-        order = (("bare", bare), ("evaluation", evaluation))[:: 1 if i % 2 == 0 else -1]
-        rounds.append({name: images_per_second(what) for name, what in order})
-        tqdm.write(json.dumps(rounds[-1]))
+    for one in in_turn(measures, args.rounds, first=len(rounds)):
+        rounds.append(one)
+        tqdm.write(json.dumps(one))
         ratios = [one["evaluation"] / one["bare"] for one in rounds]
-        partial = output.with_suffix(".partial")
-        made = {"median_ratio": statistics.median(ratios), "ratios": ratios, **result, "rounds": rounds}
-        partial.write_text(json.dumps(made, indent=2) + "\n")
-        os.replace(partial, output)
+        median, spread = median_and_spread(ratios)
+        write_json(output, {"median_ratio": median, "spread": spread, "ratios": ratios, **result, "rounds": rounds})
     ratio = json.loads(output.read_text())["median_ratio"]
     print(f"evaluation runs at {ratio:.2f} of the bare pipeline's images/s, median of {len(rounds)} rounds")
 

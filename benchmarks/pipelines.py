@@ -8,29 +8,22 @@ The pipelines take turns, so that a busy machine slows all of them. Decoding is 
 """
 
 import argparse
-import json
-import statistics
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
+from timing import interleaved, median_and_spread
 
 from diffusers_autonat import AutoNATPipeline
 from diffusers_autonat.cost import pipeline_cost
+from diffusers_autonat.files import write_json
+from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.provenance import hardware, versions
 
 
-def images_per_second(pipe: AutoNATPipeline, steps: int, batch_size: int, device: str) -> float:
+def generate(pipe: AutoNATPipeline, steps: int, batch_size: int) -> None:
     labels = [i % pipe.transformer.config.num_classes for i in range(batch_size)]
-    generator = torch.Generator(device).manual_seed(0)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    pipe(labels, num_inference_steps=steps, generator=generator, output_type="pt")
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return batch_size / (time.perf_counter() - start)
+    pipe(labels, steps, generator=torch.Generator(pipe.device).manual_seed(0), output_type="pt")
 
 
 def main():
@@ -41,29 +34,28 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--output", default="pipelines.json")
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipelines = {Path(name).name: AutoNATPipeline.from_pretrained(name).to(device) for name in args.pipelines}
+    device = default_device()
+    pipelines = {Path(name).name: load_pipeline(name, device=device) for name in args.pipelines}
+    for pipe in pipelines.values():
+        pipe.set_progress_bar_config(disable=True)
     rows = []
     for steps in args.steps:
         for batch_size in args.batch_sizes:
-            speeds: dict[str, list[float]] = {name: [] for name in pipelines}
-            turns = [(number, name) for number in range(args.rounds + 1) for name in pipelines]
-            for number, name in tqdm(turns, desc=f"T = {steps}, batch {batch_size}"):
-                pipelines[name].set_progress_bar_config(disable=True)
-                speed = images_per_second(pipelines[name], steps, batch_size, device)
-                if number > 0:  # the first round warms up
-                    speeds[name].append(speed)
+            candidates = {name: partial(generate, pipe, steps, batch_size) for name, pipe in pipelines.items()}
+            taken = interleaved(candidates, args.rounds, description=f"T = {steps}, batch {batch_size}")
             for name, pipe in pipelines.items():
+                speeds = [batch_size / seconds for seconds in taken[name]]
+                median, spread = median_and_spread(speeds)
                 cost = pipeline_cost(pipe, pipe.scheduler.get_strategy(steps))
                 rows.append({
                     "pipeline": name, "steps": steps, "batch_size": batch_size, "macs": cost.total,
-                    "decoder_macs": sum(cost.decoder), "images_per_second": statistics.median(speeds[name]),
-                    "rounds": speeds[name],
+                    "decoder_macs": sum(cost.decoder), "images_per_second": median, "spread": spread,
+                    "rounds": speeds,
                 })  # fmt: skip
                 print(f"T = {steps}, batch {batch_size:3}: {name:26} {cost.total / 1e6:8.1f} M multiply-accumulates,",
-                      f"{rows[-1]['images_per_second']:8.1f} images/s")  # fmt: skip
+                      f"{median:8.1f} images/s")  # fmt: skip
     result = {"rows": rows, "device": device, "hardware": hardware(), "versions": versions("torch", "diffusers")}
-    Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
+    write_json(args.output, result)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,18 @@ labels, EMA, clipping, schedule or logs. Both take turns, so that a busy machine
 """
 
 import argparse
-import json
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from timing import in_turn, median_and_spread, seconds
 
 from diffusers_autonat import UViTTransformer2DModel
+from diffusers_autonat.files import write_json
+from diffusers_autonat.loading import default_device
 from diffusers_autonat.provenance import hardware, versions
 from diffusers_autonat.training.loop import History
 from diffusers_autonat.training.tokens import load_token_set
@@ -36,16 +36,16 @@ def bare(info, batch_size: int, steps: int, device: str) -> float:
     optimizer = torch.optim.AdamW(model.parameters(), 4e-4)
     tokens = torch.randint(info.codebook_size, (batch_size, info.sample_size**2), device=device)
     labels = torch.randint(10, (batch_size,), device=device)
-    for step in range(steps + 5):
-        if step == 5:
-            start = time.perf_counter()
-        loss = F.cross_entropy(model(tokens, class_labels=labels).sample.flatten(0, 1), tokens.flatten())
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return steps * batch_size / (time.perf_counter() - start)
+
+    def train(number: int) -> None:
+        for _ in range(number):
+            loss = F.cross_entropy(model(tokens, class_labels=labels).sample.flatten(0, 1), tokens.flatten())
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    train(5)  # warms up
+    return steps * batch_size / seconds(lambda: train(steps))
 
 
 def script(args, steps: int) -> float:
@@ -68,17 +68,22 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", default="training_overhead.json")
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     info = load_token_set(args.tokens)[1]
+    measures = {
+        "bare": lambda: bare(info, args.batch_size, args.steps, device),
+        "script": lambda: script(args, args.steps),
+    }
     rounds = []
-    for _ in range(args.rounds):
-        rounds.append({"bare": bare(info, args.batch_size, args.steps, device), "script": script(args, args.steps)})
-        print(rounds[-1], flush=True)
+    for one in in_turn(measures, args.rounds):
+        rounds.append(one)
+        print(one, flush=True)
     ratios = [one["script"] / one["bare"] for one in rounds]
-    result = {"median_ratio": statistics.median(ratios), "ratios": ratios, "rounds": rounds, "batch_size": args.batch_size,
+    median, spread = median_and_spread(ratios)
+    result = {"median_ratio": median, "spread": spread, "ratios": ratios, "rounds": rounds, "batch_size": args.batch_size,
               "steps": args.steps, "hardware": hardware(), "versions": versions("torch", "diffusers", "accelerate")}  # fmt: skip
-    Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
-    print(f"train_autonat.py runs at {result['median_ratio']:.2f} of the bare loop's images/s")
+    write_json(args.output, result)
+    print(f"train_autonat.py runs at {median:.2f} of the bare loop's images/s")
 
 
 if __name__ == "__main__":

@@ -1,147 +1,282 @@
-"""The texts of the shipped cards; `make_cards.py` fills in what a run has recorded."""
+"""The sections of the shipped cards, written from what a run has recorded and what lies in the shipped folders."""
 
-CLASSIFIER = """---
-library_name: transformers
-license: apache-2.0
-pipeline_tag: image-classification
-datasets:
-- zalando-datasets/fashion_mnist
-tags:
-- fashion-mnist
-- evaluation
----
+from __future__ import annotations
 
-# Fashion-MNIST classifier
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-A RegNet of {parameters:,} parameters that recognises {test_accuracy:.2%} of the 10,000 Fashion-MNIST test images. It is the
-judge and the feature extractor of the Fashion-MNIST models of
-[diffusers-autonat](https://pypi.org/project/diffusers-autonat/), and took no part in their training.
+from huggingface_hub import ModelCardData
 
-```python
-from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-processor = AutoImageProcessor.from_pretrained("fashion-mnist-classifier", backend="pil")  # grey images, enlarged
-model = AutoModelForImageClassification.from_pretrained("fashion-mnist-classifier")
-```
-
-Trained on the 60,000 training images by `accelerate launch training/train_classifier.py` ({epochs} epochs, seed {seed},
-{minutes:.0f} minutes on {hardware}, a machine shared with other runs), with shifts of up to two pixels and label smoothing
-0.05. [fashion-mnist-test.npz](fashion-mnist-test.npz) holds its features' statistics over the 10,000 test images; a distance
-on these features is not FID.
-
-```bash
-diffusers-autonat evaluate autonat-fashion-mnist --reference fashion-mnist-classifier/fashion-mnist-test.npz \\
-    --feature-extractor fashion-mnist-classifier --metrics fid,class --num-images 1000 --output report.json
-```
-"""
-
-GENERATOR = """---
-library_name: diffusers
-license: apache-2.0
-pipeline_tag: unconditional-image-generation
-datasets:
-- zalando-datasets/fashion_mnist
-tags:
-- diffusers
-- {tag}
-- masked-image-generation
-- class-conditional
----
-
-# {title} on Fashion-MNIST
-
-A small class-conditional masked-token model ({paper}): a VQ
-tokenizer (28 x 28 grey images to {side} x {side} tokens of a {codes}-entry codebook, {tokenizer_parameters:.2f}M parameters) and
-{transformer} of {parameters:,} parameters, both trained by the scripts of
-[diffusers-autonat](https://pypi.org/project/diffusers-autonat/) on the 60,000 training images. It is there to see, test and
-search with, not to compete.
-
-```python
-import torch
 from diffusers_autonat import AutoNATPipeline
+from diffusers_autonat.cards import PAPERS, code_block, escape, table, usage
+from diffusers_autonat.cards.sections import LIBRARY
 
-pipe = AutoNATPipeline.from_pretrained("{folder}")
-images = pipe(["Sneaker", "Bag"], num_inference_steps=8, generator=torch.Generator().manual_seed(0)).images
-```
 
-![eight samples of each class at T = 8, seed 0](samples.png)
+DATASETS = ["zalando-datasets/fashion_mnist"]
+TOKENIZER_BATCH = 32
+CLASSIFIER_METADATA = ModelCardData(
+    library_name="transformers", license="apache-2.0", pipeline_tag="image-classification", datasets=DATASETS,
+    tags=["fashion-mnist", "evaluation"],
+)  # fmt: skip
 
-Rows: {classes}. The picture is what
-`diffusers-autonat generate {folder} --num-images 8 --seed 0` draws.
 
-## Strategies
+@dataclass(frozen=True)
+class Generator:
+    """A shipped pipeline and the parts of the run it comes from, the last of which holds it."""
 
-{strategies}
+    tag: str
+    title: str
+    transformer: str
+    parts: tuple[str, ...]
+    grid: str
 
-## Quality
+    @property
+    def folder(self) -> Path:
+        return Path(f"{self.tag}-fashion-mnist")
 
-Distances are Fréchet distances on the {features} features of [fashion-mnist-classifier](../fashion-mnist-classifier/README.md)
-(weights {extractor_hash}), which is no Inception network: they are **not** FID and compare with nothing measured
-elsewhere. "Recognised" is the share of images that this classifier takes for the class that was asked for. Reference:
-the 10,000 test images (hash {reference_hash}).
 
-| images (N = {report_images:,}) | distance | recognised | report |
-|---|---|---|---|
-| reconstructions of test images | {floor[frechet_distance]:.3f} | {floor[class_consistency]:.1%} | [reconstructions.json](evaluation/reconstructions.json) |
-{stored_rows}
+AUTONAT = Generator("autonat", "AutoNAT", "a U-ViT", ("autonat-512", "autonat"), "grid.json")
+ENAT = Generator("enat", "ENAT", "an ENAT transformer", ("enat",), "enat-grid.json")
 
-Generated with balanced labels, seed {report_seed}, float32. Of all 10,000 test images the classifier recognises
-{real[class_consistency]:.1%}, of their reconstructions {reconstructed[class_consistency]:.1%}. `diffusers-autonat evaluate` makes every report
-again:
 
-```bash
-diffusers-autonat evaluate {folder} --num-inference-steps 8 --num-images {report_images} --seed {report_seed} \\
-    --metrics fid,class --feature-extractor fashion-mnist-classifier \\
-    --reference fashion-mnist-classifier/fashion-mnist-test.npz --output report.json
-```
+def classifier(result: dict[str, Any], hardware: str) -> list[str]:
+    """All sections of the judge's card; `result` is its training.json."""
+    return [
+        "# Fashion-MNIST classifier",
+        f"A RegNet of {result['parameters']:,} parameters that recognises {result['test_accuracy']:.2%} of the 10,000 "
+        "Fashion-MNIST test images. It is the\njudge and the feature extractor of the Fashion-MNIST models of\n"
+        f"{LIBRARY}, and took no part in their training.",
+        code_block(
+            "from transformers import AutoImageProcessor, AutoModelForImageClassification\n\n"
+            'processor = AutoImageProcessor.from_pretrained("fashion-mnist-classifier", backend="pil")  # grey images, enlarged\n'
+            'model = AutoModelForImageClassification.from_pretrained("fashion-mnist-classifier")'
+        ),
+        f"Trained on the 60,000 training images by `accelerate launch training/train_classifier.py` ({result['epochs']} epochs, "
+        f"seed {result['seed']},\n{result['wall_time_s'] / 60:.0f} minutes on {hardware}, a machine shared with other runs), "
+        "with shifts of up to two pixels and label smoothing\n0.05. [fashion-mnist-test.npz](fashion-mnist-test.npz) holds its "
+        "features' statistics over the 10,000 test images; a distance\non these features is not FID.",
+        code_block(
+            "diffusers-autonat evaluate autonat-fashion-mnist --reference fashion-mnist-classifier/fashion-mnist-test.npz \\\n"
+            "    --feature-extractor fashion-mnist-classifier --metrics fid,class --num-images 1000 --output report.json",
+            "bash",
+        ),
+    ]
 
-The paper's heuristic, lambda and k from a grid (N = {num_images:,}, seed {seed}; `benchmarks/heuristic_grid.py`, [grid.json](evaluation/grid.json)):
 
-| T |{tau1_head} lambda | k | distance | recognised |
-|---|{tau1_rule}---|---|---|---|
-{grid_rows}
+def introduction(model: Generator, pipe: AutoNATPipeline) -> str:
+    config, tokenizer = pipe.transformer.config, pipe.vqvae.num_parameters() / 1e6
+    return (
+        f"# {model.title} on Fashion-MNIST\n\n"
+        f"A small class-conditional masked-token model ({PAPERS[type(pipe.transformer).__name__]}): a VQ\n"
+        f"tokenizer (28 x 28 grey images to {config.sample_size} x {config.sample_size} tokens of a {config.codebook_size}-entry "
+        f"codebook, {tokenizer:.2f}M parameters) and\n{model.transformer} of {pipe.transformer.num_parameters():,} parameters, "
+        f"both trained by the scripts of\n{LIBRARY} on the 60,000 training images. It is there to see, test and\n"
+        "search with, not to compete."
+    )
 
-Measured on {evaluated_on}.
-{comparison}
-## Training
 
-`bash training/fashion_mnist.sh` has every command. Float32, on {hardware}, a machine shared with other runs, so that
-the times are upper bounds:
+def how_to_use(model: Generator) -> str:
+    call = (
+        'images = pipe(["Sneaker", "Bag"], num_inference_steps=8, generator=torch.Generator().manual_seed(0)).images'
+    )
+    return usage(str(model.folder), call, imports="import torch")
 
-| part | what was run | time |
-|---|---|---|
-| perceptual network | RegNet of {perceptual[parameters]:,} parameters, {perceptual[epochs]} epochs, test accuracy {perceptual[test_accuracy]:.1%} | {perceptual_minutes:.0f} min |
-| tokenizer | {tokenizer_steps} steps of {tokenizer_batch} images: with 256 codes, with 512, then twice with more weight on the perceptual loss; adversarial loss in all | {tokenizer_minutes:.0f} min |
-| transformer | {transformer_steps} steps of {batch} images ({seen:,} in all), Beta(12, 3), EMA 0.999 | {minutes:.0f} min |
 
-{notes}Loss and masked-token accuracy at the end: {loss:.2f} and {accuracy:.1%} (low is normal: many codes fit a place).
+def samples(model: Generator, pipe: AutoNATPipeline) -> str:
+    return (
+        "![eight samples of each class at T = 8, seed 0](samples.png)\n\n"
+        f"Rows: {', '.join(map(escape, pipe.id2label.values()))}. The picture is what\n"
+        f"`diffusers-autonat generate {model.folder} --num-images 8 --seed 0` draws."
+    )
 
-![loss and token accuracy of the transformer](training.png)
-{jump}
-![test of the tokenizer: originals above, reconstructions below](reconstructions.png)
 
-Weights are stored in half precision and loaded in float32; against the float32 weights {equal_tokens:.1%} of the tokens of 100
-images drawn with equal noise are the same.
+def strategies(chosen: list[dict], origins: dict[str, dict], tuned: dict[int, dict]) -> str:
+    """
+    Where each stored strategy comes from.
 
-## Limits
+    Args:
+        chosen: The grid's row of the heuristic of each number of steps.
+        origins: Of found strategies by number of steps, as a search writes them beside the scheduler.
+        tuned: What `search/experiments.py baseline` has found for the same numbers of steps.
+    """
+    lines = []
+    for row in chosen:
+        steps = row["steps"]
+        if str(steps) in origins:
+            origin, baseline = origins[str(steps)], tuned[steps]
+            lines.append(
+                f"- T = {steps}: found by `search/search_generation.py` ({origin['search']['num_trials']} trials of "
+                f"{origin['search']['num_images']:,} images, sampler {origin['sampler']}): distance {origin['value']:.3f} "
+                f"on {origin['num_images']:,} images of fresh noise, against {baseline['value']:.3f} of the heuristic with "
+                f"{baseline['tuned']} from a grid, on the same noise (scheduler/search.json has the rest)."
+            )
+        else:
+            lines.append(
+                f"- T = {steps}: the paper's heuristic with lambda {row['remasking_temperature']:g} and k "
+                f"{row['guidance_scale']:g}, the most recognised one of the grid below among those whose distance is "
+                "within 10 % of the grid's best."
+            )
+    return "## Strategies\n\n" + "\n".join(lines)
 
-- Fine print and checks are blurred by a tokenizer of {num_tokens} tokens; sandals break apart more often than other classes.
-- Fashion-MNIST has ten classes and one view of each; the model knows nothing else.
-- The tokenizer was trained against features of a network trained on the same images (another one than the judge).
-"""
 
-COMPARISON = """
-## Beside AutoNAT
+def quality(model: Generator, reports: dict[str, dict], grid: dict[str, Any]) -> str:
+    """
+    Distance and recognition of everything that was measured.
 
-The same tokenizer, and a transformer that has seen as many images ({other_seen:,}) and has {other_parameters:,} parameters:
-[autonat-fashion-mnist](../autonat-fashion-mnist/README.md). Both use their heuristic, lambda and k (and ENAT's tau1) from a
-grid. Multiply-accumulates are those of one image, decoder included;
-speeds are medians of {rounds} interleaved rounds (`benchmarks/pipelines.py`,
-[pipelines.json](../../benchmarks/results/pipelines.json), {hardware}).
+    Args:
+        reports: Of `diffusers-autonat evaluate` by name: `reconstructions`, `T8`, and `T8-heuristic` where the stored
+            strategy of T = 8 was found by a search.
+        grid: Of `benchmarks/heuristic_grid.py`.
+    """
+    rows, judge, images = [], grid["extractor"], reports["T8"]["images"]
+    for name, report in reports.items():
+        what = "reconstructions of test images"
+        if name != "reconstructions":
+            steps, _, of_heuristic = name.partition("-")
+            kind = "found" if f"{name}-heuristic" in reports else "heuristic"
+            what = f"generated, {steps.replace('T', 'T = ')}, {of_heuristic or kind} strategy"
+        rows.append((what, *_values(report["values"]), f"[{name}.json](evaluation/{name}.json)"))
+    real, reconstructed = (grid[f"{kind}_test_images"]["class_consistency"] for kind in ("real", "reconstructed"))
+    return "\n\n".join([
+        "## Quality",
+        f"Distances are Fréchet distances on the {judge['num_features']} features of "
+        "[fashion-mnist-classifier](../fashion-mnist-classifier/README.md)\n"
+        f"(weights {judge['weights_hash']}), which is no Inception network: they are **not** FID and compare with nothing "
+        'measured\nelsewhere. "Recognised" is the share of images that this classifier takes for the class that was asked for. '
+        f"Reference:\nthe 10,000 test images (hash {grid['reference']['hash']}).",
+        table([f"images (N = {images['num_images']:,})", "distance", "recognised", "report"], rows),
+        f"Generated with balanced labels, seed {images['seed']}, float32. Of all 10,000 test images the classifier recognises\n"
+        f"{real:.1%}, of their reconstructions {reconstructed:.1%}. `diffusers-autonat evaluate` makes every report\nagain:",
+        code_block(
+            f"diffusers-autonat evaluate {model.folder} --num-inference-steps 8 --num-images {images['num_images']} "
+            f"--seed {images['seed']} \\\n    --metrics fid,class --feature-extractor fashion-mnist-classifier \\\n"
+            "    --reference fashion-mnist-classifier/fashion-mnist-test.npz --output report.json",
+            "bash",
+        ),
+        f"The paper's heuristic, lambda and k from a grid (N = {grid['num_images']:,}, seed {grid['seed']}; "
+        "`benchmarks/heuristic_grid.py`, [grid.json](evaluation/grid.json)):",
+        _grid_table(grid),
+        "Measured on " + ", ".join([grid["hardware"], *(f"{name} {one}" for name, one in grid["versions"].items())]) + ".",
+    ])  # fmt: skip
 
-| T | model | distance | recognised | multiply-accumulates | images/s, batch 1 | images/s, batch 64 |
-|---|---|---|---|---|---|---|
-{rows}
 
-{verdict}
-"""
+def _values(values: dict[str, float]) -> tuple[str, str]:
+    return f"{values['frechet_distance']:.3f}", f"{values['class_consistency']:.1%}"
+
+
+def _grid_table(grid: dict[str, Any]) -> str:
+    columns = {"T": "steps", "lambda": "remasking_temperature", "k": "guidance_scale"}
+    if grid["heuristic"] == "enat":
+        columns = {"T": "steps", "tau1": "sampling_temperature", **columns}
+    rows = [[*(f"{row[name]:g}" for name in columns.values()), *_values(row)] for row in grid["grid"]]
+    return table([*columns, "distance", "recognised"], rows)
+
+
+def comparison(reports: dict[tuple[str, int], dict], speeds: dict[str, Any], seen: int, other_parameters: int) -> str:
+    """
+    ENAT beside AutoNAT, both with their heuristic.
+
+    Args:
+        reports: By tag and number of steps, of equal numbers of images.
+        speeds: Of `benchmarks/pipelines.py`, for batches of 1 and 64.
+        seen: Images that either transformer was trained on. other_parameters: Of AutoNAT's transformer.
+    """
+    measured = {(row["pipeline"], row["steps"], row["batch_size"]): row for row in speeds["rows"]}
+    rows, verdict = [], ["ENAT against AutoNAT:"]
+    for steps in (4, 8):
+        for model in (AUTONAT, ENAT):
+            small, large = (measured[model.folder.name, steps, size] for size in (1, 64))
+            rows.append([
+                str(steps), model.title, *_values(reports[model.tag, steps]["values"]), f"{small['macs'] / 1e6:,.0f} M",
+                f"{small['images_per_second']:.1f}", f"{large['images_per_second']:.1f}",
+            ])  # fmt: skip
+        macs, speed = (
+            measured[ENAT.folder.name, steps, size][name] / measured[AUTONAT.folder.name, steps, size][name]
+            for size, name in ((1, "macs"), (64, "images_per_second"))
+        )
+        enat, autonat = (reports[tag, steps]["values"]["frechet_distance"] for tag in ("enat", "autonat"))
+        verdict.append(
+            f"T = {steps}: {macs:.2f} of the multiply-accumulates, {speed:.2f} of the images/s at batch 64, "
+            f"{enat / autonat:.2f} of the distance."
+        )
+    head = ["T", "model", "distance", "recognised", "multiply-accumulates", "images/s, batch 1", "images/s, batch 64"]
+    return "\n\n".join([
+        "## Beside AutoNAT",
+        f"The same tokenizer, and a transformer that has seen as many images ({seen:,}) and has {other_parameters:,} parameters:\n"
+        "[autonat-fashion-mnist](../autonat-fashion-mnist/README.md). Both use their heuristic, lambda and k (and ENAT's tau1) "
+        "from a\ngrid. Multiply-accumulates are those of one image, decoder included;\n"
+        f"speeds are medians of {len(speeds['rows'][0]['rounds'])} interleaved rounds (`benchmarks/pipelines.py`,\n"
+        f"[pipelines.json](../../benchmarks/results/pipelines.json), {speeds['hardware']}).",
+        table(head, rows),
+        " ".join(verdict),
+    ])  # fmt: skip
+
+
+def training(
+    hardware: str,
+    perceptual: dict[str, Any],
+    tokenizer: list[list[dict]],
+    transformer: list[list[dict]],
+    batch: int,
+    equal_tokens: float,
+    notes: str = "",
+) -> str:
+    """
+    What was trained, and for how long.
+
+    Args:
+        perceptual: training.json of the tokenizer's perceptual network.
+        tokenizer, transformer: Histories of their parts, one after another.
+        batch: Images of a step of the transformer. equal_tokens: Share of tokens that weights in half precision keep.
+        notes: What a reader must know about this run.
+    """
+    last, seen = transformer[-1][-1], sum(part[-1]["step"] for part in transformer) * batch
+    rows = [
+        ("perceptual network", f"RegNet of {perceptual['parameters']:,} parameters, {perceptual['epochs']} epochs, test accuracy "
+         f"{perceptual['test_accuracy']:.1%}", _minutes(perceptual["wall_time_s"])),
+        ("tokenizer", f"{_steps(tokenizer)} steps of {TOKENIZER_BATCH} images: with 256 codes, with 512, then twice with more "
+         "weight on the perceptual loss; adversarial loss in all", _minutes(sum(map(wall_seconds, tokenizer)))),
+        ("transformer", f"{_steps(transformer)} steps of {batch} images ({seen:,} in all), Beta(12, 3), EMA 0.999",
+         _minutes(sum(map(wall_seconds, transformer)))),
+    ]  # fmt: skip
+    jump = f"The step at {transformer[0][-1]['step']:,} is where the tokens of the final tokenizer came in."
+    return "\n\n".join([
+        "## Training",
+        f"`bash training/fashion_mnist.sh` has every command. Float32, on {hardware}, a machine shared with other runs, so that\n"
+        "the times are upper bounds:",
+        table(["part", "what was run", "time"], rows),
+        f"{notes + ' ' if notes else ''}Loss and masked-token accuracy at the end: {last['loss']:.2f} and "
+        f"{last['token_accuracy']:.1%} (low is normal: many codes fit a place).",
+        "![loss and token accuracy of the transformer](training.png)",
+        *([jump] if transformer[1:] else []),
+        "![test of the tokenizer: originals above, reconstructions below](reconstructions.png)",
+        f"Weights are stored in half precision and loaded in float32; against the float32 weights {equal_tokens:.1%} of the tokens "
+        "of 100\nimages drawn with equal noise are the same.",
+    ])  # fmt: skip
+
+
+def wall_seconds(history: list[dict]) -> float:
+    """Seconds of all parts of a run; the clock starts anew where it was resumed."""
+    total = last = 0.0
+    for row in history:
+        total += row["seconds"] - last if row["seconds"] >= last else row["seconds"]
+        last = row["seconds"]
+    return total
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min"
+
+
+def _steps(parts: list[list[dict]]) -> str:
+    return " + ".join(f"{part[-1]['step']:,}" for part in parts)
+
+
+def limits(num_tokens: int) -> str:
+    return (
+        "## Limits\n\n"
+        f"- Fine print and checks are blurred by a tokenizer of {num_tokens} tokens; sandals break apart more often than other "
+        "classes.\n- Fashion-MNIST has ten classes and one view of each; the model knows nothing else.\n"
+        "- The tokenizer was trained against features of a network trained on the same images (another one than the judge)."
+    )

@@ -13,20 +13,23 @@ import argparse
 import json
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
+import card_texts
 import torch
-from card_texts import CLASSIFIER, COMPARISON, GENERATOR
+from card_texts import AUTONAT, CLASSIFIER_METADATA, DATASETS, ENAT, Generator
 from diffusers.utils import make_image_grid
 from PIL import Image
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler
+from diffusers_autonat.cards import make_card, metadata, save_card
 from diffusers_autonat.cli import main as diffusers_autonat
+from diffusers_autonat.files import write_json, write_text
+from diffusers_autonat.loading import load_pipeline
 from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.report import PROVENANCE, save_strategy
+from diffusers_autonat.training.curves import plot_history
 from diffusers_autonat.training.loop import History
-from diffusers_autonat.training.model_card import plot_history
 
 
 JUDGE = Path("fashion-mnist-classifier")
@@ -36,43 +39,8 @@ TOKENIZER_PARTS = ("vqgan-256", "vqgan-512", "vqgan-long", "vqgan")
 ENLARGE = 3
 
 
-@dataclass(frozen=True)
-class Generator:
-    """A shipped pipeline and the parts of the run it comes from, the last of which holds it."""
-
-    tag: str
-    title: str
-    paper: str
-    transformer: str
-    parts: tuple[str, ...]
-    grid: str
-
-    @property
-    def folder(self) -> Path:
-        return Path(f"{self.tag}-fashion-mnist")
-
-
-AUTONAT = Generator(
-    "autonat", "AutoNAT", "AutoNAT, [arXiv:2406.05478](https://huggingface.co/papers/2406.05478)", "a U-ViT",
-    ("autonat-512", "autonat"), "grid.json",
-)  # fmt: skip
-ENAT = Generator(
-    "enat", "ENAT", "ENAT, [arXiv:2411.06959](https://huggingface.co/papers/2411.06959)", "an ENAT transformer",
-    ("enat",), "enat-grid.json",
-)  # fmt: skip
-
-
 def read(path: Path) -> dict:
     return json.loads(path.read_text())
-
-
-def wall_seconds(history: list[dict]) -> float:
-    """Seconds of all parts of a run; the clock starts anew where it was resumed."""
-    total = last = 0.0
-    for row in history:
-        total += row["seconds"] - last if row["seconds"] >= last else row["seconds"]
-        last = row["seconds"]
-    return total
 
 
 def choose(rows: list[dict], steps: int) -> dict:
@@ -97,16 +65,14 @@ def make_classifier(run: Path, data: str, hardware: str) -> None:
     JUDGE.mkdir(exist_ok=True)
     for name in ("config.json", "model.safetensors", "preprocessor_config.json", "training.json"):
         shutil.copy(run / "judge" / name, JUDGE / name)
-    (JUDGE / "README.md").write_text(
-        CLASSIFIER.format(**result, minutes=result["wall_time_s"] / 60, hardware=hardware)
-    )
+    save_card(JUDGE, make_card(CLASSIFIER_METADATA, card_texts.classifier(result, hardware)))
     extractor = ["--feature-extractor", str(JUDGE)]
     diffusers_autonat(["reference", f"{data}:test", *extractor, "--output", str(REFERENCE)])
 
 
 def save_pipeline(model: Generator, run: Path, chosen: list[GenerationStrategy]) -> tuple[AutoNATPipeline, float]:
     """The shipped folder, with found strategies where there are some, and the share of tokens that half precision keeps."""
-    pipe = AutoNATPipeline.from_pretrained(run / model.parts[-1] / "pipeline")
+    pipe = load_pipeline(run / model.parts[-1] / "pipeline")
     pipe.scheduler = NATScheduler(pipe.scheduler.config.mask_token_id, [strategy.to_dict() for strategy in chosen])
     steps = chosen[-1].num_inference_steps
     exact = tokens(pipe, steps)
@@ -115,8 +81,8 @@ def save_pipeline(model: Generator, run: Path, chosen: list[GenerationStrategy])
     pipe.save_pretrained(model.folder)
     for config in model.folder.rglob("*.json"):  # where the run lay on this machine is nobody's business
         content = {key: value for key, value in read(config).items() if key != "_name_or_path"}
-        config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    pipe = AutoNATPipeline.from_pretrained(model.folder)
+        write_text(config, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    pipe = load_pipeline(model.folder)
     equal = (tokens(pipe, steps) == exact).float().mean().item()
     for strategy in chosen:
         steps, found = strategy.num_inference_steps, SEARCHES / f"{model.folder}-T{strategy.num_inference_steps}"
@@ -130,37 +96,22 @@ def save_pipeline(model: Generator, run: Path, chosen: list[GenerationStrategy])
             pipe.scheduler = NATScheduler.from_pretrained(model.folder, subfolder="scheduler")
             best = NATScheduler.from_pretrained(found).get_strategy(steps)
             save_strategy(model.folder / "scheduler", pipe.scheduler, best, origin)
-    return AutoNATPipeline.from_pretrained(model.folder), equal
+    return load_pipeline(model.folder), equal
 
 
-def searched_steps(model: Generator) -> set[int]:
-    """The T whose stored strategy comes from a search."""
+def origins(model: Generator) -> dict[str, dict]:
+    """Where those of the stored strategies that a search has found come from, by their numbers of steps."""
     provenance = model.folder / "scheduler" / PROVENANCE
-    return {int(steps) for steps in read(provenance)} if provenance.exists() else set()
+    return read(provenance) if provenance.exists() else {}
 
 
-def describe_strategies(model: Generator, chosen: list[dict]) -> str:
-    """Where each stored strategy comes from."""
-    searched, lines = searched_steps(model), []
-    for row in chosen:
-        steps = row["steps"]
-        if steps in searched:
-            origin = read(model.folder / "scheduler" / PROVENANCE)[str(steps)]
-            tuned = read(SEARCHES / f"baseline-T{steps}.json")
-            assert tuned["pipeline"] == origin["pipeline"] and tuned["confirm_seed"] == origin["seed"]
-            lines.append(
-                f"- T = {steps}: found by `search/search_generation.py` ({origin['search']['num_trials']} trials of "
-                f"{origin['search']['num_images']:,} images, sampler {origin['sampler']}): distance {origin['value']:.3f} "
-                f"on {origin['num_images']:,} images of fresh noise, against {tuned['value']:.3f} of the heuristic with "
-                f"{tuned['tuned']} from a grid, on the same noise (scheduler/{PROVENANCE} has the rest)."
-            )
-        else:
-            lines.append(
-                f"- T = {steps}: the paper's heuristic with lambda {row['remasking_temperature']:g} and k "
-                f"{row['guidance_scale']:g}, the most recognised one of the grid below among those whose distance is "
-                "within 10 % of the grid's best."
-            )
-    return "\n".join(lines)
+def tuned_heuristics(model: Generator) -> dict[int, dict]:
+    """The heuristic that each found strategy was compared with, on the same images."""
+    tuned = {int(steps): read(SEARCHES / f"baseline-T{steps}.json") for steps in origins(model)}
+    for steps, origin in origins(model).items():
+        baseline = tuned[int(steps)]
+        assert baseline["pipeline"] == origin["pipeline"] and baseline["confirm_seed"] == origin["seed"]
+    return tuned
 
 
 def draw_pictures(model: Generator, run: Path, pipe: AutoNATPipeline, history: list[dict]) -> None:
@@ -175,35 +126,29 @@ def draw_pictures(model: Generator, run: Path, pipe: AutoNATPipeline, history: l
     plot_history(history, model.folder / "training.png", {"loss": "loss", "token_accuracy": "masked-token accuracy"})
 
 
-def evaluate(model: Generator, report: str, *arguments: str) -> dict:
-    """The values that `diffusers-autonat evaluate` writes to a report in the folder."""
-    output = model.folder / "evaluation" / f"{report}.json"
+def evaluate(model: Generator, name: str, *arguments: str) -> None:
+    """Let `diffusers-autonat evaluate` write a report to the folder."""
+    output = model.folder / "evaluation" / f"{name}.json"
     judge = ["--feature-extractor", str(JUDGE), "--reference", str(REFERENCE), "--metrics", "fid,class"]
     diffusers_autonat(["evaluate", str(model.folder), *judge, *arguments, "--output", str(output)])
-    return read(output)["values"]
 
 
-def evaluate_strategies(
-    model: Generator, heuristics: list[GenerationStrategy], searched: set[int], *arguments: str
-) -> list[str]:
-    """Report on each stored strategy, and on the heuristic that a found one has replaced; rows of the card's table."""
-    rows = []
-
-    def report(name: str, strategy: str, *options: str) -> None:
-        values = evaluate(model, name, *options, *arguments)
-        rows.append(
-            f"| generated, {name.split('-')[0].replace('T', 'T = ')}, {strategy} strategy | {values['frechet_distance']:.3f} "
-            f"| {values['class_consistency']:.1%} | [{name}.json](evaluation/{name}.json) |"
-        )
-
+def evaluate_strategies(model: Generator, heuristics: list[GenerationStrategy], *arguments: str) -> None:
+    """Report on each stored strategy, and on the heuristic that a found one has replaced."""
     for heuristic in heuristics:
         steps = heuristic.num_inference_steps
-        report(f"T{steps}", "found" if steps in searched else "heuristic", "--num-inference-steps", str(steps))
-        if steps in searched:
+        evaluate(model, f"T{steps}", "--num-inference-steps", str(steps), *arguments)
+        if str(steps) in origins(model):
             file = model.folder / "evaluation" / f"T{steps}-heuristic-strategy.json"
-            file.write_text(json.dumps(heuristic.to_dict(), indent=2) + "\n")
-            report(f"T{steps}-heuristic", "heuristic", "--strategy", str(file))
-    return rows
+            write_json(file, heuristic.to_dict())
+            evaluate(model, f"T{steps}-heuristic", "--strategy", str(file), *arguments)
+
+
+def reports(model: Generator) -> dict[str, dict]:
+    """The reports in the folder, in the order of the card's table."""
+    names = ("reconstructions", "T4", "T4-heuristic", "T8", "T8-heuristic")
+    files = {name: model.folder / "evaluation" / f"{name}.json" for name in names}
+    return {name: read(file) for name, file in files.items() if file.exists()}
 
 
 def joined_history(run: Path, parts: tuple[str, ...]) -> list[dict]:
@@ -218,96 +163,59 @@ def joined_history(run: Path, parts: tuple[str, ...]) -> list[dict]:
 def compare(report_images: int, seen: int) -> str:
     """ENAT beside AutoNAT, both with their heuristic: quality from the reports in both folders, cost and speed from the
     benchmark."""
-    speeds = read(SPEEDS)
-    rows, reports = [], {}
-    for steps in (4, 8):
-        for model in (AUTONAT, ENAT):
-            heuristic = model.folder / "evaluation" / f"T{steps}-heuristic.json"
-            report = read(heuristic if heuristic.exists() else heuristic.with_name(f"T{steps}.json"))
+    of_heuristics = {}
+    for model in (AUTONAT, ENAT):
+        known = reports(model)
+        for steps in (4, 8):
+            report = of_heuristics[model.tag, steps] = known.get(f"T{steps}-heuristic", known[f"T{steps}"])
             if report["images"]["num_images"] != report_images:
                 raise ValueError(
                     f"{model.folder} was reported with {report['images']['num_images']} images, not {report_images}."
                 )
-            small, large = (
-                next(row for row in speeds["rows"]
-                     if (row["pipeline"], row["steps"], row["batch_size"]) == (model.folder.name, steps, size))
-                for size in (1, 64)
-            )  # fmt: skip
-            values = report["values"]
-            reports[model.tag, steps] = {**values, "macs": small["macs"], "speed": large["images_per_second"]}
-            rows.append(
-                f"| {steps} | {model.title} | {values['frechet_distance']:.3f} | {values['class_consistency']:.1%} "
-                f"| {small['macs'] / 1e6:,.0f} M | {small['images_per_second']:.1f} | {large['images_per_second']:.1f} |"
-            )
-    verdict = []
-    for steps in (4, 8):
-        autonat, enat = reports["autonat", steps], reports["enat", steps]
-        verdict.append(
-            f"T = {steps}: {enat['macs'] / autonat['macs']:.2f} of the multiply-accumulates, "
-            f"{enat['speed'] / autonat['speed']:.2f} of the images/s at batch 64, "
-            f"{enat['frechet_distance'] / autonat['frechet_distance']:.2f} of the distance."
-        )
-    return COMPARISON.format(
-        other_seen=seen, hardware=speeds["hardware"], rounds=len(speeds["rows"][0]["rounds"]), rows="\n".join(rows),
-        other_parameters=sum(
-            p.numel() for p in AutoNATPipeline.from_pretrained(AUTONAT.folder).transformer.parameters()
-        ),
-        verdict="ENAT against AutoNAT: " + " ".join(verdict),
-    )  # fmt: skip
+    parameters = load_pipeline(AUTONAT.folder).transformer.num_parameters()
+    return card_texts.comparison(of_heuristics, read(SPEEDS), seen, parameters)
+
+
+def measured_sections(model: Generator) -> list[str]:
+    """What the folder itself shows: its strategies and how good they are."""
+    grid = read(model.folder / "evaluation" / "grid.json")
+    chosen = [choose(grid["grid"], steps) for steps in sorted({row["steps"] for row in grid["grid"]})]
+    return [
+        card_texts.strategies(chosen, origins(model), tuned_heuristics(model)),
+        card_texts.quality(model, reports(model), grid),
+    ]
 
 
 def make_generator(model: Generator, run: Path, data: str, num_images: int, seed: int, notes: str) -> None:
     grid = read(run / model.grid)
-    rows = grid["grid"]
-    chosen = [choose(rows, steps) for steps in sorted({row["steps"] for row in rows})]
+    chosen = [choose(grid["grid"], steps) for steps in sorted({row["steps"] for row in grid["grid"]})]
     heuristics = [strategy_of(grid, row) for row in chosen]
     pipe, equal_tokens = save_pipeline(model, run, heuristics)
     history = joined_history(run, model.parts)
     draw_pictures(model, run, pipe, history)
-    reports = model.folder / "evaluation"
-    reports.mkdir()
-    shutil.copy(run / model.grid, reports / "grid.json")
+    (model.folder / "evaluation").mkdir()
+    shutil.copy(run / model.grid, model.folder / "evaluation" / "grid.json")
     size = ["--num-images", str(num_images)]
-    floor = evaluate(model, "reconstructions", "--reconstruct", f"{data}:test", *size)
-    stored_rows = evaluate_strategies(model, heuristics, searched_steps(model), "--seed", str(seed), *size)
+    evaluate(model, "reconstructions", "--reconstruct", f"{data}:test", *size)
+    evaluate_strategies(model, heuristics, "--seed", str(seed), *size)
 
-    tokenizer = [History.read(run / part / "history.jsonl") for part in TOKENIZER_PARTS]
-    transformer = [History.read(run / part / "history.jsonl") for part in model.parts]
-    perceptual = read(run / "perceptual" / "training.json")
+    tokenizer, transformer = (
+        [History.read(run / part / "history.jsonl") for part in parts] for parts in (TOKENIZER_PARTS, model.parts)
+    )
     first = transformer[0][0]
     batch = round(first["images_per_second"] * first["seconds"] / first["step"])
-    seen = history[-1]["step"] * batch
-    with_tau1 = grid["heuristic"] == "enat"
-    config = pipe.transformer.config
-    card = GENERATOR.format(
-        tag=model.tag, title=model.title, paper=model.paper, transformer=model.transformer, folder=model.folder,
-        side=config.sample_size, num_tokens=config.sample_size**2, codes=config.codebook_size,
-        tokenizer_parameters=sum(p.numel() for p in pipe.vqvae.parameters()) / 1e6,
-        parameters=sum(p.numel() for p in pipe.transformer.parameters()), classes=", ".join(pipe.id2label.values()),
-        strategies=describe_strategies(model, chosen),
-        features=grid["extractor"]["num_features"], extractor_hash=grid["extractor"]["weights_hash"],
-        reference_hash=grid["reference"]["hash"], num_images=grid["num_images"], seed=grid["seed"],
-        real=grid["real_test_images"], reconstructed=grid["reconstructed_test_images"],
-        floor=floor, report_images=num_images, report_seed=seed,
-        stored_rows="\n".join(stored_rows),
-        tau1_head=" tau1 |" if with_tau1 else "", tau1_rule="---|" if with_tau1 else "",
-        grid_rows="\n".join(
-            f"| {row['steps']} |{' %g |' % row['sampling_temperature'] if with_tau1 else ''} {row['remasking_temperature']:g} "
-            f"| {row['guidance_scale']:g} | {row['frechet_distance']:.3f} | {row['class_consistency']:.1%} |"
-            for row in rows
-        ),
-        evaluated_on=", ".join([grid["hardware"], *(f"{name} {number}" for name, number in grid["versions"].items())]),
-        comparison=compare(num_images, seen) if model is ENAT else "",
-        hardware=grid["hardware"], perceptual=perceptual, perceptual_minutes=perceptual["wall_time_s"] / 60,
-        tokenizer_steps=" + ".join(f"{part[-1]['step']:,}" for part in tokenizer), tokenizer_batch=32,
-        tokenizer_minutes=sum(map(wall_seconds, tokenizer)) / 60,
-        transformer_steps=" + ".join(f"{part[-1]['step']:,}" for part in transformer), batch=batch, seen=seen,
-        minutes=sum(map(wall_seconds, transformer)) / 60, loss=history[-1]["loss"],
-        accuracy=history[-1]["token_accuracy"], equal_tokens=equal_tokens,
-        jump=f"\nThe step at {transformer[0][-1]['step']:,} is where the tokens of the final tokenizer came in.\n" if transformer[1:] else "",
-        notes=notes + " " if notes else "",
-    )  # fmt: skip
-    (model.folder / "README.md").write_text(card)
+    perceptual = read(run / "perceptual" / "training.json")
+    sections = [
+        card_texts.introduction(model, pipe),
+        card_texts.how_to_use(model),
+        card_texts.samples(model, pipe),
+        *measured_sections(model),
+        compare(num_images, history[-1]["step"] * batch) if model is ENAT else "",
+        card_texts.training(grid["hardware"], perceptual, tokenizer, transformer, batch, equal_tokens, notes),
+        card_texts.limits(pipe.transformer.config.sample_size**2),
+    ]
+    made_of = metadata("apache-2.0", [model.tag, "class-conditional"], DATASETS)
+    save_card(model.folder, make_card(made_of, sections))
 
 
 def main():

@@ -1,5 +1,6 @@
 """What is shipped loads, works as its card says, and is complete."""
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -17,6 +18,14 @@ CARDS = Path(__file__).parents[1] / "model_cards"
 FOLDERS = sorted(path for path in CARDS.iterdir() if (path / "README.md").exists())
 PIPELINES = [path for path in FOLDERS if (path / "model_index.json").exists()]
 CLASSIFIER = CARDS / "fashion-mnist-classifier"
+
+
+@pytest.fixture
+def make_cards(monkeypatch):
+    """The script that wrote the shipped cards, imported where it works."""
+    monkeypatch.syspath_prepend(CARDS)
+    monkeypatch.chdir(CARDS)
+    return importlib.import_module("make_cards")
 
 
 def named(path):
@@ -70,3 +79,57 @@ def test_the_shipped_classifier():
     )
     reference = load_reference(str(CLASSIFIER / "fashion-mnist-test.npz"), load_extractor(str(CLASSIFIER)))
     assert reference.num_images == 10_000
+
+
+@pytest.mark.parametrize("tag", ["autonat", "enat"])
+def test_the_cards_say_what_their_folders_have_recorded(make_cards, tag):
+    texts, model = make_cards.card_texts, getattr(make_cards, tag.upper())
+    shipped, pipe = (model.folder / "README.md").read_text(), AutoNATPipeline.from_pretrained(model.folder)
+    sections = [texts.introduction(model, pipe), texts.samples(model, pipe), *make_cards.measured_sections(model)]
+    if tag == "enat":
+        sections.append(make_cards.compare(report_images=2000, seen=217_600))
+    sections.append(texts.limits(49))
+    for section in sections:
+        assert section in shipped
+
+
+def test_the_training_of_a_card_is_that_of_its_histories(make_cards):
+    def history(step, minutes, **last):
+        return [{"step": step / 2, "seconds": 25 * minutes}, {"step": step, "seconds": 60 * minutes, **last}]
+
+    perceptual = {"parameters": 82_658, "epochs": 3, "test_accuracy": 0.881, "wall_time_s": 14 * 60}
+    tokenizer = [history(4000, 40), history(1500, 16), history(2000, 20), history(1600, 20)]
+    text = make_cards.card_texts.training(
+        "AMD EPYC, 2 threads", perceptual, tokenizer, [history(3400, 24, loss=4.9, token_accuracy=0.037)], 64, 0.99
+    )
+    assert text in (make_cards.ENAT.folder / "README.md").read_text()
+    parts = [history(2600, 40), history(800, 11, loss=4.74, token_accuracy=0.041)]
+    text = make_cards.card_texts.training("AMD EPYC, 2 threads", perceptual, tokenizer, parts, 64, 0.996, "NOTES")
+    shipped = (make_cards.AUTONAT.folder / "README.md").read_text()
+    notes = re.search(r"^(The 256-code tokenizer .*?) Loss and", shipped, re.MULTILINE).group(1)
+    assert text.replace("NOTES", notes) in shipped
+
+
+def test_the_classifiers_card_is_that_of_its_training(make_cards):
+    result = json.loads((CLASSIFIER / "training.json").read_text())
+    card = make_cards.make_card(
+        make_cards.CLASSIFIER_METADATA, make_cards.card_texts.classifier(result, "AMD EPYC, 2 threads")
+    )
+    shipped = ModelCard((CLASSIFIER / "README.md").read_text())
+    assert ModelCard(card).text.strip() == shipped.text.strip()
+    assert ModelCard(card).data.to_dict() == shipped.data.to_dict()
+
+
+def test_a_strategy_is_chosen_for_recognition_among_the_near(make_cards):
+    rows = [
+        {"steps": 4, "frechet_distance": 1.0, "class_consistency": 0.5},
+        {"steps": 4, "frechet_distance": 1.1, "class_consistency": 0.7},
+        {"steps": 4, "frechet_distance": 1.2, "class_consistency": 0.9},
+        {"steps": 8, "frechet_distance": 0.1, "class_consistency": 0.9},
+    ]
+    assert make_cards.choose(rows, 4) is rows[1]
+
+
+def test_wall_time_goes_on_where_a_run_was_resumed(make_cards):
+    history = [{"seconds": seconds} for seconds in (10.0, 20.0, 5.0, 15.0)]
+    assert make_cards.card_texts.wall_seconds(history) == 35.0

@@ -11,11 +11,12 @@ import argparse
 import json
 from dataclasses import asdict
 
-import torch
 from diffusers import VQModel
 
-from diffusers_autonat.training.data import add_data_arguments, load_images
-from diffusers_autonat.training.tokens import tokenize_dataset, warn_unreadable
+from diffusers_autonat.loading import default_device
+from diffusers_autonat.training.data import add_data_arguments, images_of
+from diffusers_autonat.training.tokenizing import tokenize_dataset
+from diffusers_autonat.training.tokens import warn_unreadable
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -42,16 +43,10 @@ def main():
     parser.add_argument("--images_per_part", type=int, default=4096, help="what a kill loses at most")
     args = parser.parse_args()
 
-    label_column = None if args.label_column == "none" else args.label_column
-    dataset = load_images(
-        args.dataset_name, args.train_data_dir, args.split, args.image_column, label_column, args.streaming,
-        args.max_train_samples,
-    )  # fmt: skip
-    vqvae = VQModel.from_pretrained(args.vqvae, subfolder=args.subfolder).eval()
-    vqvae.to("cuda" if torch.cuda.is_available() else "cpu")
+    vqvae = VQModel.from_pretrained(args.vqvae, subfolder=args.subfolder).eval().to(default_device())
     info = tokenize_dataset(
-        dataset, vqvae, args.output_dir, args.resolution, args.image_column, label_column, not args.no_flips,
-        args.shard, args.batch_size, args.images_per_part,
+        images_of(args, streaming=args.streaming), vqvae, args.output_dir, args.resolution, args.image_column, args.label_column,
+        not args.no_flips, args.shard, args.batch_size, args.images_per_part,
     )  # fmt: skip
     warn_unreadable(info)
     print(json.dumps({**asdict(info), "unreadable": info.unreadable[:10]}, indent=2))

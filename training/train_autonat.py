@@ -16,7 +16,6 @@ import math
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
@@ -26,43 +25,30 @@ from accelerate.utils import (
     ProjectConfiguration,
     set_seed,
 )
-from diffusers import VQModel
+from diffusers import DiffusionPipeline, ModelMixin, VQModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from diffusers.utils import make_image_grid
+from huggingface_hub import create_repo, upload_folder
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from diffusers_autonat import (
-    AutoNATPipeline,
-    ENATTransformer2DModel,
-    GenerationStrategy,
-    NATScheduler,
-    TrainingStrategy,
-    UViTTransformer2DModel,
-)
+from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
 from diffusers_autonat.provenance import model_hash
-from diffusers_autonat.training.data import add_data_arguments, load_images
+from diffusers_autonat.training.averages import averaged_copy, averaged_model
+from diffusers_autonat.training.conditions import ClassCondition, Condition
+from diffusers_autonat.training.data import add_data_arguments, images_of
 from diffusers_autonat.training.loop import (
     History,
-    averaged_model,
     endless_batches,
     load_checkpoint,
+    log_image,
     save_checkpoint,
     seed_step,
 )
-from diffusers_autonat.training.masking import drop_labels, hide_visible_tokens, mask_tokens, masked_token_loss
 from diffusers_autonat.training.model_card import save_model_card
-from diffusers_autonat.training.tokens import (
-    collate_tokens,
-    is_token_set,
-    load_token_set,
-    tokenize_dataset,
-    warn_unreadable,
-)
-
-
-TRANSFORMERS = {"uvit": UViTTransformer2DModel, "enat": ENATTransformer2DModel}
+from diffusers_autonat.training.recipes import RECIPES, Recipe, recipe_name, taken_by
+from diffusers_autonat.training.tokenizing import tokenize_dataset
+from diffusers_autonat.training.tokens import collate_tokens, is_token_set, load_token_set, warn_unreadable
 
 
 def parse_args():
@@ -73,7 +59,7 @@ def parse_args():
     model = parser.add_argument_group("model")
     model.add_argument("--vqvae", help="folder or Hub id of the VQModel; default: that of the pretrained pipeline")
     model.add_argument("--pretrained_model_name_or_path", help="continue from the transformer of this pipeline")
-    model.add_argument("--transformer", choices=list(TRANSFORMERS), default="uvit")
+    model.add_argument("--transformer", choices=list(RECIPES), default="uvit")
     model.add_argument("--hidden_size", type=int, default=512)
     model.add_argument("--num_layers", type=int, default=13, help="blocks; of ENAT those of the encoder")
     model.add_argument("--num_decoder_layers", type=int, default=2, help="ENAT's blocks for masked tokens")
@@ -86,9 +72,7 @@ def parse_args():
     strategy.add_argument("--mask_alpha", type=float, default=12.0)
     strategy.add_argument("--mask_beta", type=float, default=3.0)
     strategy.add_argument("--mask_ratio", type=float, default=0.8, help="r of --mask_distribution fixed")
-    strategy.add_argument(
-        "--reuse_prob", type=float, default=0.5, help="ENAT: share of batches that reuse the averaged model's features"
-    )
+    strategy.add_argument("--reuse_prob", type=float, default=0.5, help="ENAT: share of batches that reuse features")
     strategy.add_argument("--label_smoothing", type=float, default=0.1)
     strategy.add_argument("--cond_dropout_prob", type=float, default=0.15, help="share of null-class samples")
     strategy.add_argument("--num_inference_steps", type=int, nargs="+", default=[4, 8], help="strategies to store")
@@ -105,9 +89,7 @@ def parse_args():
     train.add_argument("--num_train_epochs", type=int, default=100)
     train.add_argument("--max_train_steps", type=int, help="overrides --num_train_epochs")
     train.add_argument("--learning_rate", type=float, default=4e-4)
-    train.add_argument(
-        "--scale_lr", action="store_true", help="multiply the rate by processes, accumulation and batch"
-    )
+    train.add_argument("--scale_lr", action="store_true", help="multiply it by processes, accumulation and batch")
     train.add_argument("--lr_scheduler", default="constant_with_warmup")
     train.add_argument("--lr_warmup_steps", type=int, default=5000)
     train.add_argument("--adam_beta1", type=float, default=0.99)
@@ -128,6 +110,7 @@ def parse_args():
     train.add_argument("--report_to", default="tensorboard", help="tensorboard, trackio, wandb or all")
     train.add_argument("--push_to_hub", action="store_true")
     train.add_argument("--hub_model_id")
+    train.add_argument("--license", default="unknown", help="of the weights, for the card: an identifier of the Hub")
     return parser.parse_args()
 
 
@@ -144,14 +127,9 @@ def load_tokens(args, vqvae: VQModel, accelerator: Accelerator):
         folder = Path(args.output_dir, "tokens")
         with accelerator.main_process_first():
             if accelerator.is_main_process:
-                label_column = None if args.label_column == "none" else args.label_column
-                images = load_images(
-                    args.dataset_name, args.train_data_dir, args.split, args.image_column, label_column,
-                    max_samples=args.max_train_samples,
-                )  # fmt: skip
                 info = tokenize_dataset(
-                    images, vqvae.to(accelerator.device), folder, args.resolution, args.image_column, label_column,
-                    flips=not args.no_flips,
+                    images_of(args), vqvae.to(accelerator.device), folder, args.resolution, args.image_column,
+                    args.label_column, flips=not args.no_flips,
                 )  # fmt: skip
                 warn_unreadable(info)
     tokens, info = load_token_set(folder)
@@ -160,65 +138,27 @@ def load_tokens(args, vqvae: VQModel, accelerator: Accelerator):
     return tokens.with_format("numpy"), info
 
 
-def stored_strategies(args, enat: bool) -> list[GenerationStrategy]:
+def stored_strategies(args, recipe: Recipe) -> list[GenerationStrategy]:
     """The heuristic of the transformer's paper for every number of steps."""
-    heuristic = GenerationStrategy.enat if enat else GenerationStrategy.cosine
     names = ("sampling_temperature", "remasking_temperature", "guidance_scale")
     settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return [heuristic(steps, **settings) for steps in args.num_inference_steps]
+    return [recipe.heuristic(steps, **settings) for steps in args.num_inference_steps]
 
 
-def build_transformer(args, info, num_classes: int) -> UViTTransformer2DModel | ENATTransformer2DModel:
+def build_transformer(args, recipe: Recipe, info, condition: Condition) -> ModelMixin:
+    wanted = {"sample_size": info.sample_size, "codebook_size": info.codebook_size, **condition.transformer_config}
     if args.pretrained_model_name_or_path:
-        model = TRANSFORMERS[args.transformer].from_pretrained(
-            args.pretrained_model_name_or_path, subfolder="transformer"
-        )
-        wanted = {"num_classes": num_classes, "codebook_size": info.codebook_size, "sample_size": info.sample_size}
-        for name, value in wanted.items():
-            if model.config[name] != value:
-                raise ValueError(
-                    f"the pretrained transformer has {name} = {model.config[name]}, the tokens have {value}."
-                )
+        model = recipe.model_class.from_pretrained(args.pretrained_model_name_or_path, subfolder="transformer")
+        different = [name for name in wanted if model.config.get(name) != wanted[name]]
+        if different:
+            raise ValueError(
+                f"the pretrained transformer has {', '.join(f'{name} = {model.config.get(name)}' for name in different)}, the "
+                f"tokens have {', '.join(str(wanted[name]) for name in different)}."
+            )
         return model
-    common = {
-        "sample_size": info.sample_size, "codebook_size": info.codebook_size, "hidden_size": args.hidden_size,
-        "num_attention_heads": args.num_attention_heads, "num_classes": num_classes, "dropout": args.dropout,
-    }  # fmt: skip
-    if args.transformer == "enat":
-        layers = {"num_encoder_layers": args.num_layers, "num_decoder_layers": args.num_decoder_layers}
-        return ENATTransformer2DModel(**common, **layers)
-    return UViTTransformer2DModel(**common, num_layers=args.num_layers, patch_size=args.patch_size)
-
-
-def averaged_transformer(accelerator: Accelerator, model, ema: EMAModel | None):
-    """The transformer with the averaged weights, whole on the main process even where the model is sharded."""
-    if ema is not None:
-        ema.store(model.parameters())
-        ema.copy_to(model.parameters())
-    state = accelerator.get_state_dict(model)
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-    if ema is not None:
-        ema.restore(model.parameters())
-    if not accelerator.is_main_process:
-        return None
-    plain = accelerator.unwrap_model(model)
-    transformer = type(plain).from_config(plain.config)
-    transformer.load_state_dict(weights)
-    return transformer.eval()
-
-
-def save_samples(pipeline: AutoNATPipeline, path: Path, accelerator: Accelerator, seed: int, step: int) -> None:
-    """A grid of images, one class a column, as a file and to the trackers."""
-    classes = list(range(min(10, pipeline.transformer.config.num_classes)))
-    generator = torch.Generator().manual_seed(seed)
-    grid = make_image_grid(pipeline(classes * 4, generator=generator).images, rows=4, cols=len(classes))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    grid.save(path)
-    formats = {"tensorboard": {"dataformats": "NHWC"}}
-    for tracker in accelerator.trackers:
-        if hasattr(tracker, "log_images"):
-            images = {"samples": np.asarray(grid.convert("RGB"))[None]}
-            tracker.log_images(images, step=step, **formats.get(tracker.name, {}))
+    names = ("hidden_size", "num_layers", "num_decoder_layers", "num_attention_heads", "patch_size", "dropout")
+    sizes = {name: getattr(args, name) for name in names} | {"num_encoder_layers": args.num_layers}
+    return recipe.model_class(**wanted, **taken_by(recipe.model_class, sizes))
 
 
 def main():
@@ -228,15 +168,16 @@ def main():
     if args.vqvae is None and args.pretrained_model_name_or_path is None:
         raise ValueError("Name the tokenizer with --vqvae, or a pipeline with --pretrained_model_name_or_path.")
     if args.pretrained_model_name_or_path:
-        config = UViTTransformer2DModel.load_config(args.pretrained_model_name_or_path, subfolder="transformer")
-        args.transformer = next(name for name, cls in TRANSFORMERS.items() if cls.__name__ == config["_class_name"])
-    enat = args.transformer == "enat"
-    stored = stored_strategies(args, enat)
-    if enat and args.reuse_prob > 0 and not args.use_ema:
-        raise ValueError("--transformer enat reuses features of the averaged model: add --use_ema, or --reuse_prob 0.")
+        args.transformer = recipe_name(args.pretrained_model_name_or_path)
+    recipe = RECIPES[args.transformer]
+    stored = stored_strategies(args, recipe)
+    objective = recipe.objective(strategy, **taken_by(recipe.objective, vars(args)))
+    if objective.needs_average and not args.use_ema:
+        raise ValueError(
+            f"--transformer {args.transformer} reuses features of the averaged model: add --use_ema, or --reuse_prob 0."
+        )
     accelerator = Accelerator(
-        # A batch without reuse leaves ENAT's reuse projection out, a fully masked one its encoder.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=enat)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not objective.uses_all_parameters)],
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         mixed_precision=args.mixed_precision,
         log_with=args.report_to,
@@ -244,27 +185,25 @@ def main():
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )
     sharded = accelerator.distributed_type == DistributedType.FSDP
-    if sharded and args.use_ema and (args.resume_from_checkpoint or (enat and args.reuse_prob > 0)):
+    if sharded and args.use_ema and (args.resume_from_checkpoint or objective.needs_average):
         raise ValueError(
-            "under FSDP every process averages its own part of the weights: that cannot be resumed, nor give ENAT features to"
+            "under FSDP every process averages its own part of the weights: that cannot be resumed, nor give features to"
             " reuse. Leave --use_ema out, or train without FSDP."
         )
     set_seed(args.seed)  # the same initial weights on every process
     torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
 
-    # 1. Tokenizer and tokens
-    pretrained = args.pretrained_model_name_or_path
-    vqvae = (
-        VQModel.from_pretrained(args.vqvae) if args.vqvae else VQModel.from_pretrained(pretrained, subfolder="vqvae")
-    )
+    # 1. Tokenizer, tokens, condition
+    if args.vqvae:
+        vqvae = VQModel.from_pretrained(args.vqvae)
+    else:
+        vqvae = VQModel.from_pretrained(args.pretrained_model_name_or_path, subfolder="vqvae")
     vqvae.eval().requires_grad_(False)
     dataset, info = load_tokens(args, vqvae, accelerator)
-    labelled = info.label_names is not None or dataset[0]["label"] >= 0
-    num_classes = len(info.label_names) if info.label_names else int(max(dataset["label"])) + 1 if labelled else 1
-    id2label = dict(enumerate(info.label_names)) if info.label_names else None
+    condition = ClassCondition.of(dataset, info, args.cond_dropout_prob)
 
     # 2. Transformer, EMA, optimiser
-    model = build_transformer(args, info, num_classes)
+    model = build_transformer(args, recipe, info, condition)
     if sharded:
         accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = model._repeated_blocks
     model.train()
@@ -281,22 +220,15 @@ def main():
     learning_rate = args.learning_rate
     if args.scale_lr:
         learning_rate *= args.gradient_accumulation_steps * args.train_batch_size * world
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        learning_rate,
-        (args.adam_beta1, args.adam_beta2),
-        args.adam_epsilon,
-        args.adam_weight_decay,
-    )
+    betas = (args.adam_beta1, args.adam_beta2)
+    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, betas, args.adam_epsilon, args.adam_weight_decay)
     steps_per_epoch = max(1, len(loader) // world // args.gradient_accumulation_steps)
     max_steps = args.max_train_steps or args.num_train_epochs * steps_per_epoch
     # accelerate steps a prepared schedule once per process, so its lengths are counted in all processes' steps.
     lr_scheduler = get_scheduler(
-        args.lr_scheduler,
-        optimizer,
-        num_warmup_steps=args.lr_warmup_steps * world,
+        args.lr_scheduler, optimizer, num_warmup_steps=args.lr_warmup_steps * world,
         num_training_steps=max_steps * world,
-    )
+    )  # fmt: skip
     model, optimizer, loader, lr_scheduler = accelerator.prepare(model, optimizer, loader, lr_scheduler)
     ema = None
     if args.use_ema:
@@ -307,30 +239,29 @@ def main():
     if accelerator.is_main_process:
         accelerator.init_trackers("autonat", {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str))})
     first_step = load_checkpoint(accelerator, args.output_dir, args.resume_from_checkpoint)
-    averaged = None
     if ema is not None:
         ema.to(accelerator.device)  # a checkpoint is read to the CPU
-        if enat:
-            averaged = averaged_model(accelerator.unwrap_model(model), ema)
+    if objective.needs_average:
+        objective.averaged = averaged_model(accelerator.unwrap_model(model), ema)
     history = History(Path(args.output_dir, "history.jsonl"), first_step, accelerator.is_main_process)
     parameters = sum(p.numel() for p in accelerator.unwrap_model(model).parameters())
     accelerator.print(
-        f"{len(dataset)} token rows of {info.sample_size}x{info.sample_size}, {num_classes} classes, {max_steps} steps of "
+        f"{len(dataset)} token rows of {info.sample_size}x{info.sample_size}, {condition}, {max_steps} steps of "
         f"{args.train_batch_size * world * args.gradient_accumulation_steps}, {parameters:,} parameters, p(r) {strategy}"
     )
 
-    def validate(step: int) -> AutoNATPipeline | None:
+    def validate(step: int) -> DiffusionPipeline | None:
         """Draw samples from the averaged weights; returns the pipeline that drew them, on the main process."""
-        transformer = averaged_transformer(accelerator, model, ema)
+        transformer = averaged_copy(accelerator, model, ema)
         if transformer is None:
             return None
-        pipeline = AutoNATPipeline(vqvae, transformer, scheduler, id2label).to(accelerator.device)
+        pipeline = condition.pipeline(vqvae, transformer, scheduler).to(accelerator.device)
         pipeline.set_progress_bar_config(disable=True)
-        save_samples(pipeline, Path(args.output_dir, "samples", f"step-{step:07d}.png"), accelerator, args.seed, step)
+        path = Path(args.output_dir, "samples", f"step-{step:07d}.png")
+        log_image(accelerator, "samples", condition.samples(pipeline, args.seed), path, step)
         return pipeline
 
     # 3. Training
-    null_class = accelerator.unwrap_model(model).config.num_classes
     progress = tqdm(total=max_steps, initial=first_step, disable=not accelerator.is_local_main_process)
     accumulation = args.gradient_accumulation_steps
     batches = endless_batches(loader, first_step * accumulation)
@@ -342,19 +273,13 @@ def main():
             batch = next(batches)
             seed_step(args.seed, micro_step + 1, accelerator.process_index)
             with accelerator.accumulate(model):
-                targets = batch["input_ids"]
-                input_ids = mask_tokens(targets, strategy, scheduler, one_ratio=enat)
-                labels = batch["class_labels"].clamp(min=0)  # unlabelled images are one class
-                labels = drop_labels(labels, null_class, args.cond_dropout_prob)
-                reuse = {}
-                if enat and torch.rand(()) < args.reuse_prob:
-                    # What an earlier step of sampling would have encoded, with fewer tokens visible.
-                    earlier = hide_visible_tokens(input_ids, scheduler.config.mask_token_id)
-                    with torch.no_grad(), accelerator.autocast():
-                        reuse["cache"] = averaged(earlier, class_labels=labels).cache
-                logits = model(input_ids, class_labels=labels, return_dict=False, **reuse)[0]
-                masked = input_ids == scheduler.config.mask_token_id
-                loss, accuracy = masked_token_loss(logits, targets, masked, args.label_smoothing)
+                tokens = batch["input_ids"]
+                input_ids = objective.hide(tokens, scheduler)
+                inputs = condition.batch(batch)
+                with accelerator.autocast():
+                    inputs |= objective.reuse(input_ids, inputs, scheduler)
+                logits = model(input_ids, **inputs, return_dict=False)[0]
+                loss, accuracy = objective.score(logits, tokens, input_ids, scheduler)
                 totals += torch.stack([loss.detach(), accuracy])
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
@@ -399,11 +324,9 @@ def main():
     if pipeline is not None:
         folder = Path(args.output_dir, "pipeline")
         pipeline.save_pretrained(folder)
-        save_model_card(folder, args, info, strategy, Path(args.output_dir), parameters, world)
+        save_model_card(folder, pipeline, args, info, strategy, world)
         accelerator.print(f"Pipeline saved to {folder}.")
         if args.push_to_hub:
-            from huggingface_hub import create_repo, upload_folder
-
             repo_id = create_repo(args.hub_model_id or Path(args.output_dir).name, exist_ok=True).repo_id
             upload_folder(repo_id=repo_id, folder_path=folder, commit_message="End of training")
     accelerator.end_training()

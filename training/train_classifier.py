@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
 
-from diffusers_autonat.training.data import ImageTransform, add_data_arguments, label_names, load_images, random_flip
+from diffusers_autonat.files import write_json
+from diffusers_autonat.training.data import ImageTransform, add_data_arguments, images_of, label_names, random_flip
 
 
 def parse_args():
@@ -70,14 +71,11 @@ def main():
     args = parse_args()
     accelerator = Accelerator()
     set_seed(args.seed)
-    datasets = {}
-    for split in (args.split, "test"):
-        datasets[split] = load_images(
-            args.dataset_name, args.train_data_dir, split, args.image_column, args.label_column,
-            max_samples=args.max_train_samples if split == args.split else None,
-        )  # fmt: skip
+    if args.label_column is None:
+        raise ValueError("a classifier learns labels: name their column with --label_column.")
+    datasets = {split: images_of(args, split) for split in (args.split, "test")}
     names = label_names(datasets[args.split], args.label_column)
-    for split, dataset in datasets.items():
+    for dataset in datasets.values():
         dataset.set_transform(ImageTransform(args.resolution, args.num_channels, args.image_column, args.label_column))
     loader = DataLoader(datasets[args.split], args.train_batch_size, shuffle=True, drop_last=True)
     test_loader = DataLoader(datasets["test"], 500)
@@ -130,7 +128,7 @@ def main():
             image_mean=[0.5] * args.num_channels,
             image_std=[0.5] * args.num_channels,
         ).save_pretrained(args.output_dir)
-        Path(args.output_dir, "training.json").write_text(json.dumps(result, indent=2) + "\n")
+        write_json(Path(args.output_dir, "training.json"), result)
         print(json.dumps(result))
 
 

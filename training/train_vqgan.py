@@ -23,7 +23,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from diffusers_autonat.training.data import ImageTransform, add_data_arguments, load_images, random_flip
+from diffusers_autonat.training.data import ImageTransform, add_data_arguments, images_of, random_flip
 from diffusers_autonat.training.loop import History, endless_batches, load_checkpoint, save_checkpoint, seed_step
 from diffusers_autonat.training.vqgan import (
     CodebookUsage,
@@ -142,11 +142,7 @@ def main():
     set_seed(args.seed)
 
     # 1. Data
-    label_column = None if args.label_column == "none" else args.label_column
-    dataset = load_images(
-        args.dataset_name, args.train_data_dir, args.split, args.image_column, label_column,
-        max_samples=args.max_train_samples,
-    )  # fmt: skip
+    dataset = images_of(args)
     model = build_model(args)
     channels = model.config.in_channels
     dataset.set_transform(ImageTransform(args.resolution, channels, args.image_column, None))

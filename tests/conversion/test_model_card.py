@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard
 
 from diffusers_autonat.conversion import SOURCES
 from diffusers_autonat.conversion.checkpoint import Checkpoint
-from diffusers_autonat.conversion.model_card import make_card
+from diffusers_autonat.conversion.model_card import converted_card
 from diffusers_autonat.conversion.vqgan import convert_vqgan_state_dict
 from diffusers_autonat.models.transformer_enat import ENATTransformer2DModel
 from diffusers_autonat.models.transformer_uvit import UViTTransformer2DModel
@@ -53,13 +53,26 @@ def test_of_released_weights(tmp_path, released, tokenizer, name):
     (tmp_path / "x.pth").write_bytes(b"")
     file = Checkpoint(tmp_path / "x.pth", {}, [])
     parts = [(SOURCE[name], file, released[name]), (SOURCE["vqgan"], file, tokenizer)]
-    text = make_card("me/model", parts, 123, [8], 0)
+    text = converted_card("me/model", parts, 123, [8], 0)
     license, *facts = FACTS[name]
-    assert ModelCard(text).data.license == license
+    data = ModelCard(text).data
+    assert data.license == license and data.library_name == "diffusers" and data.datasets
+    assert data.pipeline_tag == ("text-to-image" if name == "autonat-text" else "unconditional-image-generation")
+    # Only a class-conditional model becomes a pipeline, and has classes.
+    assert ("trust_remote_code=True" in text) == ("## Classes" in text) == (name != "autonat-text")
     assert [fact for fact in facts if fact not in text] == [] and "not the released weights" not in text
     assert "{" not in text.split("```bibtex")[0].split("## License")[1]  # no placeholder is left
     # A 512 px ENAT was released too; a class more or another width is somebody's own.
     for change, own in (({"sample_size": 32}, name != "enat"), ({"hidden_size": 64}, True)):
-        card = make_card("me/model", [(SOURCE[name], file, released[name] | change), parts[1]], 123, [8], 0)
+        card = converted_card("me/model", [(SOURCE[name], file, released[name] | change), parts[1]], 123, [8], 0)
         assert ("trained by somebody else" in card) == own
         assert not own or (ModelCard(card).data.license == "other" and "trained on ImageNet" not in card)
+        assert not own or ModelCard(card).data.datasets is None
+
+
+def test_class_names_are_listed_and_escaped(tmp_path, released, tokenizer):
+    (tmp_path / "x.pth").write_bytes(b"")
+    file = Checkpoint(tmp_path / "x.pth", {}, [])
+    parts = [(SOURCE["autonat"], file, released["autonat"]), (SOURCE["vqgan"], file, tokenizer)]
+    card = converted_card("me/model", parts, 123, [8], 0, {0: "tench, Tinca tinca", 1: "<script>alert(1)</script>"})
+    assert "0 tench, Tinca tinca; 1 &lt;script&gt;alert(1)&lt;/script&gt;." in card and "<script>" not in card

@@ -47,6 +47,7 @@ def run(place, monkeypatch):
         ]
         with monkeypatch.context() as patch:
             patch.setattr(AutoNATPipeline, "__call__", counting)
+            patch.syspath_prepend(BENCHMARKS)
             patch.setattr(sys, "argv", [name, str(place / "pipeline"), *common, *map(str, arguments)])
             try:
                 runpy.run_path(str(BENCHMARKS / name), run_name="__main__")

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from diffusers_autonat import NATScheduler, TrainingStrategy
-from diffusers_autonat.training.masking import drop_labels, hide_visible_tokens, mask_tokens, masked_token_loss
+from diffusers_autonat.training.masking import hide_visible_tokens, mask_tokens, masked_token_loss
 
 
 def test_only_masked_positions_are_scored():
@@ -51,9 +51,3 @@ def test_a_uniform_share_of_the_visible_tokens_is_hidden():
     assert set(shares) == set(range(26))  # everything from none to all of the 25
     assert sum(shares) / 400 == pytest.approx(12.5, abs=1)
     assert len({tuple(row.tolist()) for row in hide_visible_tokens(ids, 99)}) > 1
-
-
-def test_drop_labels():
-    torch.manual_seed(0)
-    labels = drop_labels(torch.zeros(20_000, dtype=torch.long), null_class=7, probability=0.15)
-    assert set(labels.tolist()) == {0, 7} and (labels == 7).float().mean().item() == pytest.approx(0.15, abs=0.01)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import VQModel
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from diffusers_autonat import AutoNATPipeline, ENATTransformer2DModel, GenerationStrategy
@@ -87,6 +88,19 @@ def test_autonat_saves_a_pipeline_with_card_and_curves(unbroken):
     assert pipeline("Ankle boot", 3).images[0].size == (28, 28)
     card = (unbroken / "pipeline" / "README.md").read_text()
     assert "TODO" not in card and "--mask_alpha 10" in card and "{" not in card.split("p(r)")[0]
+    assert (
+        str(unbroken.parent) not in card
+        and str(SCRIPTS.parent) not in card
+        and f"--output_dir {unbroken.name}" in card
+    )
+    assert (
+        "9 Ankle boot" in card
+        and "trust_remote_code=True" in card
+        and (unbroken / "pipeline" / "pipeline.py").exists()
+    )
+    data = ModelCard(card).data
+    assert (data.license, data.library_name, data.datasets) == ("unknown", "diffusers", None)
+    assert data.pipeline_tag == "unconditional-image-generation" and "class-conditional" in data.tags
     assert (unbroken / "pipeline" / "training.png").stat().st_size > 5_000
     assert (unbroken / "samples" / "step-0000012.png").exists()
     history = History.read(unbroken / "history.jsonl")
@@ -116,6 +130,24 @@ def test_autonat_resumed_has_the_weights_of_an_unbroken_run(tokens, unbroken, tm
     resumed, whole = load_file(tmp_path / name), load_file(unbroken / name)
     assert resumed.keys() == whole.keys() and all(torch.equal(resumed[key], whole[key]) for key in whole)
     assert [row["step"] for row in History.read(tmp_path / "history.jsonl")] == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    "transformer, losses",
+    [
+        (["uvit", "--num_layers", 3], [2.816204309463501, 2.8233578205108643, 2.7982170581817627]),
+        # The first two steps reuse features, the third does not.
+        (
+            ["enat", "--num_layers", 2, "--num_decoder_layers", 1],
+            [2.7907397747039795, 2.7971553802490234, 2.790405750274658],
+        ),
+    ],
+    ids=["uvit", "enat"],
+)
+def test_losses_are_those_recorded_before_objectives_had_files(tokens, tmp_path, transformer, losses):
+    launch("train_autonat.py", *autonat_args(tokens, tmp_path, 3, "--train_batch_size", 16, "--learning_rate", "3e-4",
+           "--transformer", *transformer))  # fmt: skip
+    assert [row["loss"] for row in History.read(tmp_path / "history.jsonl")] == pytest.approx(losses, rel=1e-6)
 
 
 def test_two_processes_follow_one_with_the_doubled_batch(tokens, unbroken, tmp_path):

@@ -6,10 +6,10 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
+from diffusers_autonat.images import image_to_array
 from diffusers_autonat.training.data import (
     FASHION_MNIST_CLASSES,
     ImageTransform,
-    image_to_array,
     label_names,
     load_images,
     read_idx,

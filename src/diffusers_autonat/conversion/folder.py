@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from diffusers import ModelMixin
 
+from ..cards import save_card
 from ..pipelines.pipeline_autonat import AutoNATPipeline
 from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import GenerationStrategy
 from . import SOURCES
 from .checkpoint import Checkpoint, read_checkpoint
-from .model_card import make_card
+from .model_card import converted_card
 from .others import OTHERS
 from .source_format import SourceFormat
 
@@ -218,6 +219,7 @@ def convert_to_folder(
                 part.model.save_pretrained(partial / part.source.component)
             scheduler.save_pretrained(partial / "scheduler")
         origins = [(part.source, part.checkpoint, part.config) for part in parts]
-        card = make_card(name or output.name, origins, parts[0].model.num_parameters(), steps, _a_label(id2label))
-        (partial / "README.md").write_text(card)
+        parameters, label = parts[0].model.num_parameters(), _a_label(id2label)
+        card = converted_card(name or output.name, origins, parameters, steps, label, id2label)
+        save_card(partial, card)
     report(f"{'pipeline' if is_pipeline else 'components'} in {output}")

@@ -2,59 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData
-
+from ..cards import classes, code_block, make_card, metadata, table, usage
+from ..cards.sections import LIBRARY
 from .checkpoint import Checkpoint
 from .source_format import Origin, SourceFormat
 
 
-CARD = """---
-{metadata}
----
-
-# {name}
-
-{description}, as a diffusers {kind}: {parameters:,} parameters, {sizes}. Converted with
-[diffusers-autonat](https://pypi.org/project/diffusers-autonat/).
-
-```python
-{usage}
-```
-
-## Where the weights come from
-
-| file | becomes | SHA-256 |
-|---|---|---|
-{files}
-
-{sources}
-
-## What the conversion does
-
-How far its result agrees with the authors' code was measured on the small models of the test suite of
-diffusers-autonat, in float32.
-
-{agreements}
-
-## License
-
-{licenses}
-
-## Cite
-
-```bibtex
-{papers}
-```
-"""
-
-PIPELINE_USAGE = """from diffusers_autonat import AutoNATPipeline, GenerationStrategy
-
-pipe = AutoNATPipeline.from_pretrained("{name}")
-image = pipe({label!r}).images[0]  # {stored}
-image = pipe({label!r}, strategy=GenerationStrategy.cosine(6)).images[0]  # any other strategy"""
+DATASETS = {  # on the Hub, by the name of the format: what its released weights were trained on
+    "autonat": ["ILSVRC/imagenet-1k"],
+    "autonat-text": ["google-research-datasets/conceptual_captions"],
+    "enat": ["ILSVRC/imagenet-1k"],
+}
 
 COMPONENT_USAGE = """from diffusers_autonat import NATScheduler, {model_class}
 
@@ -76,20 +38,16 @@ NO_TOKENIZER = """
 
 OWN_WEIGHTS = "By their sizes these are not the released weights of {title}; who trained them sets their terms."
 
-
-def _where(origin: Origin, is_released: bool, title: str) -> str:
-    code = f"[{origin.code.split('/', 3)[-1]}]({origin.code})"
-    if not is_released:
-        return f"- {title}: trained by somebody else than the authors of {code}, whose format they have."
-    return f"- {title}: {code}. " + " ".join(f"`{file}`: {place}." for file, place in origin.files.items())
+Parts = list[tuple[SourceFormat, Checkpoint, dict[str, Any]]]
 
 
-def make_card(
+def converted_card(
     name: str,
-    converted: list[tuple[SourceFormat, Checkpoint, dict[str, Any]]],
+    converted: Parts,
     parameters: int,
     stored_steps: list[int],
     label: str | int,
+    id2label: Mapping[int, str] | None = None,
 ) -> str:
     """
     Text of README.md.
@@ -98,43 +56,76 @@ def make_card(
         name: What `from_pretrained` is given: the folder, or the Hub repository.
         converted: The transformer and the tokenizer, if there is one, with the files they came from and their configs.
         parameters: The transformer's number of parameters.
-        stored_steps: Steps of the strategies in the scheduler. label: A class to show, for a pipeline.
+        stored_steps: Steps of the strategies in the scheduler. label, id2label: A class to show, and all, for a pipeline.
     """
-    sources, config = [source for source, _, _ in converted], converted[0][2]
-    released = [source.origin.released(sizes) for source, _, sizes in converted]
-    main, is_pipeline = sources[0], len(sources) > 1 and sources[0].has_pipeline
+    source, _, config = converted[0]
+    is_pipeline, is_text = len(converted) > 1 and source.has_pipeline, config.get("context_dim") is not None
+    is_released = source.origin.released(config)
+    description = source.origin.description if is_released else f"A model in the format of {source.title}"
+    return make_card(
+        metadata(
+            source.origin.license if is_released else "other",
+            ["autonat", "text-conditional" if is_text else "class-conditional"],
+            DATASETS.get(source.name, []) if is_released else [],
+            "text-to-image" if is_text else "unconditional-image-generation",
+        ),
+        [
+            f"# {Path(name).name}",
+            f"{description}, as a diffusers {'pipeline' if is_pipeline else 'component'}: {parameters:,} parameters, "
+            f"{source.describe(config)}. Converted with {LIBRARY}.",
+            _pipeline_usage(name, stored_steps, label) if is_pipeline else _component_usage(name, converted),
+            "" if is_text else classes(id2label, config["num_classes"]),
+            _origins(converted),
+            "## What the conversion does\n\nHow far its result agrees with the authors' code was measured on the small models of "
+            "the test suite of diffusers-autonat, in float32.\n\n"
+            + "\n".join(f"- {one.title}: {one.agreement}" for one, _, _ in converted),
+            _licenses(converted),
+            "## Cite\n\n"
+            + code_block("\n\n".join(paper for one, _, _ in converted for paper in one.origin.papers), "bibtex"),
+        ],
+    )
+
+
+def _pipeline_usage(name: str, stored_steps: list[int], label: str | int) -> str:
     stored = f"the stored strategies have {stored_steps} steps" if stored_steps else "the heuristic strategy, 8 steps"
-    if is_pipeline:
-        usage = PIPELINE_USAGE.format(name=name, label=label, stored=stored)
-    else:
-        usage = (main.usage or COMPONENT_USAGE).format(name=name, model_class=main.model_class.__name__, **config)
-        if len(sources) > 1:
-            usage += DECODE_USAGE.format(name=name, side=config["sample_size"], width=converted[1][2]["vq_embed_dim"])
-        else:
-            usage += NO_TOKENIZER
-    license = main.origin.license if released[0] else "other"
-    metadata = ModelCardData(
-        license=license,
-        license_name="see-license-section" if license == "other" else None,
-        library_name="diffusers",
-        tags=["diffusers", "autonat", "masked-image-generation"],
+    return usage(
+        name,
+        f"image = pipe({label!r}).images[0]  # {stored}\n"
+        f"image = pipe({label!r}, strategy=GenerationStrategy.cosine(6)).images[0]  # any other strategy",
+        also=["GenerationStrategy"],
     )
-    return CARD.format(
-        metadata=metadata.to_yaml(),
-        name=Path(name).name,
-        description=main.origin.description if released[0] else f"A model in the format of {main.title}",
-        kind="pipeline" if is_pipeline else "component",
-        parameters=parameters,
-        sizes=main.describe(config),
-        usage=usage,
-        files="\n".join(
-            f"| `{file.path.name}` | `{one.component}` | `{file.sha256()}` |" for one, file, _ in converted
-        ),
-        sources="\n".join(_where(one.origin, is_released, one.title) for one, is_released in zip(sources, released)),
-        agreements="\n".join(f"- {one.title}: {one.agreement}" for one in sources),
-        licenses="\n\n".join(
-            one.origin.license_note if is_released else OWN_WEIGHTS.format(title=one.title)
-            for one, is_released in zip(sources, released)
-        ),
-        papers="\n\n".join(paper for one in sources for paper in one.origin.papers),
+
+
+def _component_usage(name: str, converted: Parts) -> str:
+    source, _, config = converted[0]
+    lines = (source.usage or COMPONENT_USAGE).format(name=name, model_class=source.model_class.__name__, **config)
+    if len(converted) > 1:
+        width = converted[1][2]["vq_embed_dim"]
+        return code_block(lines + DECODE_USAGE.format(name=name, side=config["sample_size"], width=width))
+    return code_block(lines + NO_TOKENIZER)
+
+
+def _origins(converted: Parts) -> str:
+    files = [(f"`{file.path.name}`", f"`{one.component}`", f"`{file.sha256()}`") for one, file, _ in converted]
+    places = [_where(one.origin, one.origin.released(config), one.title) for one, _, config in converted]
+    return (
+        "## Where the weights come from\n\n"
+        + table(["file", "becomes", "SHA-256"], files)
+        + "\n\n"
+        + "\n".join(places)
     )
+
+
+def _where(origin: Origin, is_released: bool, title: str) -> str:
+    code = f"[{origin.code.split('/', 3)[-1]}]({origin.code})"
+    if not is_released:
+        return f"- {title}: trained by somebody else than the authors of {code}, whose format they have."
+    return f"- {title}: {code}. " + " ".join(f"`{file}`: {place}." for file, place in origin.files.items())
+
+
+def _licenses(converted: Parts) -> str:
+    notes = [
+        one.origin.license_note if one.origin.released(config) else OWN_WEIGHTS.format(title=one.title)
+        for one, _, config in converted
+    ]
+    return "\n\n".join(["## License", *notes])

@@ -146,5 +146,17 @@ def add_data_arguments(parser) -> None:
     group.add_argument("--train_data_dir", help="local folder: images in one sub-folder per class, or IDX files")
     group.add_argument("--split", default="train", help="split to read")
     group.add_argument("--image_column", default="image")
-    group.add_argument("--label_column", default="label", help="'none' for unlabelled images")
+    group.add_argument("--label_column", type=_column, default="label", help="'none' for unlabelled images")
     group.add_argument("--max_train_samples", type=int, help="use only the first so many images")
+
+
+def _column(name: str) -> str | None:
+    return None if name == "none" else name
+
+
+def images_of(args, split: str | None = None, streaming: bool = False) -> Dataset | IterableDataset:
+    """The images that a script's data arguments name; of another split all of them, whatever `--max_train_samples`."""
+    return load_images(
+        args.dataset_name, args.train_data_dir, split or args.split, args.image_column, args.label_column, streaming,
+        args.max_train_samples if split in (None, args.split) else None,
+    )  # fmt: skip

@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator, skip_first_batches
-from diffusers import ModelMixin
-from diffusers.training_utils import EMAModel
+from PIL import Image
 from torch.utils.data import DataLoader
 
 
@@ -80,14 +80,6 @@ def load_checkpoint(accelerator: Accelerator, output_dir: str | Path, resume_fro
     return int(folder.name.split("-")[1])
 
 
-def averaged_model(model: ModelMixin, ema: EMAModel) -> ModelMixin:
-    """A copy of `model` whose parameters *are* the averages: it follows `ema.step` without copying anything."""
-    averaged = type(model).from_config(model.config).eval().requires_grad_(False)
-    for parameter, average in zip(averaged.parameters(), ema.shadow_params, strict=True):
-        parameter.data = average
-    return averaged
-
-
 class History:
     """Training curve as JSON lines: read back for the plot on the model card; a resumed run drops what it will redo."""
 
@@ -106,3 +98,14 @@ class History:
         if self.enabled:
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+
+
+def log_image(accelerator: Accelerator, name: str, picture: Image.Image, path: Path, step: int) -> None:
+    """A picture as the file `path`, and to every tracker that takes images."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    formats = {"tensorboard": {"dataformats": "NHWC"}}
+    for tracker in accelerator.trackers:
+        if hasattr(tracker, "log_images"):
+            images = {name: np.asarray(picture.convert("RGB"))[None]}
+            tracker.log_images(images, step=step, **formats.get(tracker.name, {}))

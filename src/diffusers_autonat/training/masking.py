@@ -26,12 +26,6 @@ def hide_visible_tokens(input_ids: torch.LongTensor, mask_token_id: int) -> torc
     return torch.where(rank < count, mask_token_id, input_ids)
 
 
-def drop_labels(class_labels: torch.LongTensor, null_class: int, probability: float) -> torch.LongTensor:
-    """Replace labels `[B]` by the null class at random, so that the model learns unconditional generation too."""
-    dropped = torch.rand(len(class_labels), device=class_labels.device) < probability
-    return class_labels.masked_fill(dropped, null_class)
-
-
 def masked_token_loss(
     logits: torch.Tensor, targets: torch.LongTensor, masked: torch.BoolTensor, label_smoothing: float
 ) -> tuple[torch.Tensor, torch.Tensor]:

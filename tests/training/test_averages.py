@@ -3,7 +3,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from diffusers_autonat import UViTTransformer2DModel
-from diffusers_autonat.training.loop import averaged_model
+from diffusers_autonat.training.averages import averaged_model
 
 
 def test_the_averaged_model_follows_the_average():

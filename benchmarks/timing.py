@@ -1,0 +1,67 @@
+"""Times that can be compared on a busy machine: candidates take turns, the device is waited for, and the median counts."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from tqdm.auto import tqdm
+
+
+def seconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """What one call of `run` takes, with all that it has left to the device."""
+    _wait_for_device()
+    start = clock()
+    run()
+    _wait_for_device()
+    return clock() - start
+
+
+def _wait_for_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def in_turn(
+    measures: Mapping[str, Callable[[], float]], rounds: int, first: int = 0, description: str = ""
+) -> Iterator[dict[str, float]]:
+    """
+    Rounds `first` to `rounds` - 1, in each of which every candidate is measured once.
+
+    Every other round goes backwards, so that a load that comes and goes favours nobody.
+    """
+    with tqdm(total=rounds * len(measures), initial=first * len(measures), desc=description) as progress:
+        for number in range(first, rounds):
+            values = {}
+            for name in list(measures)[:: 1 if number % 2 == 0 else -1]:
+                values[name] = measures[name]()
+                progress.update()
+            yield {name: values[name] for name in measures}
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+    description: str = "",
+) -> dict[str, list[float]]:
+    """
+    Seconds of every candidate, one number for each round.
+
+    Args:
+        candidates: What is timed, by name. warm_up: Rounds before the first that counts.
+        clock: Seconds; `time.process_time` does not see other processes on the machine, nor what a GPU does.
+        description: Of the progress bar.
+    """
+    measures = {name: lambda run=run: seconds(run, clock) for name, run in candidates.items()}
+    taken = list(in_turn(measures, warm_up + rounds, description=description))[warm_up:]
+    return {name: [values[name] for values in taken] for name in candidates}
+
+
+def median_and_spread(values: list[float]) -> tuple[float, float]:
+    """The median, and how far the largest is above the smallest as a share of it."""
+    median = statistics.median(values)
+    return median, (max(values) - min(values)) / median

@@ -1,0 +1,83 @@
+"""What is on the images of a batch, as arguments of the transformer. A new kind of condition is one class more here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from datasets import Dataset
+from diffusers import DiffusionPipeline, ModelMixin, VQModel
+from diffusers.utils import make_image_grid
+from PIL import Image
+
+from ..pipelines.pipeline_autonat import AutoNATPipeline
+from ..schedulers.scheduling_nat import NATScheduler
+from .tokens import TokenSetInfo
+
+
+class Condition(Protocol):
+    """All that training has to know about a kind of condition; `str` of it is what the first line of output says."""
+
+    @property
+    def transformer_config(self) -> dict[str, Any]:
+        """What a transformer's config says about its condition."""
+
+    def batch(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Keyword arguments of the transformer for a batch; in some samples, drawn at random, those of no condition."""
+
+    def pipeline(self, vqvae: VQModel, transformer: ModelMixin, scheduler: NATScheduler) -> DiffusionPipeline:
+        """The pipeline that draws images on this condition."""
+
+    def samples(self, pipeline: DiffusionPipeline, seed: int) -> Image.Image:
+        """A grid of images that shows what was learned, the same noise for the same seed."""
+
+
+@dataclass(frozen=True)
+class ClassCondition:
+    """
+    A class for each image; those without a label are all of class 0.
+
+    Args:
+        num_classes: Real classes; the null class is `num_classes`.
+        dropout: Share of samples that get the null class, so that the model learns unconditional generation too.
+        id2label: Names of the classes, where they have some.
+    """
+
+    num_classes: int
+    dropout: float = 0.15
+    id2label: dict[int, str] | None = None
+
+    @classmethod
+    def of(cls, tokens: Dataset, info: TokenSetInfo, dropout: float) -> ClassCondition:
+        """That of a token set: as many classes as there are names, or labels, or one."""
+        if info.label_names:
+            return cls(len(info.label_names), dropout, dict(enumerate(info.label_names)))
+        labelled = info.label_names is not None or tokens[0]["label"] >= 0
+        return cls(int(max(tokens["label"])) + 1 if labelled else 1, dropout)
+
+    def __str__(self) -> str:
+        return f"{self.num_classes} classes"
+
+    @property
+    def transformer_config(self) -> dict[str, Any]:
+        return {"num_classes": self.num_classes}
+
+    def batch(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        labels = batch["class_labels"].clamp(min=0)  # unlabelled images are one class
+        return {"class_labels": drop_labels(labels, self.num_classes, self.dropout)}
+
+    def pipeline(self, vqvae: VQModel, transformer: ModelMixin, scheduler: NATScheduler) -> AutoNATPipeline:
+        return AutoNATPipeline(vqvae, transformer, scheduler, self.id2label)
+
+    def samples(self, pipeline: DiffusionPipeline, seed: int) -> Image.Image:
+        """Four images of each of the first ten classes, one class a column."""
+        classes = list(range(min(10, self.num_classes)))
+        generator = torch.Generator().manual_seed(seed)
+        return make_image_grid(pipeline(classes * 4, generator=generator).images, rows=4, cols=len(classes))
+
+
+def drop_labels(class_labels: torch.LongTensor, null_class: int, probability: float) -> torch.LongTensor:
+    """Replace labels `[B]` by the null class at random, so that the model learns unconditional generation too."""
+    dropped = torch.rand(len(class_labels), device=class_labels.device) < probability
+    return class_labels.masked_fill(dropped, null_class)
