@@ -9,16 +9,13 @@ the pipeline without the decoder; the variants take turns, so that a busy machin
 """
 
 import argparse
-import json
-import statistics
-import time
 from pathlib import Path
 
 import torch
 from diffusers import VQModel
 from diffusers.models.attention_dispatch import attention_backend
+from timing import interleaved, median_and_spread
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm.auto import tqdm
 
 from diffusers_autonat import (
     AutoNATPipeline,
@@ -27,7 +24,10 @@ from diffusers_autonat import (
     NATScheduler,
     UViTTransformer2DModel,
 )
+from diffusers_autonat.files import write_json
+from diffusers_autonat.loading import default_device
 from diffusers_autonat.models.transformer_enat import ENATTransformer2DModelOutput
+from diffusers_autonat.pipelines.guided import GuidedTransformer
 from diffusers_autonat.provenance import hardware, versions
 
 
@@ -45,10 +45,10 @@ class WithoutDisentangling(ENATTransformer2DModel):
     def forward(self, input_ids, class_labels=None, cache=None, num_masked=None, return_dict=True):
         hidden_states, class_embedding = self.embed(input_ids, class_labels)
         for block in (*self.encoder_blocks, *self.decoder_blocks):
-            hidden_states = block(hidden_states, class_embedding, [])
+            hidden_states = block(hidden_states, class_embedding, None)
         places = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         codebook = self.embed.word_embeddings(torch.arange(self.config.codebook_size, device=input_ids.device))
-        return ENATTransformer2DModelOutput(sample=self.head([hidden_states], places, codebook)[1])
+        return ENATTransformer2DModelOutput(sample=self.head(hidden_states, places, codebook))
 
 
 ENAT, COSINE = GenerationStrategy.enat, GenerationStrategy.cosine
@@ -64,39 +64,26 @@ def build_pipeline(model_class, device: str, dtype: torch.dtype) -> AutoNATPipel
     tokenizer = VQModel(num_vq_embeddings=1024, lookup_from_codebook=True)  # never run here
     with torch.device(device):
         transformer = model_class().eval()  # the classes' defaults are ENAT-L and AutoNAT-L
-    if dtype == torch.bfloat16:
-        transformer.bfloat16()
-    pipeline = AutoNATPipeline(tokenizer, transformer, NATScheduler(1024))
+    pipeline = AutoNATPipeline(tokenizer, transformer.to(dtype), NATScheduler(1024)).to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
+@torch.no_grad()
 def step_costs(model_class, strategy: GenerationStrategy) -> list[float]:
     """Multiply-accumulates of every step, both passes where it is guided, attention included."""
-    pipeline = build_pipeline(model_class, "meta", torch.float32)
-    num_tokens = pipeline.transformer.config.sample_size**2
-    pipeline.scheduler.set_timesteps(strategy=strategy)
-    pipeline._guidance_scale = 1.0
-    latents = torch.zeros(1, num_tokens, dtype=torch.long, device="meta")
-    costs, cache = [], None
-    for step, num_masked in enumerate(pipeline.scheduler.num_masked(num_tokens)):
-        pipeline.scheduler.guidance_scales = pipeline.scheduler.guidance_scales.to("meta")
-        with torch.no_grad(), attention_backend("_native_math"), FlopCounterMode(display=False) as counter:
-            _, cache = pipeline.predict(latents, latents[:, 0], step, num_masked, cache)
+    with torch.device("meta"):
+        transformer = model_class().eval()
+        tokens = torch.zeros(1, transformer.config.sample_size**2, dtype=torch.long)
+        labels = {"class_labels": tokens[:, 0]}
+    predict = GuidedTransformer(transformer, labels, labels)
+    plan = NATScheduler().plan(strategy=strategy, num_tokens=tokens.shape[1])
+    costs = []
+    for parameters, num_masked in zip(plan.parameters, plan.num_masked or ()):
+        with attention_backend("_native_math"), FlopCounterMode(display=False) as counter:
+            predict(tokens, parameters, num_masked)
         costs.append(counter.get_total_flops() / 2)
     return costs
-
-
-def seconds(pipeline, batch_size: int, strategy: GenerationStrategy, device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    pipeline(
-        [0] * batch_size, strategy=strategy, output_type="latent", generator=torch.Generator(device).manual_seed(0)
-    )
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def main():
@@ -107,7 +94,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", default="enat.json")
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     strategies = {name: heuristic(args.num_inference_steps) for name, (_, heuristic) in VARIANTS.items()}
     costs = {name: step_costs(model_class, strategies[name]) for name, (model_class, _) in VARIANTS.items()}
     result = {"num_inference_steps": args.num_inference_steps, "num_tokens": 256, "device": device,
@@ -120,27 +107,29 @@ def main():
 
     for dtype_name in args.dtypes:
         dtype = getattr(torch, dtype_name)
-        enat = build_pipeline(ENATTransformer2DModel, device, dtype).to(device)
-        autonat = build_pipeline(UViTTransformer2DModel, device, dtype).to(device)
+        enat = build_pipeline(ENATTransformer2DModel, device, dtype)
+        autonat = build_pipeline(UViTTransformer2DModel, device, dtype)
+
+        def draw(name: str, batch_size: int) -> None:
+            pipeline = autonat if name == "AutoNAT-L" else enat
+            pipeline.transformer.__class__ = VARIANTS[name][0]  # one set of weights, three ways to run it
+            generator = torch.Generator(device).manual_seed(0)
+            pipeline([0] * batch_size, strategy=strategies[name], output_type="latent", generator=generator)
+
         for batch_size in args.batch_sizes:
-            times: dict[str, list[float]] = {name: [] for name in VARIANTS}
-            warm_up = device == "cuda"
-            turns = [(number, name) for number in range(args.rounds + warm_up) for name in VARIANTS]
-            for number, name in tqdm(turns, desc=f"{dtype_name}, batch {batch_size}"):
-                pipeline = autonat if name == "AutoNAT-L" else enat
-                pipeline.transformer.__class__ = VARIANTS[name][0]  # one set of weights, three ways to run it
-                elapsed = seconds(pipeline, batch_size, strategies[name], device)
-                if number >= warm_up:
-                    times[name].append(elapsed)
-            per_mac = {name: statistics.median(times[name]) / (batch_size * sum(costs[name])) for name in VARIANTS}
+            runs = {name: lambda name=name: draw(name, batch_size) for name in VARIANTS}
+            description = f"{dtype_name}, batch {batch_size}"
+            times = interleaved(runs, args.rounds, int(device == "cuda"), description=description)
+            medians = {name: median_and_spread(times[name])[0] for name in VARIANTS}
+            per_mac = {name: medians[name] / (batch_size * sum(costs[name])) for name in VARIANTS}
             for name in VARIANTS:
                 row = {"dtype": dtype_name, "batch_size": batch_size, "model": name, "seconds": times[name],
-                       "median_seconds": statistics.median(times[name]), "seconds_per_tera_mac": per_mac[name] * 1e12,
+                       "median_seconds": medians[name], "seconds_per_tera_mac": per_mac[name] * 1e12,
                        "per_mac_against_autonat": per_mac[name] / per_mac["AutoNAT-L"]}  # fmt: skip
                 result["times"].append(row)
                 print(f"{dtype_name} batch {batch_size} {name:30} {row['median_seconds']:8.3f} s,",
                       f"{row['per_mac_against_autonat']:.2f} of AutoNAT-L's time for a multiply-accumulate")  # fmt: skip
-            Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
+            write_json(Path(args.output), result)
 
 
 if __name__ == "__main__":
