@@ -22,11 +22,11 @@ from tqdm.auto import tqdm
 
 from diffusers_autonat import GenerationStrategy
 from diffusers_autonat.files import write_json
+from diffusers_autonat.image_datasets import ImageTransform, load_images
 from diffusers_autonat.loading import load_pipeline
 from diffusers_autonat.metrics import Evaluator, Requests, load_extractor, load_reference
 from diffusers_autonat.models.tokenizer import encode_images
 from diffusers_autonat.provenance import hardware, model_hash, versions
-from diffusers_autonat.training.data import ImageTransform, load_images
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:

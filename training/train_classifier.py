@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
 
 from diffusers_autonat.files import write_json
-from diffusers_autonat.training.data import ImageTransform, add_data_arguments, images_of, label_names, random_flip
+from diffusers_autonat.image_datasets import ImageTransform, label_names
+from diffusers_autonat.training.data import add_data_arguments, images_of, random_flip
 
 
 def parse_args():

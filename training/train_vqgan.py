@@ -23,7 +23,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from diffusers_autonat.training.data import ImageTransform, add_data_arguments, images_of, random_flip
+from diffusers_autonat.image_datasets import ImageTransform
+from diffusers_autonat.training.data import add_data_arguments, images_of, random_flip
 from diffusers_autonat.training.loop import History, endless_batches, load_checkpoint, save_checkpoint, seed_step
 from diffusers_autonat.training.vqgan import (
     CodebookUsage,

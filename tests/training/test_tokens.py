@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from diffusers_autonat.image_datasets import ImageTransform, load_images
 from diffusers_autonat.models.tokenizer import encode_images
-from diffusers_autonat.training.data import ImageTransform, load_images
 from diffusers_autonat.training.tokenizing import tokenize_dataset
 from diffusers_autonat.training.tokens import collate_tokens, load_token_set
 from tests.conftest import tiny_vqvae

@@ -60,7 +60,7 @@ def open_dataset(source: str | Path) -> tuple[str, Dataset]:
     """
     from datasets import load_dataset, load_from_disk
 
-    from ..training.data import load_images
+    from ..image_datasets import load_images
 
     path = Path(source)
     folder, _, split = str(source).rpartition(":")

@@ -17,10 +17,10 @@ from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
 from ..files import whole_file, write_json
+from ..image_datasets import label_names
 from ..images import image_to_array
 from ..models.tokenizer import encode_images, scale_factor
 from ..provenance import model_hash
-from .data import label_names
 from .tokens import SHARD_FILE, TokenSetInfo
 
 

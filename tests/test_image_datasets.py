@@ -6,14 +6,14 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from diffusers_autonat.images import image_to_array
-from diffusers_autonat.training.data import (
+from diffusers_autonat.image_datasets import (
     FASHION_MNIST_CLASSES,
     ImageTransform,
     label_names,
     load_images,
     read_idx,
 )
+from diffusers_autonat.images import image_to_array
 
 
 def test_idx_files(idx_folder, fashion_mnist):
