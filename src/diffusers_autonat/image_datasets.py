@@ -15,7 +15,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, load_dataset
 from PIL import Image as PILImage
 
-from ..images import image_to_array
+from .images import image_to_array
 
 
 FASHION_MNIST_CLASSES = [
