@@ -12,7 +12,7 @@ import pytest
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler
 from diffusers_autonat.search import open_storage
-from diffusers_autonat.search.finite_difference import is_lost
+from diffusers_autonat.search.workers import is_lost
 from diffusers_autonat.strategy_files import read_strategy
 
 
@@ -150,11 +150,16 @@ def in_process(tiny, monkeypatch):
     def call(args, script="search_generation.py"):
         words = command(script, tiny, *args)[1:]
         monkeypatch.setattr(sys, "argv", words)
+        monkeypatch.syspath_prepend(SCRIPTS)  # as Python does for a script
+        monkeypatch.delitem(
+            sys.modules, "arguments", raising=False
+        )  # other folders' scripts may have such a neighbour
         previous = signal.getsignal(signal.SIGTERM)
         verbosity = optuna.logging.get_verbosity()
         try:
             runpy.run_path(words[0], run_name="__main__")
         finally:
+            sys.modules.pop("arguments", None)
             signal.signal(signal.SIGTERM, previous)
             optuna.logging.set_verbosity(verbosity)
 

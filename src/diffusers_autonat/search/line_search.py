@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .finite_difference import Point, Rounds, RoundSampler
+from .interface import Point
+from .rounds import Rounds, RoundSampler
 from .spaces import GridParameter
 
 
