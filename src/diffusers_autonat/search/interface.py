@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from .spaces import DescentParameter
 from .workers import (
+    Slot,
     Worker,
     end_claim,
     fail_lost_trials,
     finished_trials,
     is_running,
+    patience_with,
+    take_slot,
     this_worker,
     wait_for_slot,
 )
@@ -54,7 +57,18 @@ class SharedSampler(BaseSampler):
 
     @abc.abstractmethod
     def _claim(self, study: Study, trial: FrozenTrial, worker: Worker) -> bool:
-        """Try to take a slot with `workers.take_slot`; True when the trial has one, or never will."""
+        """Try to `_take` an open slot; True when the trial has one, or never will."""
+
+    def _take(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        worker: Worker,
+        trials: list[FrozenTrial],
+        open_slots: Iterable[tuple[Slot, dict[str, Any]]],
+    ) -> bool:
+        """`workers.take_slot` with the patience of this sampler."""
+        return take_slot(study, trial, worker, trials, open_slots, patience_with(trials, self._stale_after))
 
     def has_ended(self, study: Study, num_trials: int | None = None) -> bool:
         """Whether a study that is to have `num_trials` trials, of all workers together, needs no other."""

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from .interface import Point, SamplerKind, SharedSampler
 from .spaces import DescentParameter
-from .workers import Worker, is_lost, patience_with, slot_of, take_slot
+from .workers import Worker, is_lost, slot_of
 
 
 class ResumableSampler(SharedSampler):
@@ -59,7 +59,7 @@ class ResumableSampler(SharedSampler):
         slots = [slot_of(other) for other in trials if other.number != trial.number and not is_lost(other)]
         taken = {slot[0] for slot in slots if slot is not None}
         open_slots = (([index, 0], dict[str, Any]()) for index in itertools.count() if index not in taken)
-        return take_slot(study, trial, worker, trials, open_slots, patience_with(trials, self._stale_after))
+        return self._take(study, trial, worker, trials, open_slots)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._sampler(trial).infer_relative_search_space(study, trial)

@@ -27,10 +27,8 @@ from .workers import (
     end_claim,
     is_lost,
     is_running,
-    patience_with,
     same_thread,
     slot_of,
-    take_slot,
     write_claim,
 )
 
@@ -177,7 +175,7 @@ class RoundSampler(SharedSampler):
             _stop(study)
             return True
         open_slots = [([current.number, index], {"point": current.points[index]}) for index in current.open]
-        if take_slot(study, trial, worker, trials, open_slots, patience_with(trials, self._stale_after)):
+        if self._take(study, trial, worker, trials, open_slots):
             return True
         holders = [holder for holder in current.holders if holder is not None]
         claims = [claim for holder in holders if (claim := claim_of(holder))]

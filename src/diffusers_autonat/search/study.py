@@ -14,6 +14,7 @@ from typing import Any, Literal
 import optuna
 import torch
 from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
@@ -83,8 +84,9 @@ def open_study(
         directions, pruner: As `optuna.create_study` takes them.
 
     Raises:
-        ValueError: the study is about something else, and about what.
+        ValueError: the study is about something else, and about what; or workers cannot share the sampler.
     """
+    _shared(sampler)
     study = optuna.create_study(
         study_name=name,
         storage=storage,
@@ -146,7 +148,7 @@ def run_study(study: Study, objective: Objective, num_trials: int | None, progre
         show = _Progress(bar)
         show(study)
         guarded = _guarded(objective)
-        sampler = _sampler(study)
+        sampler = _shared(study.sampler)
         while not sampler.has_ended(study, num_trials):
             sampler.fail_lost_trials(study)
             if sampler.is_taken(study, num_trials):
@@ -159,7 +161,7 @@ def run_study(study: Study, objective: Objective, num_trials: int | None, progre
 def wait_for_workers(study: Study) -> None:
     """Return when no trial is running: from then on every worker sees the same finished study."""
     while True:
-        _sampler(study).fail_lost_trials(study)
+        _shared(study.sampler).fail_lost_trials(study)
         running = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
         for trial in running:
             # Killed between creating the trial and saying whose it is, which takes no time.
@@ -172,14 +174,13 @@ def wait_for_workers(study: Study) -> None:
         time.sleep(POLL)
 
 
-def _sampler(study: Study) -> SharedSampler:
-    """What this module asks about trials; `open_study` takes no other."""
-    if not isinstance(study.sampler, SharedSampler):
-        name = type(study.sampler).__name__
+def _shared(sampler: BaseSampler) -> SharedSampler:
+    if not isinstance(sampler, SharedSampler):
+        name = type(sampler).__name__
         raise ValueError(
             f"workers cannot share a {name}: use ResumableSampler(lambda seed: {name}(seed=seed)), or make_sampler"
         )
-    return study.sampler
+    return sampler
 
 
 class _Progress:
