@@ -1,4 +1,4 @@
-"""Studies recorded by version 0.1.0, whose trials were claimed in two ways: every one of them goes on.
+"""Studies recorded when samplers still claimed trials in two ways: every one of them goes on.
 
 The journal holds five, each killed within a trial: the three descents and TPE within the sixth, the two lists of
 candidates within the second of three.
@@ -26,7 +26,7 @@ from diffusers_autonat.search.workers import is_lost, slot_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-RECORDED = Path(__file__).parents[1] / "fixtures" / "studies_0.1.0.journal"
+RECORDED = Path(__file__).parents[1] / "fixtures" / "earlier_studies.journal"
 SPACE = {
     "x": DescentParameter(start=0.0, low=-2.0, high=2.0, step=0.1, learning_rate=0.1),
     "y": DescentParameter(start=1.5, low=-2.0, high=2.0, step=0.2, learning_rate=0.2),

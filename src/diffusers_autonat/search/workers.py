@@ -20,7 +20,7 @@ Worker = dict[str, Any]  # host, process id and start, thread
 Slot = list[int]  # [turn, place within the turn]: what only one trial at a time may evaluate
 
 CLAIM = "autonat:claim"  # trial system attribute: who runs the trial since when, and its slot, or None while it waits
-CLAIM_OF_0_1 = "autonat:run"  # what it was for samplers other than those in rounds, before they all claimed alike
+EARLIER_CLAIM = "autonat:run"  # the same, of studies from before samplers in rounds and others claimed alike
 FAILURE = "failure"  # trial user attribute: why there is no value
 LOST = "lost: "  # how the reason begins where the worker is to blame and not the trial
 WEEK = 7 * 24 * 3600.0
@@ -81,7 +81,7 @@ def claim_of(trial: FrozenTrial) -> dict[str, Any] | None:
 
     None for trials that have no claim: enqueued by hand, or not begun by a sampler of this package.
     """
-    if CLAIM not in trial.system_attrs and (old := trial.system_attrs.get(CLAIM_OF_0_1)) is not None:
+    if CLAIM not in trial.system_attrs and (old := trial.system_attrs.get(EARLIER_CLAIM)) is not None:
         return {**old, "slot": [old["index"], 0]}
     return trial.system_attrs.get(CLAIM)
 
@@ -98,7 +98,7 @@ def is_running(trial: FrozenTrial) -> bool:
 
 def is_nameless(trial: FrozenTrial) -> bool:
     """Whether a trial runs without having said whose it is: its sampler had no time to, or is not of this package."""
-    return trial.state == TrialState.RUNNING and not {CLAIM, CLAIM_OF_0_1} & set(trial.system_attrs)
+    return trial.state == TrialState.RUNNING and not {CLAIM, EARLIER_CLAIM} & set(trial.system_attrs)
 
 
 def turn_of(trial: optuna.Trial) -> int:
