@@ -37,7 +37,7 @@ from diffusers_autonat import GenerationStrategy, TrainingStrategy
 from diffusers_autonat.commands.arguments import positive
 from diffusers_autonat.files import write_json
 from diffusers_autonat.metrics.reports import load_report
-from diffusers_autonat.plots import SCHEDULE_LABELS, plot_bars, plot_curves, plot_schedules
+from diffusers_autonat.plots import plot_bars, plot_curves, plot_schedules
 from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.confirm import Scored, score_candidates
 from diffusers_autonat.search.generation import Found, search_generation
@@ -207,17 +207,10 @@ def free(args, judge, storage, output):
         study_name = f"{name}-{label.replace(' ', '-')}"
         found = one_search(args, judge, pipeline, storage, study_name, args.sampler, args.seed, schedules)
         rows.append({"free": list(schedules), "label": label, **row_of(found, start, floor)})
-        bars = {start_label(args): start.value, **{readable(row["label"]): row["value"] for row in rows}}
+        bars = {start_label(args): start.value, **{row["label"]: row["value"] for row in rows}}
         plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", floor, title)
         write_json(output / f"{name}.json", result(args, judge, {"floor": floor, "rows": rows}))
     return name, {"floor": floor, "rows": rows}
-
-
-def readable(label: str) -> str:
-    """Which schedules were searched, in words and symbols instead of keys."""
-    for name, words in SCHEDULE_LABELS.items():
-        label = label.replace(name, words)
-    return label
 
 
 def concurrent(args, judge, storage, output):

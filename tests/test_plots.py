@@ -5,7 +5,15 @@ import pytest
 from PIL import Image
 
 from diffusers_autonat import GenerationStrategy, plots
-from diffusers_autonat.plots import pareto_front, plot_bars, plot_curves, plot_front, plot_schedules, plot_search
+from diffusers_autonat.plots import (
+    pareto_front,
+    plot_bars,
+    plot_curves,
+    plot_front,
+    plot_schedules,
+    plot_search,
+    readable,
+)
 
 
 FOUND = GenerationStrategy([0.9, 0.1 + 0.2, 0.1, 0], [1 / 3, 1, 1, 1], [2, 1, 1, 0], [0, 0, 1, 2])
@@ -71,6 +79,16 @@ def test_curves_are_means_of_what_was_best_so_far(tmp_path, figures):
     [line] = figures[0].axes[0].lines
     np.testing.assert_allclose(line.get_xdata(), [10, 20, 30])
     np.testing.assert_allclose(line.get_ydata(), [3.5, 3.0, 1.5])
+
+
+def test_names_of_values_and_bars_are_words(tmp_path, figures):
+    plot_bars({"all": 1.0, "all but mask_ratios": 2.0}, tmp_path / "b.png", "frechet_distance, confirmed")
+    plot_search(SEARCH, tmp_path / "s.png", "fid")
+    assert (
+        figures[0].axes[0].get_xlabel() == "Fréchet distance, confirmed" and figures[1].axes[0].get_ylabel() == "FID"
+    )
+    assert [label.get_text() for label in figures[0].axes[0].get_yticklabels()] == ["all", "all but mask ratio $r$"]
+    assert readable("confidence of kidney_fid") == "confidence of kidney_fid"  # whole words only
 
 
 def test_pareto_front():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,22 @@ SCHEDULE_LABELS = {
     "guidance_scales": "guidance scale $s$",
 }
 
+# The distances likewise; the first two are what only the standard network's may be called.
+DISTANCE_LABELS = {
+    "fid": "FID",
+    "kid": "KID",
+    "frechet_distance": "Fréchet distance",
+    "kernel_distance": "kernel distance",
+}
+
 # Runs of several seeds, each a list of (x, best value so far).
 Runs = list[list[tuple[float, float]]]
+
+
+def readable(text: str) -> str:
+    """A label with words and symbols in place of keys; `plot_*` do so with the names of values and of bars."""
+    labels = SCHEDULE_LABELS | DISTANCE_LABELS
+    return re.sub(rf"\b({'|'.join(labels)})\b", lambda found: labels[found[0]], text)
 
 
 def plot_schedules(strategies: Mapping[str, GenerationStrategy], path: str | Path, title: str | None = None) -> None:
@@ -80,7 +95,7 @@ def plot_search(
     sizes = sorted([*ordered, *(levels or {}).values()])
     low, high = sizes[0], max(ordered[0], sizes[int(0.95 * (len(sizes) - 1))])
     margin = 0.08 * (high - low or 1.0)
-    axis.set(xlabel="trial", ylabel=value_name, title=title, ylim=(low - margin, high + margin))
+    axis.set(xlabel="trial", ylabel=readable(value_name), title=title, ylim=(low - margin, high + margin))
     _finish(figure, axis, path)
 
 
@@ -100,7 +115,7 @@ def plot_front(
         axis.scatter(costs, values, s=14, color=f"C{number}", alpha=0.35, linewidths=0)
         axis.step([c for _, c in front], [v for v, _ in front], where="post", color=f"C{number}", label=label)
         axis.scatter([c for _, c in front], [v for v, _ in front], s=26, color=f"C{number}")
-    axis.set(xlabel=cost_name, ylabel=value_name, title=title)
+    axis.set(xlabel=cost_name, ylabel=readable(value_name), title=title)
     axis.xaxis.set_major_formatter(plt.matplotlib.ticker.EngFormatter())
     _finish(figure, axis, path)
 
@@ -133,7 +148,7 @@ def plot_curves(
         axis.step(grid, stacked.mean(0), where="post", color=color, linewidth=2, label=label)
         axis.fill_between(grid, stacked.min(0), stacked.max(0), step="post", color=color, alpha=0.15, linewidth=0)
     _draw_levels(axis, levels, first_color=len(curves))
-    axis.set(xlabel=x_name, ylabel=value_name, title=title)
+    axis.set(xlabel=x_name, ylabel=readable(value_name), title=title)
     _finish(figure, axis, path)
 
 
@@ -148,12 +163,12 @@ def plot_bars(
     plt = _pyplot()
     figure, axis = plt.subplots(figsize=(6.4, 1.1 + 0.36 * len(values)), layout="constrained")
     colours = ["C0" if value == min(values.values()) else "0.7" for value in values.values()]
-    bars = axis.barh(list(values), list(values.values()), color=colours)
+    bars = axis.barh([readable(label) for label in values], list(values.values()), color=colours)
     axis.bar_label(bars, fmt="%.3f", padding=3)
     if floor is not None:
         axis.axvline(floor, color="C3", linestyle="--", linewidth=1.2, label="tokenizer's reconstructions")
         figure.legend(frameon=False, loc="outside lower right")
-    axis.set(xlabel=value_name, xlim=(0, 1.15 * max(values.values())), title=title)
+    axis.set(xlabel=readable(value_name), xlim=(0, 1.15 * max(values.values())), title=title)
     axis.invert_yaxis()
     axis.set_axisbelow(True)
     axis.grid(alpha=0.3, axis="x")
