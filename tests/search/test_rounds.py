@@ -5,6 +5,7 @@ import time
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from diffusers_autonat.search import FiniteDifferenceSampler, suggest
@@ -109,3 +110,14 @@ def test_range_of_the_objective_must_hold_the_space():
 def test_empty_space():
     with pytest.raises(ValueError, match="nothing free"):
         FiniteDifferenceSampler({})
+
+
+def test_a_point_in_the_kind_of_number_that_is_asked_for():
+    """And of no other distribution: a category has no place on the line that is searched."""
+    study = optuna.create_study(sampler=FiniteDifferenceSampler(SPACE))
+    asked = {"b": IntDistribution(1, 5), "a": FloatDistribution(0, 1), "elsewhere": CategoricalDistribution(["x"])}
+    trial = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
+    point = study.sampler.sample_relative(study, trial, asked)
+    assert point == {"b": 3, "a": 0.2, "elsewhere": "x"} and isinstance(point["b"], int)
+    with pytest.raises(ValueError, match="the objective asks for b in CategoricalDistribution"):
+        study.sampler.sample_relative(study, trial, {"b": CategoricalDistribution([3.0])})

@@ -29,7 +29,7 @@ class GreedyLineSearchSampler(RoundSampler):
 
     Args:
         space: Parameters with their start and grid, in the order in which they are searched.
-        stale_after, independent_sampler: See `RoundSampler`.
+        stale_after, independent_sampler: See `RoundSampler`, also for what cannot be asked of any search in rounds.
     """
 
     _space: Mapping[str, GridParameter]
