@@ -25,6 +25,7 @@ lint: $(VENV)/.ready-$(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 train: $(VENV)/.ready-dev data
 	PATH="$(abspath $(BIN)):$$PATH" bash training/fashion_mnist.sh $(FASHION_MNIST) outputs/fashion-mnist

@@ -26,9 +26,9 @@ from diffusers_autonat.cards import make_card, metadata, save_card
 from diffusers_autonat.cli import main as diffusers_autonat
 from diffusers_autonat.files import write_json, write_text
 from diffusers_autonat.loading import load_pipeline
+from diffusers_autonat.plots import plot_history
 from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.report import PROVENANCE, save_strategy
-from diffusers_autonat.training.curves import plot_history
 from diffusers_autonat.training.loop import History
 
 

@@ -16,32 +16,38 @@ import itertools
 from pathlib import Path
 
 import optuna
-
-from diffusers_autonat import GenerationStrategy, TrainingStrategy
-from diffusers_autonat.commands.arguments import positive
-from diffusers_autonat.metrics import Report
-from diffusers_autonat.provenance import pipeline_hash
-from diffusers_autonat.search.arguments import (
-    Judge,
+from arguments import (
     add_evaluation_arguments,
     add_start_arguments,
     add_study_arguments,
     add_training_arguments,
+    as_identity,
     candidate_trainer,
-    load_pipeline,
+    judge_of,
+    load_judged,
     main_of_script,
     parse_args_before_dashes,
+    start_label,
     start_strategy,
     storage_location,
+    title_of,
 )
-from diffusers_autonat.search.confirm import Scored, score_strategies
+
+from diffusers_autonat import GenerationStrategy, TrainingStrategy
+from diffusers_autonat.commands.arguments import positive
+from diffusers_autonat.files import write_json
+from diffusers_autonat.metrics import Report
+from diffusers_autonat.plots import plot_bars, plot_curves, plot_schedules
+from diffusers_autonat.provenance import pipeline_hash
+from diffusers_autonat.search.confirm import Scored, score_candidates
 from diffusers_autonat.search.generation import Found, search_generation
+from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import FixedStepsSpace, StrategyObjective
-from diffusers_autonat.search.report import plot_bars, plot_curves, plot_schedules, save_trials, write_json
-from diffusers_autonat.search.samplers import SAMPLERS, STEP_SCALE, make_sampler
+from diffusers_autonat.search.report import save_trials
+from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, sampler_names
 from diffusers_autonat.search.spaces import SCHEDULE_NAMES, training_space
 from diffusers_autonat.search.study import complete_trials, open_storage, open_study, run_study, wait_for_workers
-from diffusers_autonat.search.training import describe, score_candidates
+from diffusers_autonat.search.training import describe
 
 
 SEEDS = 1_000  # between the seeds of two repetitions, which are also those of their noise
@@ -50,7 +56,7 @@ SEEDS = 1_000  # between the seeds of two repetitions, which are also those of t
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, dest="experiment", metavar="EXPERIMENT")
-    several = [sampler for sampler in SAMPLERS if sampler != "nsga2"]
+    several = sampler_names()
     for run in (baseline, samplers, free, concurrent, training):
         command = commands.add_parser(run.__name__, description=run.__doc__, help=run.__doc__)
         command.set_defaults(run=run)
@@ -99,7 +105,7 @@ def pipeline_identity(args, pipeline) -> dict:
 
 def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SCHEDULE_NAMES) -> Found:
     start = start_strategy(args, args.num_inference_steps, pipeline)
-    space = FixedStepsSpace(start, free, STEP_SCALE.get(sampler_name, 1.0))
+    space = FixedStepsSpace(start, free, SAMPLERS[sampler_name].step_scale)
     sampler = make_sampler(sampler_name, space.parameters, args.num_trials, seed)
     of_pipeline = pipeline_identity(args, pipeline)
     score = judge.score(pipeline)
@@ -121,7 +127,7 @@ def confirmed_start(args, judge, pipeline, storage, name) -> Scored:
     start = start_strategy(args, args.num_inference_steps, pipeline)
     name = f"{name}-start-{args.confirm_images}-{args.confirm_seed}"
     identity = judge.confirm_identity(**pipeline_identity(args, pipeline))
-    [scored] = score_strategies(storage, name, identity, {"start": start}, judge.confirm_score(pipeline))
+    [scored] = score_candidates(storage, name, identity, {"start": start}, judge.confirm_score(pipeline))
     return scored
 
 
@@ -143,23 +149,22 @@ def row_of(found: Found, start: Scored, floor: float | None) -> dict:
 
 def baseline(args, judge, storage, output):
     """the heuristic with lambda and k tuned by a grid, the best confirmed on fresh noise"""
-    pipeline, steps = load_pipeline(args.pipeline, args.dtype), args.num_inference_steps
+    pipeline, steps = load_judged(args), args.num_inference_steps
     of_pipeline = pipeline_identity(args, pipeline)
     grid = {
         f"lambda {lam:g}, k {k:g}": GenerationStrategy.cosine(steps, remasking_temperature=lam, guidance_scale=k)
         for lam, k in itertools.product(args.lambdas, args.ks)
     }
     name = args.study_name or f"baseline-T{steps}"
-    rows = score_strategies(storage, name, judge.identity(**of_pipeline), grid, judge.score(pipeline))
-    rows.sort(key=lambda row: row.value)
+    rows = score_candidates(storage, name, judge.identity(**of_pipeline), grid, judge.score(pipeline))
     winners = {row.label: row.strategy for row in rows[: max(1, args.confirm_top)]}
-    confirmed = score_strategies(
+    confirmed = score_candidates(
         storage, f"{name}-confirm-{args.confirm_images}-{args.confirm_seed}", judge.confirm_identity(**of_pipeline), winners,
         judge.confirm_score(pipeline),
     )  # fmt: skip
-    confirmed.sort(key=lambda row: row.value)
     floor = floor_of(args, judge)
-    plot_bars({row.label: row.value for row in rows}, output / f"{name}.png", judge.value_name, floor)
+    title = title_of(args.pipeline, steps, args.num_images)
+    plot_bars({row.label: row.value for row in rows}, output / f"{name}.png", judge.value_name, floor, title)
     return name, {
         **of_pipeline, "floor": floor, "tuned": confirmed[0].label, "value": confirmed[0].value,
         "strategy": confirmed[0].strategy.to_dict(),
@@ -170,7 +175,8 @@ def baseline(args, judge, storage, output):
 
 def samplers(args, judge, storage, output):
     """samplers at equal numbers of generated images"""
-    pipeline, floor = load_pipeline(args.pipeline, args.dtype), floor_of(args, judge)
+    pipeline, floor = load_judged(args), floor_of(args, judge)
+    title = title_of(args.pipeline, args.num_inference_steps, args.num_images)
     name, rows, curves = args.study_name or f"samplers-T{args.num_inference_steps}", [], {}
     start = confirmed_start(args, judge, pipeline, storage, name)
     for repetition, sampler in itertools.product(range(args.repetitions), args.samplers):
@@ -178,16 +184,18 @@ def samplers(args, judge, storage, output):
         found = one_search(args, judge, pipeline, storage, f"{name}-{sampler}-seed{seed}", sampler, seed)
         rows.append({"sampler": sampler, "seed": seed, **row_of(found, start, floor)})
         curves.setdefault(sampler, []).append(best_so_far(found.study, args.num_images))
-        plot_curves(curves, output / f"{name}.png", "generated images", f"best {judge.value_name} so far")
+        plot_curves(curves, output / f"{name}.png", "generated images", f"best {judge.value_name} so far", title=title)
         write_json(output / f"{name}.json", result(args, judge, {"floor": floor, "rows": rows, "best_so_far": curves}))
     means = {s: sum(r["value"] for r in rows if r["sampler"] == s) / args.repetitions for s in args.samplers}
-    plot_bars(means, output / f"{name}-confirmed.png", f"{judge.value_name}, confirmed", floor)
+    title = title_of(args.pipeline, args.num_inference_steps, args.confirm_images)
+    plot_bars(means, output / f"{name}-confirmed.png", f"{judge.value_name}, confirmed", floor, title)
     return name, {"floor": floor, "confirmed_means": means, "rows": rows, "best_so_far": curves}
 
 
 def free(args, judge, storage, output):
     """which of r, tau1, tau2, s matter: all searched, all but each, and each alone"""
-    pipeline, floor = load_pipeline(args.pipeline, args.dtype), floor_of(args, judge)
+    pipeline, floor = load_judged(args), floor_of(args, judge)
+    title = title_of(args.pipeline, args.num_inference_steps, args.confirm_images)
     name, rows = args.study_name or f"free-T{args.num_inference_steps}", []
     start = confirmed_start(args, judge, pipeline, storage, name)
     searched = {
@@ -199,8 +207,8 @@ def free(args, judge, storage, output):
         study_name = f"{name}-{label.replace(' ', '-')}"
         found = one_search(args, judge, pipeline, storage, study_name, args.sampler, args.seed, schedules)
         rows.append({"free": list(schedules), "label": label, **row_of(found, start, floor)})
-        bars = {"start": start.value, **{row["label"]: row["value"] for row in rows}}
-        plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", floor)
+        bars = {start_label(args): start.value, **{row["label"]: row["value"] for row in rows}}
+        plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", floor, title)
         write_json(output / f"{name}.json", result(args, judge, {"floor": floor, "rows": rows}))
     return name, {"floor": floor, "rows": rows}
 
@@ -222,28 +230,30 @@ def concurrent(args, judge, storage, output):
     def objective(trial: optuna.Trial) -> float:
         params = {key: trial.suggest_categorical(key, parameter.values) for key, parameter in grid.items()}
         folder = train(TrainingStrategy(params["alpha"], params["beta"]))
-        score = judge.score(load_pipeline(str(folder), args.dtype))
-        return StrategyObjective(space, score)(trial)
+        return StrategyObjective(space, judge.score(judge.load_pipeline(folder)))(trial)
 
     run_study(study, objective, args.num_trials)
     wait_for_workers(study)
     rows = []
     for trial in complete_trials(study)[: max(1, args.confirm_top)]:
         chosen = TrainingStrategy(trial.params["alpha"], trial.params["beta"])
-        folder = train(chosen)
+        pipeline = judge.load_pipeline(train(chosen))
         strategy = GenerationStrategy.from_dict(trial.user_attrs["strategy"])
-        [row] = score_strategies(
+        [row] = score_candidates(
             storage, f"{name}-confirm-{trial.number}-{args.confirm_images}", judge.confirm_identity(**recipe),
-            {describe(chosen): strategy}, judge.confirm_score(load_pipeline(str(folder), args.dtype)),
+            {describe(chosen): strategy}, judge.confirm_score(pipeline),
         )  # fmt: skip
         rows.append({"trial": trial.number, "training": chosen.to_dict(), "value": row.value, "search_value": trial.values[0],
                      "values": row.record["values"], "strategy": strategy.to_dict()})  # fmt: skip
     rows.sort(key=lambda row: row["value"])
     save_trials(study, output / f"{name}.csv")
     curve = best_so_far(study, args.num_images)
-    plot_curves({"concurrent": [curve]}, output / f"{name}.png", "generated images", f"best {judge.value_name} so far")
+    title = title_of("trained candidates", args.num_inference_steps, args.num_images)
+    plot_curves({"concurrent": [curve]}, output / f"{name}.png", "generated images", f"best {judge.value_name} so far",
+                title=title)  # fmt: skip
     found = GenerationStrategy.from_dict(rows[0]["strategy"])
-    plot_schedules({"found": found, "start": start}, output / f"{name}-schedules.png")
+    title = title_of(describe(TrainingStrategy(**rows[0]["training"])), args.num_inference_steps)
+    plot_schedules({"found": found, start_label(args): start}, output / f"{name}-schedules.png", title)
     trained = len({(trial.params["alpha"], trial.params["beta"]) for trial in complete_trials(study)})
     return name, {"floor": floor, **recipe, "trials": len(complete_trials(study)), "models_trained": trained, "rows": rows,
                   "best_so_far": curve}  # fmt: skip
@@ -257,12 +267,13 @@ def training(args, judge, storage, output):
     strategy = start_strategy(args, args.num_inference_steps, None)
     recipe = {"training": train.recipe, "strategy": strategy.to_dict()}
     name = args.study_name or f"training-strategies-T{args.num_inference_steps}"
-    score = judge.folder_score(strategy, confirm=True)
-    ranked = score_candidates(storage, name, judge.confirm_identity(**recipe), train, score, candidates)
-    plot_bars(dict(ranked), output / f"{name}.png", judge.value_name)
+    identity = judge.confirm_identity(**recipe, **as_identity(candidates))
+    ranked = score_candidates(storage, name, identity, candidates, judge.training_score(train, strategy, confirm=True))
+    title = title_of("trained candidates", args.num_inference_steps, args.confirm_images)
+    plot_bars({one.label: one.value for one in ranked}, output / f"{name}.png", judge.value_name, title=title)
     return name, {
         **recipe,
-        "rows": [{"label": label, **candidates[label].to_dict(), "value": value} for label, value in ranked],
+        "rows": [{"label": one.label, **one.strategy.to_dict(), "value": one.value} for one in ranked],
     }
 
 
@@ -282,7 +293,7 @@ def result(args, judge: Judge, data: dict) -> dict:
 
 
 def run(args):
-    storage, judge, output = open_storage(storage_location(args)), Judge.from_args(args), Path(args.output)
+    storage, judge, output = open_storage(storage_location(args)), judge_of(args), Path(args.output)
     name, data = args.run(args, judge, storage, output)
     write_json(output / f"{name}.json", result(args, judge, data))
     print(f"Written to {output}/{name}.json and its plots")

@@ -16,31 +16,37 @@ times at once to share the work.
 import argparse
 from pathlib import Path
 
-from diffusers_autonat import GenerationStrategy, TrainingStrategy
-from diffusers_autonat.commands.arguments import positive
-from diffusers_autonat.provenance import pipeline_hash
-from diffusers_autonat.search.arguments import (
-    Judge,
+import optuna
+from arguments import (
     add_evaluation_arguments,
     add_start_arguments,
     add_study_arguments,
     add_training_arguments,
+    as_identity,
     candidate_trainer,
-    load_pipeline,
+    judge_of,
     main_of_script,
     parse_args_before_dashes,
-    provenance,
+    start_label,
     start_strategy,
     storage_location,
+    title_of,
 )
-from diffusers_autonat.search.confirm import Scored
+
+from diffusers_autonat import GenerationStrategy, TrainingStrategy
+from diffusers_autonat.commands.arguments import positive
+from diffusers_autonat.files import write_json
+from diffusers_autonat.plots import plot_bars, plot_schedules
+from diffusers_autonat.provenance import pipeline_hash
+from diffusers_autonat.search.confirm import Scored, score_candidates
 from diffusers_autonat.search.generation import search_generation
+from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import FixedStepsSpace
-from diffusers_autonat.search.report import plot_bars, plot_schedules, save_strategy, write_json
-from diffusers_autonat.search.samplers import SAMPLERS, STEP_SCALE, make_sampler
+from diffusers_autonat.search.report import origin_of, save_strategy
+from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, sampler_names
 from diffusers_autonat.search.spaces import training_space, training_strategy
 from diffusers_autonat.search.study import complete_trials, open_storage
-from diffusers_autonat.search.training import CandidateTrainer, describe, score_candidates, search_training
+from diffusers_autonat.search.training import CandidateTrainer, describe, search_training
 
 
 def parse_args():
@@ -48,7 +54,7 @@ def parse_args():
     parser.add_argument("--num-inference-steps", type=positive, default=4)
     parser.add_argument("--rounds", type=positive, default=3, help="at most")
     parser.add_argument("--epsilon", type=float, default=0.05, help="change of the distance that ends the search")
-    parser.add_argument("--sampler", choices=[s for s in SAMPLERS if s != "nsga2"], default="finite-difference")
+    parser.add_argument("--sampler", choices=sampler_names(), default="finite-difference")
     parser.add_argument("--num-trials", type=positive, default=300, help="of each generation search")
     parser.add_argument("--final-pipeline", help="a bigger model, searched once from where the rounds ended")
     add_start_arguments(parser)
@@ -67,7 +73,7 @@ class Alternation:
     def generation(self, stage: str, pipeline, start: GenerationStrategy) -> Scored:
         """The best generation strategy for a pipeline, confirmed, and never worse than `start`."""
         args, judge = self.args, self.judge
-        space = FixedStepsSpace(start, step_scale=STEP_SCALE.get(args.sampler, 1.0))
+        space = FixedStepsSpace(start, step_scale=SAMPLERS[args.sampler].step_scale)
         sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed)
         of_pipeline = {"pipeline": pipeline_hash(pipeline), "num_inference_steps": start.num_inference_steps}
         found = search_generation(
@@ -87,21 +93,24 @@ class Alternation:
         space = training_space(start, args.alphas, args.betas)
         identity = judge.identity(**recipe, alphas=args.alphas, betas=args.betas, start=start.to_dict())
         name = f"{self.name}-{stage}"
-        study = search_training(self.storage, name, identity, self.train, judge.folder_score(strategy), space)
+        study = search_training(self.storage, name, identity, judge.training_score(self.train, strategy), space)
         found = [training_strategy(trial.params) for trial in complete_trials(study)[: args.confirm_top]]
         candidates = {describe(one): one for one in [*found, start]}
-        score = judge.folder_score(strategy, confirm=True)
-        ranked = score_candidates(
-            self.storage, f"{name}-confirm", judge.confirm_identity(**recipe), self.train, score, candidates
-        )
-        return candidates[ranked[0][0]], ranked[0][1]
+        confirm_identity = judge.confirm_identity(**recipe, **as_identity(candidates))
+        score = judge.training_score(self.train, strategy, confirm=True)
+        best = score_candidates(self.storage, f"{name}-confirm", confirm_identity, candidates, score)[0]
+        return best.strategy, best.value
 
     def first_model(self, training: TrainingStrategy) -> None:
         """Train where the search begins; a study, so that one worker trains and the others wait."""
-        score_candidates(
-            self.storage, f"{self.name}-first-model", {"training": self.train.recipe}, self.train,
-            lambda folder, trial: 0.0, {describe(training): training},
-        )  # fmt: skip
+        candidates = {describe(training): training}
+        identity = {"training": self.train.recipe, **as_identity(candidates)}
+
+        def score(candidate: TrainingStrategy, trial: optuna.Trial) -> float:
+            self.train(candidate)
+            return 0.0
+
+        score_candidates(self.storage, f"{self.name}-first-model", identity, candidates, score)
 
 
 def run(args):
@@ -111,7 +120,7 @@ def run(args):
     storage, train = open_storage(storage_location(args)), candidate_trainer(args)
     training = TrainingStrategy(args.start_alpha, args.start_beta)
     training_space(training, args.alphas, args.betas)
-    judge = Judge.from_args(args)
+    judge = judge_of(args)
     output = Path(args.output)
     alternation = Alternation(
         args, storage, judge, train, args.study_name or f"alternating-T{args.num_inference_steps}"
@@ -121,7 +130,7 @@ def run(args):
     alternation.first_model(training)
     strategy, rounds = None, []
     for number in range(1, args.rounds + 1):
-        pipeline = load_pipeline(str(train(training)), args.dtype)
+        pipeline = judge.load_pipeline(train(training))
         start = strategy or start_strategy(args, args.num_inference_steps, pipeline)
         found = alternation.generation(f"round{number}-generation", pipeline, start)
         strategy = found.strategy
@@ -138,21 +147,22 @@ def run(args):
     for row in rounds:
         values[f"round {row['round']}: generation"] = row["after_generation"]
         values[f"round {row['round']}: training"] = row["after_training"]
-    plot_bars(values, output / "rounds.png", judge.value_name)
+    title = title_of("trained candidates", args.num_inference_steps, args.confirm_images)
+    plot_bars(values, output / "rounds.png", judge.value_name, title=title)
 
     # 3. The strategy for the model that is to be used
-    folder = args.final_pipeline or str(train(training))
-    pipeline = load_pipeline(folder, args.dtype)
+    pipeline = judge.load_pipeline(args.final_pipeline or train(training))
     first = start_strategy(args, args.num_inference_steps, pipeline)
     if args.final_pipeline:
         found = alternation.generation("final-generation", pipeline, strategy)
         strategy, value = found.strategy, found.value
-    origin = provenance(
+    origin = origin_of(
         judge.confirm_identity(), pipeline, study=alternation.name, metric_name=judge.value_name, value=value,
         training=training.to_dict(), confirmed=True,
     )  # fmt: skip
     save_strategy(output, pipeline.scheduler, strategy, origin)
-    plot_schedules({"found": strategy, args.start: first}, output / "schedules.png")
+    plot_schedules({"found": strategy, start_label(args): first}, output / "schedules.png",
+                   title_of(args.final_pipeline or describe(training), args.num_inference_steps))  # fmt: skip
     print(f"{judge.value_name} {value:.4f}: {describe(training)} and {output}/scheduler_config.json")
 
 

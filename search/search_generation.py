@@ -12,38 +12,32 @@ quality against multiply-accumulates. `optuna-dashboard outputs/search-T4/search
 import argparse
 from pathlib import Path
 
-from diffusers_autonat import NATScheduler
-from diffusers_autonat.commands.arguments import positive
-from diffusers_autonat.cost import pipeline_cost
-from diffusers_autonat.provenance import pipeline_hash
-from diffusers_autonat.search.arguments import (
-    Judge,
+from arguments import (
     add_evaluation_arguments,
     add_start_arguments,
     add_study_arguments,
-    load_pipeline,
+    judge_of,
+    load_judged,
     main_of_script,
-    provenance,
+    start_label,
     start_strategy,
     storage_location,
+    title_of,
 )
+
+from diffusers_autonat import NATScheduler
+from diffusers_autonat.commands.arguments import positive
+from diffusers_autonat.cost import pipeline_cost
+from diffusers_autonat.files import write_json
+from diffusers_autonat.plots import plot_front, plot_schedules, plot_search
+from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
+from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import AnyStepsSpace, FixedStepsSpace
-from diffusers_autonat.search.report import (
-    plot_front,
-    plot_schedules,
-    plot_search,
-    save_strategy,
-    save_trials,
-    write_json,
-)
-from diffusers_autonat.search.samplers import SAMPLERS, STEP_SCALE, make_sampler
+from diffusers_autonat.search.report import origin_of, save_strategy, save_trials
+from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, sampler_names
 from diffusers_autonat.search.spaces import SCHEDULE_NAMES
 from diffusers_autonat.search.study import complete_trials, open_storage
-
-
-MULTI_OBJECTIVE = ("nsga2", "tpe", "random")
-WITH_RUNGS = ("tpe", "random", "gp")  # the others learn from finished trials only
 
 
 def parse_args():
@@ -69,19 +63,23 @@ def parse_args():
 
 
 def check(args):
+    sampler = SAMPLERS[args.sampler]
     if args.objective == "distance" and len(args.num_inference_steps) > 1:
         raise ValueError(f"--num-inference-steps {args.num_inference_steps}: several need --objective distance,cost")
-    if args.objective == "distance,cost" and args.sampler not in MULTI_OBJECTIVE:
+    if args.objective == "distance,cost" and 2 not in sampler.num_objectives:
         raise ValueError(
-            f"--sampler {args.sampler} has one objective; with a cost there are {', '.join(MULTI_OBJECTIVE)}"
+            f"--sampler {args.sampler} has one objective; with a cost there are {', '.join(sampler_names(2))}"
         )
-    if args.redraw_noise and args.sampler == "finite-difference":
-        raise ValueError("--redraw-noise: a line search compares values of several rounds; take --sampler released")
-    if args.objective == "distance" and args.sampler == "nsga2":
-        raise ValueError("--sampler nsga2 is for --objective distance,cost")
-    if args.rungs and (args.objective != "distance" or args.sampler not in WITH_RUNGS):
-        raise ValueError(f"--rungs go with one objective and the samplers {', '.join(WITH_RUNGS)}, not {args.sampler}")
-    if args.rungs and sorted(set(args.rungs)) != args.rungs or args.rungs and args.rungs[-1] >= args.num_images:
+    if args.objective == "distance" and 1 not in sampler.num_objectives:
+        raise ValueError(f"--sampler {args.sampler} is for --objective distance,cost")
+    if args.redraw_noise and not sampler.redraw_noise:
+        raise ValueError(
+            f"--redraw-noise: {args.sampler} compares values of several rounds; for descent take --sampler released"
+        )
+    if args.rungs and (args.objective != "distance" or not sampler.rungs):
+        able = ", ".join(name for name, kind in SAMPLERS.items() if kind.rungs)
+        raise ValueError(f"--rungs go with one objective and the samplers {able}, not {args.sampler}")
+    if args.rungs and (sorted(set(args.rungs)) != args.rungs or args.rungs[-1] >= args.num_images):
         raise ValueError(f"--rungs {args.rungs} must rise and stay below --num-images {args.num_images}")
     if args.write_to_pipeline and not Path(args.pipeline, "scheduler").is_dir():
         raise ValueError(f"--write-to-pipeline: {args.pipeline} is not a local pipeline folder")
@@ -91,16 +89,16 @@ def run(args):
     # 1. Everything that can be wrong, before the first image
     check(args)
     storage = open_storage(storage_location(args))
-    pipeline = load_pipeline(args.pipeline, args.dtype)
+    pipeline = load_judged(args)
     starts = [start_strategy(args, steps, pipeline) for steps in args.num_inference_steps]
     with_cost = args.objective == "distance,cost"
     if with_cost:
         space = AnyStepsSpace(starts, args.free)
     else:
-        space = FixedStepsSpace(starts[0], args.free, STEP_SCALE.get(args.sampler, 1.0))
+        space = FixedStepsSpace(starts[0], args.free, SAMPLERS[args.sampler].step_scale)
     first = space.first_points() if with_cost else None
     sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed, first)
-    judge = Judge.from_args(args, pipeline)
+    judge = judge_of(args, pipeline)
 
     # 2. Search and confirm
     of_pipeline = {"pipeline": pipeline_hash(pipeline), "num_inference_steps": args.num_inference_steps}
@@ -142,7 +140,7 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
          "strategy": one.strategy.to_dict()}
         for one in found.candidates
     ]  # fmt: skip
-    origin = provenance(
+    origin = origin_of(
         judge.identity(**confirmed), pipeline, study=found.study.study_name, sampler=args.sampler,
         confirmed=found.confirmed, search={"num_images": args.num_images, "seed": args.seed,
                                            "num_trials": len(complete_trials(found.study))},
@@ -163,18 +161,20 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
             save_strategy(folder, scheduler, best.strategy, {**of_trial, **origin})
         write_json(output / f"strategy-T{steps}.json", best.strategy.to_dict())
         suffix = f"-T{steps}" if with_cost else ""
-        plot_schedules(
-            {f"found ({best.label})": best.strategy, Path(args.start).name: start}, output / f"schedules{suffix}.png"
-        )
+        drawn = {f"found ({best.label})": best.strategy, start_label(args): start}
+        plot_schedules(drawn, output / f"schedules{suffix}.png", title_of(args.pipeline, steps))
         print(f"T = {steps}: {name} {best.value:.4f} ({best.label}{', fresh noise' if found.confirmed else ''})")
     if with_cost:
         trials = [(trial.values[0], trial.values[1]) for trial in complete_trials(found.study)]
         groups = {f"search, N = {args.num_images:,}": trials}
         if found.confirmed:
             groups[f"confirmed, N = {args.confirm_images:,}"] = [(row["value"], row["macs"]) for row in rows]
-        plot_front(groups, output / "front.png", name, "multiply-accumulates per image")
+        title = title_of(args.pipeline, ", ".join(str(steps) for steps in args.num_inference_steps))
+        plot_front(groups, output / "front.png", name, "multiply-accumulates per image", title)
     else:
-        plot_search(found.study, output / "history.png", f"{name}, N = {args.num_images:,}")
+        values = {trial.number: trial.values[0] for trial in complete_trials(found.study)}
+        title = title_of(args.pipeline, args.num_inference_steps[0], args.num_images)
+        plot_search(values, output / "history.png", name, title=f"{title}, {args.sampler}")
     print(f"Written to {output}" + (f" and into {args.pipeline}/scheduler" if args.write_to_pipeline else ""))
 
 

@@ -13,22 +13,28 @@ candidates at a time.
 import argparse
 from pathlib import Path
 
-from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
-from diffusers_autonat.commands.arguments import positive
-from diffusers_autonat.search.arguments import (
-    Judge,
+from arguments import (
     add_evaluation_arguments,
     add_study_arguments,
     add_training_arguments,
+    as_identity,
     candidate_trainer,
+    judge_of,
     main_of_script,
     parse_args_before_dashes,
     storage_location,
+    title_of,
 )
-from diffusers_autonat.search.report import plot_bars, save_trials, write_json
+
+from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
+from diffusers_autonat.commands.arguments import positive
+from diffusers_autonat.files import write_json
+from diffusers_autonat.plots import plot_bars
+from diffusers_autonat.search.confirm import score_candidates
+from diffusers_autonat.search.report import save_trials
 from diffusers_autonat.search.spaces import training_space, training_strategy
 from diffusers_autonat.search.study import complete_trials, open_storage
-from diffusers_autonat.search.training import describe, score_candidates, search_training
+from diffusers_autonat.search.training import describe, search_training
 from diffusers_autonat.strategy_files import read_strategy
 
 
@@ -56,32 +62,30 @@ def run(args):
     storage = open_storage(storage_location(args))
     train, strategy = candidate_trainer(args), scoring_strategy(args)
     space = training_space(TrainingStrategy(args.start_alpha, args.start_beta), args.alphas, args.betas)
-    judge = Judge.from_args(args)
+    judge = judge_of(args)
 
     # 2. Search and confirm
     name = args.study_name or f"training-T{strategy.num_inference_steps}"
     recipe = {"training": train.recipe, "strategy": strategy.to_dict()}
     identity = judge.identity(**recipe, alphas=args.alphas, betas=args.betas)
-    study = search_training(storage, name, identity, train, judge.folder_score(strategy), space)
+    study = search_training(storage, name, identity, judge.training_score(train, strategy), space)
     trials = complete_trials(study)
     found = {describe(one): one for one in (training_strategy(trial.params) for trial in trials)}
     rows = [(label, trial.values[0]) for label, trial in zip(found, trials)]
     if args.confirm_top:
         top = dict(list(found.items())[: args.confirm_top])
         confirm_name = f"{name}-confirm-{args.confirm_top}x{args.confirm_images}-{args.confirm_seed}"
-        rows = score_candidates(
-            storage,
-            confirm_name,
-            judge.confirm_identity(**recipe),
-            train,
-            judge.folder_score(strategy, confirm=True),
-            top,
-        )
+        confirm_identity = judge.confirm_identity(**recipe, **as_identity(top))
+        score = judge.training_score(train, strategy, confirm=True)
+        confirmed = score_candidates(storage, confirm_name, confirm_identity, top, score)
+        rows = [(one.label, one.value) for one in confirmed]
 
     # 3. Report
     output, best = Path(args.output), found[rows[0][0]]
     save_trials(study, output / "trials.csv")
-    plot_bars(dict(rows), output / "candidates.png", judge.value_name)
+    num_images = args.confirm_images if args.confirm_top else args.num_images
+    title = title_of("trained candidates", strategy.num_inference_steps, num_images)
+    plot_bars(dict(rows), output / "candidates.png", judge.value_name, title=title)
     write_json(output / "training_strategy.json", {
         **best.to_dict(), "metric_name": judge.value_name, "value": rows[0][1], "study": name,
         "confirmed": bool(args.confirm_top),

@@ -18,7 +18,7 @@ from diffusers_autonat import GenerationStrategy
 from diffusers_autonat.cli import main
 from diffusers_autonat.metrics import EvaluationCheckpoint, load_extractor, load_reference
 from diffusers_autonat.metrics.image_files import ImageArchive, ImageFolder
-from diffusers_autonat.search.arguments import Judge, add_evaluation_arguments
+from search.arguments import add_evaluation_arguments, judge_of
 from tests.conftest import save_tiny_classifier, tiny_pipeline
 
 
@@ -239,7 +239,7 @@ def test_the_search_reads_the_same_reference(place, tmp_path, fashion_mnist, idx
         (tmp_path / "wide", None, ["--resolution", "28"]),
     ):
         arguments = ["--reference", str(source), "--feature-extractor", str(place / "judge"), *more]
-        assert Judge.from_args(parser.parse_args(arguments), pipeline).reference.hash == expected
+        assert judge_of(parser.parse_args(arguments), pipeline).reference.hash == expected
 
 
 def test_a_pipeline_is_needed_and_a_reference_to_compare_with(place, capsys):

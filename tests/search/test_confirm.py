@@ -12,7 +12,7 @@ from diffusers_autonat.search import (
     FixedStepsSpace,
     make_sampler,
     open_storage,
-    score_strategies,
+    score_candidates,
     search_generation,
 )
 from diffusers_autonat.search.confirm import best_trials
@@ -108,9 +108,9 @@ def test_a_candidate_that_fails_is_left_out(tmp_path):
         return truth(strategy, trial) if strategy == START else float("nan")
 
     storage = open_storage(tmp_path / "s")
-    assert [one.label for one in score_strategies(storage, "c", FRESH, strategies, score, progress=False)] == ["good"]
+    assert [one.label for one in score_candidates(storage, "c", FRESH, strategies, score, progress=False)] == ["good"]
     with pytest.raises(ValueError, match="seed 9 there and 10 here"):
-        score_strategies(storage, "c", {**FRESH, "seed": 10}, strategies, score, progress=False)
+        score_candidates(storage, "c", {**FRESH, "seed": 10}, strategies, score, progress=False)
 
 
 def test_equal_strategies_are_one_candidate():

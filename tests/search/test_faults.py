@@ -8,7 +8,6 @@ import signal
 import time
 
 import optuna
-import psutil
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
@@ -19,10 +18,10 @@ from diffusers_autonat.search import (
     FiniteDifferenceSampler,
     GreedyLineSearchSampler,
     GridParameter,
-    finite_difference,
     suggest,
+    workers,
 )
-from diffusers_autonat.search.finite_difference import CLAIM
+from diffusers_autonat.search.workers import CLAIM
 
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -59,7 +58,7 @@ def make_sampler(kind, **settings):
 def work(path, kind, dies_at=math.inf, seconds=0.0, host=None, **settings):
     """What every worker runs: join the study, evaluate until the search ends."""
     if host is not None:
-        finite_difference._host = lambda: host
+        workers._host = lambda: host
 
     def objective(trial):
         params = suggest(trial, SPACES[kind])
@@ -194,24 +193,3 @@ def test_waiting_worker_that_is_killed_blocks_nobody(tmp_path, kind, unbroken):
     for worker in workers[1:]:
         worker.join()
     assert outcome(path) == outcome(unbroken)
-
-
-def test_default_patience():
-    """An overdue trial is one that takes ten times longer than any before."""
-    study = optuna.create_study(sampler=make_sampler("finite-difference"))
-    sampler = study.sampler
-    assert sampler._patience(study.trials) == 7 * 24 * 3600
-    study.optimize(lambda trial: suggest(trial, SPACES["finite-difference"])["x"], n_trials=1)
-    assert sampler._patience(study.trials) == 60
-    trial = study.trials[0]
-    trial.system_attrs[CLAIM]["seconds"] = 100.0
-    assert sampler._patience([trial]) == 1000
-
-
-def test_who_is_gone():
-    me = finite_difference._this_worker()
-    assert not finite_difference._is_gone(me)
-    assert finite_difference._is_gone({**me, "started": me["started"] - 3600})  # the id was given to another process
-    unused = next(pid for pid in range(2**22 - 1, 0, -1) if not psutil.pid_exists(pid))
-    assert finite_difference._is_gone({**me, "pid": unused})
-    assert not finite_difference._is_gone({**me, "pid": unused, "host": "elsewhere"})

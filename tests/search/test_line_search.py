@@ -3,7 +3,6 @@ import math
 
 import optuna
 import pytest
-from optuna.testing.pytest_samplers import BasicSamplerTestCase, SingleOnlySamplerTestCase
 from optuna.trial import TrialState
 
 from diffusers_autonat import TrainingStrategy
@@ -129,12 +128,3 @@ def test_another_grid_is_refused():
     study.sampler = GreedyLineSearchSampler({**SPACE, "beta": GridParameter(0.5, (0.5, 1.0))})
     with pytest.raises(ValueError, match="other settings"):
         study.optimize(lambda trial: bowl(suggest(trial, SPACE)))
-
-
-class TestOptunaBasic(BasicSamplerTestCase, SingleOnlySamplerTestCase):
-    """Optuna's own cases; the relative ones ask for any value of a range, which a grid does not have."""
-
-    @pytest.fixture
-    def sampler(self):
-        # So many parameters that no search ends within the at most 20 trials of a case.
-        return lambda: GreedyLineSearchSampler({f"p{i}": GridParameter(0, (0, 1)) for i in range(30)})

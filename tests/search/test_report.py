@@ -1,11 +1,10 @@
-"""What a search leaves behind: configs that load, provenance, tables and plots."""
+"""What a search leaves behind: configs that load, provenance and tables."""
 
 import csv
 import json
 
 import optuna
 import pytest
-from PIL import Image
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler
 from diffusers_autonat.search import (
@@ -13,13 +12,9 @@ from diffusers_autonat.search import (
     FixedStepsSpace,
     StrategyObjective,
     make_sampler,
-    plot_front,
-    plot_schedules,
-    plot_search,
     save_strategy,
     save_trials,
 )
-from diffusers_autonat.search.report import pareto_front, plot_bars, plot_curves
 from tests.conftest import tiny_pipeline
 
 
@@ -74,19 +69,3 @@ def test_all_trials_are_in_the_table(tmp_path, study):
             assert float(row["value"]) == float(row["frechet_distance"]) == trial.value
             assert float(row["class_consistency"]) == 0.25
     assert {row["state"] for row in rows} == {"COMPLETE", "FAIL"}
-
-
-def test_plots(tmp_path, study):
-    plot_schedules({"found": FOUND, "heuristic": GenerationStrategy.cosine(4)}, tmp_path / "schedules.png")
-    plot_search(study, tmp_path / "history.png", "distance", {"heuristic": 4.0})
-    plot_front({"search": [(1.0, 3.0), (2.0, 1.0), (2.0, 3.0)]}, tmp_path / "front.png", "distance", "cost")
-    runs = [[(10, 3.0), (20, 2.0)], [(10, 4.0), (30, 1.0)]]
-    plot_curves({"tpe": runs, "gp": runs[:1]}, tmp_path / "curves.png", "images", "best", {"floor": 0.5})
-    plot_bars({"a": 1.0, "b": 2.0}, tmp_path / "bars.png", "distance", 0.5)
-    for name in ("schedules", "history", "front", "curves", "bars"):
-        with Image.open(tmp_path / f"{name}.png") as image:
-            assert image.width > 500 and len(set(image.convert("L").getdata())) > 50  # something is drawn
-
-
-def test_pareto_front():
-    assert pareto_front([(1, 3), (2, 1), (2, 3), (3, 0), (1, 4)]) == [(1, 3), (2, 1), (3, 0)]

@@ -12,7 +12,7 @@ import pytest
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler
 from diffusers_autonat.search import open_storage
-from diffusers_autonat.search.finite_difference import is_lost
+from diffusers_autonat.search.workers import is_lost
 from diffusers_autonat.strategy_files import read_strategy
 
 
@@ -134,6 +134,69 @@ def test_samplers_are_compared_by_confirmed_values(tiny, tmp_path, in_process):
     assert len({row["start_value"] for row in result["rows"]}) == 1 and trials_count(tmp_path) == 1 + 2 * 4
 
 
+@pytest.fixture
+def candidates(tiny, tmp_path):
+    """Arguments that search p(r) with a launcher which, in place of training, copies the tiny pipeline."""
+    launcher = tmp_path / "launcher.py"
+    launcher.write_text(
+        "import shutil, sys\n"
+        f"shutil.copytree({str(tiny / 'pipeline')!r}, sys.argv[sys.argv.index('--output_dir') + 1] + '/pipeline')\n"
+    )
+    return ["--num-inference-steps", 4, "--confirm-images", 14, "--resolution", 28, "--start-alpha", 1, "--alphas", 1, 2,
+            "--betas", 1, 2, "--launcher", f"{sys.executable} {launcher}", "--output", tmp_path, "--",
+            "--train_data_dir", "tokens"]  # fmt: skip
+
+
+@pytest.mark.parametrize("confirm_top", [0, 2])
+def test_training_strategies_are_searched(candidates, tmp_path, in_process, confirm_top, capsys):
+    in_process([f"--confirm-top={confirm_top}", *candidates], "search_training.py")
+    found = json.loads((tmp_path / "training_strategy.json").read_text())
+    assert found["confirmed"] == bool(confirm_top) and found["num_images"] == (14 if confirm_top else 12)
+    # All models are the same one, so that the start wins: itself and one neighbour along each parameter were tried.
+    assert (found["alpha"], found["beta"]) == (1, 1) and len(found["candidates"]) == (confirm_top or 3)
+    assert (tmp_path / "candidates.png").stat().st_size > 1000
+    assert capsys.readouterr().out.startswith("Best p(r): Beta(1, 1), frechet_distance ")
+
+
+def test_both_strategies_are_searched_in_turn(candidates, tmp_path, in_process, capsys):
+    args = ["--rounds=2", "--epsilon", -1, "--sampler", "random", "--num-trials", 2, "--confirm-top", 1, *candidates]
+    in_process(args, "search_alternating.py")
+    rounds = json.loads((tmp_path / "alternating.json").read_text())["rounds"]
+    assert [row["round"] for row in rounds] == [1, 2] and rounds[-1]["training"]["alpha"] == 1
+    stored = NATScheduler.from_pretrained(tmp_path).get_strategy(4)
+    assert stored == GenerationStrategy.from_dict(rounds[-1]["strategy"])
+    for name in ("rounds.png", "schedules.png", "search.json"):
+        assert (tmp_path / name).stat().st_size > 500
+    studies = trials_count(tmp_path)
+    in_process(args, "search_alternating.py")  # everything is there already
+    assert trials_count(tmp_path) == studies and "Round 2" in capsys.readouterr().out
+
+
+def test_both_strategies_are_searched_at_once(candidates, tmp_path, in_process):
+    args = ["concurrent", "--num-trials", 3, "--confirm-top", 1, *candidates]
+    in_process(args, "experiments.py")
+    result = json.loads((tmp_path / "concurrent-T4.json").read_text())
+    assert (
+        result["trials"] == 3 and len(result["rows"]) == 1 and result["rows"][0]["training"]["distribution"] == "beta"
+    )
+    for name in ("concurrent-T4.png", "concurrent-T4-schedules.png", "concurrent-T4.csv"):
+        assert (tmp_path / name).stat().st_size > 500
+
+
+def test_training_strategies_are_ranked(candidates, tmp_path, in_process):
+    in_process(["training", *candidates], "experiments.py")
+    rows = json.loads((tmp_path / "training-strategies-T4.json").read_text())["rows"]
+    assert len(rows) == 6 and {"arccos", "fixed 0.8", "Beta(2, 1)"} < {row["label"] for row in rows}
+
+
+def test_heuristics_are_tuned_on_a_grid(tiny, tmp_path, in_process):
+    args = ["baseline", tiny / "pipeline", "--lambdas", 1, 2, "--ks", 1, "--confirm-images", 14, "--output", tmp_path]
+    in_process(args, "experiments.py")
+    result = json.loads((tmp_path / "baseline-T4.json").read_text())
+    values = [row["value"] for row in result["grid"]]
+    assert len(values) == 2 and values == sorted(values) and result["tuned"] == result["confirmed"][0]["label"]
+
+
 def trials_count(folder):
     import optuna
 
@@ -150,11 +213,16 @@ def in_process(tiny, monkeypatch):
     def call(args, script="search_generation.py"):
         words = command(script, tiny, *args)[1:]
         monkeypatch.setattr(sys, "argv", words)
+        monkeypatch.syspath_prepend(SCRIPTS)  # as Python does for a script
+        monkeypatch.delitem(
+            sys.modules, "arguments", raising=False
+        )  # other folders' scripts may have such a neighbour
         previous = signal.getsignal(signal.SIGTERM)
         verbosity = optuna.logging.get_verbosity()
         try:
             runpy.run_path(words[0], run_name="__main__")
         finally:
+            sys.modules.pop("arguments", None)
             signal.signal(signal.SIGTERM, previous)
             optuna.logging.set_verbosity(verbosity)
 

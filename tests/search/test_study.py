@@ -1,6 +1,5 @@
-"""Studies of Optuna's samplers: resumed exactly, shared by workers, refused where they do not belong."""
+"""Studies of every sampler: resumed exactly, shared by workers, refused where they do not belong."""
 
-import itertools
 import multiprocessing
 import os
 import signal
@@ -13,17 +12,14 @@ from optuna.trial import TrialState
 
 from diffusers_autonat.search import (
     DescentParameter,
-    FiniteDifferenceSampler,
-    ResumableSampler,
     make_sampler,
     open_storage,
     open_study,
     run_study,
     suggest,
 )
-from diffusers_autonat.search.finite_difference import FAILURE, is_lost
-from diffusers_autonat.search.samplers import RUN
-from diffusers_autonat.search.study import complete_trials, finished_trials, wait_for_workers
+from diffusers_autonat.search.study import complete_trials, wait_for_workers
+from diffusers_autonat.search.workers import FAILURE, finished_trials, is_lost, slot_of
 
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -97,22 +93,6 @@ def test_a_killed_search_ends_where_an_unbroken_one_does(tmp_path, sampler):
         assert "ended without reporting a value" in next(t for t in after if is_lost(t)).user_attrs[FAILURE]
 
 
-def test_gp_is_resumed_by_its_trials_alone(tmp_path):
-    """Its eleventh trial, the first that it models, is the same in another process."""
-    proposals = []
-    for name in ("one", "two"):
-        sampler = make_sampler("gp", SPACE, 12, seed=3)
-        study = open_study(open_storage(tmp_path / name), "search", IDENTITY, sampler)
-        run_study(study, value, 11, progress=False)
-        if name == "two":
-            study = open_study(
-                open_storage(tmp_path / name), "search", IDENTITY, make_sampler("gp", SPACE, 12, seed=3)
-            )
-        run_study(study, value, 12, progress=False)
-        proposals.append(study.trials[-1].params)
-    assert proposals[0] == proposals[1]
-
-
 @pytest.mark.parametrize("sampler", ["finite-difference", "tpe"])
 def test_two_workers_one_killed(tmp_path, sampler):
     path = tmp_path / "two"
@@ -126,7 +106,7 @@ def test_two_workers_one_killed(tmp_path, sampler):
     assert sum(is_lost(t) for t in study.trials) <= 1
     if sampler == "tpe":
         assert NUM_TRIALS <= len(finished_trials(study)) <= NUM_TRIALS + 1
-        indices = [t.system_attrs[RUN]["index"] for t in study.trials if t.state == TrialState.COMPLETE]
+        indices = [slot_of(t)[0] for t in study.trials if t.state == TrialState.COMPLETE]
         assert len(set(indices)) == len(indices)
     else:
         work(tmp_path / "one", sampler)
@@ -139,13 +119,6 @@ def test_a_finished_search_is_left_alone(tmp_path):
         number = len(open_it(tmp_path / sampler, sampler).trials)
         work(tmp_path / sampler, sampler)
         assert len(open_it(tmp_path / sampler, sampler).trials) == number
-
-
-def test_the_first_trial_is_the_start(tmp_path):
-    study = open_study(open_storage(tmp_path / "s"), "s", IDENTITY, make_sampler("random", SPACE, 2))
-    run_study(study, value, 2, progress=False)
-    assert study.trials[0].params == {"x": 0.0, "y": 1.5}
-    assert study.trials[1].params != study.trials[0].params
 
 
 @pytest.mark.parametrize("sampler", ["released", "random"])
@@ -222,45 +195,3 @@ def test_database(tmp_path):
     study = open_study(open_storage(f"sqlite:///{tmp_path}/s.db"), "s", IDENTITY, make_sampler("random", SPACE, 3))
     run_study(study, value, 3, progress=False)
     assert len(complete_trials(study)) == 3
-
-
-def test_silent_worker_of_another_machine(tmp_path):
-    """Nothing is known about its process; its trial is lost when it is overdue, and its index is free again."""
-    sampler = make_sampler("random", SPACE, 3)
-    study = open_study(open_storage(tmp_path / "s"), "s", IDENTITY, sampler)
-    trial = study.ask()
-    run = study.trials[0].system_attrs[RUN]
-    elsewhere = {**run, "worker": {**run["worker"], "host": "elsewhere"}}
-    study._storage.set_trial_system_attr(trial._trial_id, RUN, elsewhere)
-    study.sampler = ResumableSampler(sampler._make, stale_after=3600)
-    assert study.ask().number == 1 and study.trials[0].state == TrialState.RUNNING
-    study.sampler = ResumableSampler(sampler._make, stale_after=0.0)
-    study.ask()
-    assert is_lost(study.trials[0]) and study.trials[2].system_attrs[RUN]["index"] == 0
-
-
-def test_not_enough_trials_for_an_update():
-    with pytest.raises(ValueError, match="3 trials are not enough for one update, which takes 9"):
-        make_sampler("finite-difference", SPACE, 3)
-    with pytest.raises(ValueError, match="no sampler 'bayes'"):
-        make_sampler("bayes", SPACE, 3)
-
-
-def search_path(name, factor):
-    """Values of the best trial so far, in units of `factor`, and the points of all trials."""
-    study = optuna.create_study(sampler=make_sampler(name, SPACE, 60))
-    study.optimize(lambda trial: factor * value(trial))
-    assert isinstance(study.sampler, FiniteDifferenceSampler) and len(study.trials) <= 60
-    return list(itertools.accumulate((t.values[0] / factor for t in study.trials), min)), [
-        t.params for t in study.trials
-    ]
-
-
-def test_line_search_does_not_depend_on_the_scale_of_the_value():
-    """A learning rate does: where slopes are small, the released descent crawls."""
-    small, points = search_path("finite-difference", 0.03125)
-    large, same = search_path("finite-difference", 1.0)
-    assert points[:20] == [pytest.approx(point, rel=1e-9) for point in same[:20]]
-    assert min(large) < 1e-3
-    released, _ = search_path("released", 0.03125)
-    assert small[19] < released[-1] / 3

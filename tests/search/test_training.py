@@ -141,28 +141,26 @@ def test_flags():
     ]  # fmt: skip
 
 
-def score(folder, trial):
-    """Best at Beta(8, 3); the folder's name says what was trained."""
-    alpha, beta, _ = folder.parent.name.split("-")
-    return (float(alpha) - 8) ** 2 / 16 + (float(beta) - 3) ** 2
+def score(candidate, trial):
+    """Best at Beta(8, 3)."""
+    return (candidate.alpha - 8) ** 2 / 16 + (candidate.beta - 3) ** 2
 
 
 def test_line_search_and_confirmation(tmp_path):
-    def train(strategy):
-        return tmp_path / f"{strategy.alpha}-{strategy.beta}-beta" / "pipeline"
-
     space = training_space(TrainingStrategy(2, 1))
-    study = search_training(open_storage(tmp_path / "s"), "p", {}, train, score, space, progress=False)
+    study = search_training(open_storage(tmp_path / "s"), "p", {}, score, space, progress=False)
     assert study.best_params == {"alpha": 8.0, "beta": 3.0}
     number = len(study.trials)
-    again = search_training(open_storage(tmp_path / "s"), "p", {}, train, score, space, progress=False)
+    again = search_training(open_storage(tmp_path / "s"), "p", {}, score, space, progress=False)
     assert len(again.trials) == number < 42
 
     candidates = {describe(one): one for one in (TrainingStrategy(2, 1), TrainingStrategy(8, 3))}
     storage, trained = open_storage(tmp_path / "s"), []
     for _ in range(2):
         ranked = score_candidates(
-            storage, "c", {}, lambda one: trained.append(one) or train(one), score, candidates, progress=False
+            storage, "c", {}, candidates, lambda one, trial: trained.append(one) or score(one, trial), progress=False
         )
-        assert ranked == [("Beta(8, 3)", 0.0), ("Beta(2, 1)", 6.25)]
+        assert [(one.label, one.strategy, one.value) for one in ranked] == [
+            ("Beta(8, 3)", TrainingStrategy(8, 3), 0.0), ("Beta(2, 1)", TrainingStrategy(2, 1), 6.25)
+        ]  # fmt: skip
     assert len(trained) == 2

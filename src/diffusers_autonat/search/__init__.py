@@ -5,13 +5,15 @@ try:
 except ImportError as error:
     raise ImportError('the search needs Optuna: pip install "diffusers-autonat[search]"') from error
 
-from .confirm import Scored, confirm_trials, score_strategies
+from .confirm import Scored, confirm_trials, score_candidates
 from .finite_difference import FiniteDifferenceSampler
 from .generation import Found, search_generation
+from .interface import SamplerKind, SharedSampler
 from .line_search import GreedyLineSearchSampler
 from .objective import AnyStepsSpace, EvaluatorScore, FixedStepsSpace, StrategyObjective, strategy_of
-from .report import plot_front, plot_schedules, plot_search, save_strategy, save_trials
-from .samplers import ResumableSampler, make_sampler
+from .optuna_samplers import ResumableSampler
+from .report import save_strategy, save_trials
+from .samplers import make_sampler
 from .spaces import (
     DescentParameter,
     GridParameter,
@@ -26,7 +28,7 @@ from .spaces import (
     training_strategy,
 )
 from .study import open_storage, open_study, run_study
-from .training import CandidateTrainer, score_candidates, search_training
+from .training import CandidateTrainer, search_training
 
 
 __all__ = [
@@ -40,7 +42,9 @@ __all__ = [
     "GreedyLineSearchSampler",
     "GridParameter",
     "ResumableSampler",
+    "SamplerKind",
     "Scored",
+    "SharedSampler",
     "StrategyObjective",
     "confirm_trials",
     "generation_params",
@@ -50,15 +54,11 @@ __all__ = [
     "make_sampler",
     "open_storage",
     "open_study",
-    "plot_front",
-    "plot_schedules",
-    "plot_search",
     "resample_strategy",
     "run_study",
     "save_strategy",
     "save_trials",
     "score_candidates",
-    "score_strategies",
     "search_generation",
     "search_training",
     "strategy_of",

@@ -1,84 +1,92 @@
-"""Strategies scored on fresh noise: the lowest of many noisy values is too low, so winners are measured again."""
+"""Candidates scored on fresh noise: the lowest of many noisy values is too low, so winners are measured again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from ..strategies import GenerationStrategy
+from ..strategies import GenerationStrategy, TrainingStrategy
 from .objective import STRATEGY, Score, strategy_of
-from .samplers import ResumableSampler
+from .optuna_samplers import ResumableSampler
 from .study import complete_trials, open_study, run_study, wait_for_workers
 
 
 CANDIDATES = "candidates"  # study user attribute: labels and strategies, in the order they were added
 
+S = TypeVar("S", bound=GenerationStrategy | TrainingStrategy)
+
 
 @dataclass(frozen=True)
-class Scored:
+class Scored(Generic[S]):
     """A strategy with what was measured: its value, and everything the score recorded with it."""
 
     label: str
-    strategy: GenerationStrategy
+    strategy: S
     value: float
     record: Mapping[str, Any]
 
 
-def score_strategies(
+def score_candidates(
     storage: BaseStorage,
     name: str,
     identity: Mapping[str, Any],
-    strategies: Mapping[str, GenerationStrategy],
-    score: Score,
+    candidates: Mapping[str, S],
+    score: Callable[[S, optuna.Trial], float],
     progress: bool = True,
-) -> list[Scored]:
+) -> list[Scored[S]]:
     """Score given strategies in a study of their own, which any number of workers share and which resumes.
 
     Args:
         storage: From `open_storage`.
-        name: Of that study; strategies that it has scored before are not scored again.
+        name: Of that study; candidates that it has scored before are not scored again, new ones are added.
         identity: As for `open_study`.
-        strategies: By label.
+        candidates: Generation or training strategies by label.
         score: From a strategy and its trial to the value, the lower the better.
         progress: Show a bar.
 
     Returns:
-        Those whose score did not fail, in the order given.
+        Those whose score did not fail, best first.
+
+    Raises:
+        ValueError: all failed, or the study is about something else.
     """
-    study = open_study(storage, name, identity, ResumableSampler(lambda seed: optuna.samplers.RandomSampler(seed)))
-    candidates: list[dict[str, Any]] = study.user_attrs.get(CANDIDATES, [])
-    wanted = [{"label": label, "strategy": strategy.to_dict()} for label, strategy in strategies.items()]
-    if new := [candidate for candidate in wanted if candidate not in candidates]:
-        candidates = [*candidates, *new]
-        study.set_user_attr(CANDIDATES, candidates)
-    # The i-th trial scores the i-th candidate, whoever runs it.
-    study.sampler = ResumableSampler(
-        lambda seed: optuna.samplers.RandomSampler(seed), starts=[{"candidate": i} for i in range(len(candidates))]
-    )
+    study = open_study(storage, name, identity, _in_order(0))
+    wanted = [{"label": label, "strategy": strategy.to_dict()} for label, strategy in candidates.items()]
+    listed: list[dict[str, Any]] = study.user_attrs.get(CANDIDATES, [])
+    if any(candidate not in listed for candidate in wanted):
+        listed = [*listed, *(candidate for candidate in wanted if candidate not in listed)]
+        study.set_user_attr(CANDIDATES, listed)
+    study.sampler = _in_order(len(listed))
+    [kind] = {type(strategy) for strategy in candidates.values()}
 
     def objective(trial: optuna.Trial) -> float:
         # The upper bound is that of no list: a distribution must not change as candidates are added.
-        candidate = candidates[trial.suggest_int("candidate", 0, 10**6)]
+        candidate = listed[trial.suggest_int("candidate", 0, 10**6)]
         trial.set_user_attr("label", candidate["label"])
         trial.set_user_attr(STRATEGY, candidate["strategy"])
-        return score(GenerationStrategy.from_dict(candidate["strategy"]), trial)
+        return score(kind(**candidate["strategy"]), trial)
 
-    run_study(study, objective, len(candidates), progress)
+    run_study(study, objective, len(listed), progress)
     wait_for_workers(study)
-    found = {
-        trial.user_attrs["label"]: Scored(
-            trial.user_attrs["label"], strategy_of(trial), trial.values[0], trial.user_attrs
-        )
-        for trial in complete_trials(study)
-        if {"label": trial.user_attrs["label"], "strategy": trial.user_attrs[STRATEGY]} in wanted
-    }
-    return [found[label] for label in strategies if label in found]
+    scored = []
+    for trial in complete_trials(study):
+        candidate = listed[trial.params["candidate"]]
+        if candidate in wanted:
+            label = candidate["label"]
+            scored.append(Scored(label, candidates[label], trial.values[0], trial.user_attrs))
+    return scored
+
+
+def _in_order(num_candidates: int) -> ResumableSampler:
+    """The i-th trial scores the i-th candidate, whoever runs it."""
+    starts = [{"candidate": index} for index in range(num_candidates)]
+    return ResumableSampler(lambda seed: optuna.samplers.RandomSampler(seed), starts=starts)
 
 
 def best_trials(study: Study, top: int) -> list[FrozenTrial]:
@@ -101,7 +109,7 @@ def confirm_trials(
     top: int,
     also: Mapping[str, GenerationStrategy] | None = None,
     progress: bool = True,
-) -> list[Scored]:
+) -> list[Scored[GenerationStrategy]]:
     """Score the best trials of a finished study again; resumes, and is shared by workers, as every study.
 
     Args:
@@ -121,5 +129,4 @@ def confirm_trials(
     best = {f"trial {trial.number}": strategy_of(trial) for trial in best_trials(study, top)}
     strategies = {label: strategy for label, strategy in best.items() if strategy not in also.values()}
     name = f"{study.study_name}-confirm-{identity['num_images']}-{identity['seed']}"
-    scored = score_strategies(storage, name, identity, {**strategies, **also}, score, progress)
-    return sorted(scored, key=lambda candidate: candidate.value)
+    return score_candidates(storage, name, identity, {**strategies, **also}, score, progress)

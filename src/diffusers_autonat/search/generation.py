@@ -8,12 +8,12 @@ from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import Study
 
 from ..strategies import GenerationStrategy
 from .confirm import Scored, best_trials, confirm_trials
+from .interface import SharedSampler
 from .objective import Score, StrategyObjective, StrategySpace, strategy_of
 from .study import open_study, run_study
 
@@ -29,7 +29,7 @@ class Found:
     """
 
     study: Study
-    candidates: list[Scored]
+    candidates: list[Scored[GenerationStrategy]]
     confirmed: bool
 
 
@@ -39,7 +39,7 @@ def search_generation(
     identity: Mapping[str, Any],
     space: StrategySpace,
     score: Score,
-    sampler: BaseSampler,
+    sampler: SharedSampler,
     num_trials: int,
     cost: Callable[[GenerationStrategy], float] | None = None,
     pruner: BasePruner | None = None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .finite_difference import Point, Rounds, RoundSampler
+from .interface import Point
+from .rounds import Rounds, RoundSampler
 from .spaces import GridParameter
 
 
@@ -28,7 +29,7 @@ class GreedyLineSearchSampler(RoundSampler):
 
     Args:
         space: Parameters with their start and grid, in the order in which they are searched.
-        stale_after, independent_sampler: See `RoundSampler`.
+        stale_after, independent_sampler: See `RoundSampler`, also for what cannot be asked of any search in rounds.
     """
 
     _space: Mapping[str, GridParameter]

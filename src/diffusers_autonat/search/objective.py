@@ -9,8 +9,6 @@ from typing import Any, Protocol
 import optuna
 
 from ..strategies import GenerationStrategy
-from .finite_difference import CLAIM, RoundSampler
-from .samplers import RUN
 from .spaces import (
     SCHEDULE_NAMES,
     DescentParameter,
@@ -19,6 +17,7 @@ from .spaces import (
     interpolate_schedule,
     suggest,
 )
+from .workers import turn_of
 
 
 STRATEGY = "strategy"  # trial user attribute: the strategy that was scored
@@ -143,7 +142,7 @@ class EvaluatorScore:
     rungs: Sequence[int] = ()
 
     def __call__(self, strategy: GenerationStrategy, trial: optuna.Trial) -> float:
-        seed = self.seed + (_turn(trial) if self.redraw else 0)
+        seed = self.seed + (turn_of(trial) if self.redraw else 0)
         trial.set_user_attr("seed", seed)
         if not self.rungs:
             return self._record(trial, self.num_images, self.evaluator(self.num_images, seed=seed, strategy=strategy))
@@ -186,12 +185,3 @@ class StrategyObjective:
 def strategy_of(trial: optuna.trial.FrozenTrial) -> GenerationStrategy:
     """The strategy that a trial scored."""
     return GenerationStrategy.from_dict(trial.user_attrs[STRATEGY])
-
-
-def _turn(trial: optuna.Trial) -> int:
-    """Round of a search in rounds, otherwise index of the trial."""
-    attributes = trial.study._storage.get_trial(trial._trial_id).system_attrs
-    if isinstance(trial.study.sampler, RoundSampler):
-        claim = attributes.get(CLAIM)
-        return claim["slot"][0] if claim and claim["slot"] else 0
-    return attributes[RUN]["index"] if RUN in attributes else trial.number

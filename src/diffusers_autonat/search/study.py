@@ -21,8 +21,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
-from .finite_difference import CLAIM, FAILURE, LOST, RoundSampler, fail_lost_trial, is_lost
-from .samplers import RUN, fail_lost_trials
+from .interface import SharedSampler
+from .workers import FAILURE, LOST, fail_lost_trial, finished_trials, is_nameless
 
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def open_study(
     storage: BaseStorage,
     name: str,
     identity: Mapping[str, Any],
-    sampler: BaseSampler,
+    sampler: SharedSampler,
     directions: Sequence[Literal["minimize", "maximize"]] = ("minimize",),
     pruner: BasePruner | None = None,
 ) -> Study:
@@ -80,11 +80,13 @@ def open_study(
         storage: From `open_storage`.
         name: Of the study.
         identity: What decides a trial's value: weights, T, metric, N, extractor, reference and so on, as JSON data.
-        sampler, directions, pruner: As `optuna.create_study` takes them.
+        sampler: Any `SharedSampler`: from `make_sampler`, or one of Optuna's in a `ResumableSampler`.
+        directions, pruner: As `optuna.create_study` takes them.
 
     Raises:
-        ValueError: the study is about something else, and about what.
+        ValueError: the study is about something else, and about what; or workers cannot share the sampler.
     """
+    _shared(sampler)
     study = optuna.create_study(
         study_name=name,
         storage=storage,
@@ -108,11 +110,6 @@ def open_study(
 
 def _as_json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def finished_trials(study: Study) -> list[FrozenTrial]:
-    """Trials that are over for good: with a value, pruned, or failed by themselves. Lost ones are run again."""
-    return [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and not is_lost(t)]
 
 
 def complete_trials(study: Study) -> list[FrozenTrial]:
@@ -143,24 +140,19 @@ def run_study(study: Study, objective: Objective, num_trials: int | None, progre
     Args:
         study: From `open_study`.
         objective: From a trial to its value or values.
-        num_trials: How many trials the study is to have in the end, of all workers together. Samplers that work in
-            rounds know their own end; for them it is only the length of the progress bar.
+        num_trials: How many trials the study is to have in the end, of all workers together. Samplers that know their
+            own end, such as those in rounds, go on to it; for them it is only the length of the progress bar.
         progress: Show a bar.
     """
     with tqdm(total=num_trials, desc=study.study_name, unit="trial", disable=not progress) as bar:
         show = _Progress(bar)
         show(study)
         guarded = _guarded(objective)
-        if isinstance(study.sampler, RoundSampler):
-            if not study.sampler.has_ended(study):
-                study.optimize(guarded, catch=(Exception,), callbacks=[lambda study, _: show(study)])
-            return
-        while len(finished_trials(study)) < (num_trials or 0):
-            fail_lost_trials(study)
-            trials = study.get_trials(deepcopy=False)
-            running = sum(t.state == TrialState.RUNNING and RUN in t.system_attrs for t in trials)
-            if len(finished_trials(study)) + running >= (num_trials or 0):
-                time.sleep(POLL)  # the last trials are with other workers, which may die
+        sampler = _shared(study.sampler)
+        while not sampler.has_ended(study, num_trials):
+            sampler.fail_lost_trials(study)
+            if sampler.is_taken(study, num_trials):
+                time.sleep(POLL)
             else:
                 study.optimize(guarded, n_trials=1, catch=(Exception,))
             show(study)
@@ -169,24 +161,26 @@ def run_study(study: Study, objective: Objective, num_trials: int | None, progre
 def wait_for_workers(study: Study) -> None:
     """Return when no trial is running: from then on every worker sees the same finished study."""
     while True:
-        if isinstance(study.sampler, RoundSampler):
-            study.sampler.fail_lost_trials(study)
-        else:
-            fail_lost_trials(study)
+        _shared(study.sampler).fail_lost_trials(study)
         running = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
         for trial in running:
             # Killed between creating the trial and saying whose it is, which takes no time.
-            nameless = RUN not in trial.system_attrs and CLAIM not in trial.system_attrs
-            if (
-                nameless
-                and trial.datetime_start
-                and (datetime.now() - trial.datetime_start).total_seconds() > NAMELESS
-            ):
-                fail_lost_trial(study, trial, None)
+            started = trial.datetime_start
+            if is_nameless(trial) and started and (datetime.now() - started).total_seconds() > NAMELESS:
+                fail_lost_trial(study, trial)
         if not running:
             return
         logger.info("waiting for trials %s of other workers", [trial.number for trial in running])
         time.sleep(POLL)
+
+
+def _shared(sampler: BaseSampler) -> SharedSampler:
+    if not isinstance(sampler, SharedSampler):
+        name = type(sampler).__name__
+        raise ValueError(
+            f"workers cannot share a {name}: use ResumableSampler(lambda seed: {name}(seed=seed)), or make_sampler"
+        )
+    return sampler
 
 
 class _Progress:
@@ -195,7 +189,7 @@ class _Progress:
 
     def __call__(self, study: Study) -> None:
         trials = study.get_trials(deepcopy=False)
-        self.bar.n = len([t for t in trials if t.state.is_finished() and not is_lost(t)])
+        self.bar.n = len(finished_trials(study))
         shown = {}
         if len(study.directions) == 1 and any(t.state == TrialState.COMPLETE for t in trials):
             shown = {"best": f"{study.best_value:.4g}"}

@@ -16,19 +16,18 @@ import psutil
 from optuna.storages import BaseStorage
 from optuna.study import Study
 
+from ..files import write_json
 from ..strategies import TrainingStrategy
-from .finite_difference import _host
 from .line_search import GreedyLineSearchSampler
-from .report import write_json
-from .samplers import ResumableSampler
 from .spaces import GridParameter, suggest, training_strategy
-from .study import complete_trials, open_study, run_study, wait_for_workers
+from .study import open_study, run_study, wait_for_workers
+from .workers import find_process, is_here, process_of
 
 
 logger = logging.getLogger(__name__)
 
 Train = Callable[[TrainingStrategy], Path]  # from p(r) to the folder of the trained pipeline
-FolderScore = Callable[[Path, optuna.Trial], float]
+TrainingScore = Callable[[TrainingStrategy, optuna.Trial], float]  # which trains what it scores
 
 RECORD = "candidate.json"  # in a candidate's folder: how it is trained, and whether it is done
 LOG = "train.log"
@@ -95,8 +94,7 @@ class CandidateTrainer:
         arguments = [*self.command, *flags, "--output_dir", str(folder), "--resume_from_checkpoint", "latest"]
         with (folder / LOG).open("a") as log:
             process = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-            started = psutil.Process(process.pid).create_time()
-            who = {"host": _host(), "pid": process.pid, "started": started}
+            who = process_of(process.pid)
             write_json(folder / RECORD, {**recipe, "done": False, "seconds": seconds, "process": who})
             try:
                 status = process.wait()
@@ -122,23 +120,16 @@ def _read_record(folder: Path) -> dict[str, Any]:
 def _wait_for_orphan(record: Mapping[str, Any]) -> None:
     """Two trainings must not write the same checkpoints: let one whose worker was killed finish first."""
     who = record.get("process")
-    if who is None or who["host"] != _host():
-        return
-    try:
-        process = psutil.Process(who["pid"])
-        if abs(process.create_time() - who["started"]) < 10:
-            logger.info("waiting for a training that outlived its worker, process %d", who["pid"])
-            process.wait()
-    except psutil.NoSuchProcess:
-        pass
+    if who and is_here(who) and (process := find_process(who)) is not None:
+        logger.info("waiting for a training that outlived its worker, process %d", who["pid"])
+        process.wait()
 
 
 def search_training(
     storage: BaseStorage,
     name: str,
     identity: Mapping[str, Any],
-    train: Train,
-    score: FolderScore,
+    score: TrainingScore,
     space: Mapping[str, GridParameter],
     progress: bool = True,
 ) -> Study:
@@ -148,8 +139,7 @@ def search_training(
         storage: From `open_storage`.
         name: Of the study.
         identity: What a candidate's value depends on, see `open_study`.
-        train: Usually a `CandidateTrainer`.
-        score: Of what it trained.
+        score: From p(r) and its trial to the value, the lower the better; usually `Judge.training_score`.
         space: From `training_space`.
         progress: Show a bar.
 
@@ -159,45 +149,11 @@ def search_training(
     study = open_study(storage, name, identity, GreedyLineSearchSampler(space))
 
     def objective(trial: optuna.Trial) -> float:
-        return score(train(training_strategy(suggest(trial, space))), trial)
+        return score(training_strategy(suggest(trial, space)), trial)
 
     run_study(study, objective, None, progress)
     wait_for_workers(study)
     return study
-
-
-def score_candidates(
-    storage: BaseStorage,
-    name: str,
-    identity: Mapping[str, Any],
-    train: Train,
-    score: FolderScore,
-    candidates: Mapping[str, TrainingStrategy],
-    progress: bool = True,
-) -> list[tuple[str, float]]:
-    """Train and score given candidates, in a study of their own that workers share and that resumes.
-
-    Args:
-        storage, name, identity, train, score, progress: As above.
-        candidates: By label. The same ones each time: they are part of the study's identity.
-
-    Returns:
-        Label and value of those whose trial did not fail, best first.
-    """
-    labels = list(candidates)
-    recipes = {label: candidates[label].to_dict() for label in labels}
-    starts = [{"candidate": float(index)} for index in range(len(labels))]
-    sampler = ResumableSampler(lambda seed: optuna.samplers.RandomSampler(seed), starts=starts)
-    study = open_study(storage, name, {**identity, "candidates": recipes}, sampler)
-
-    def objective(trial: optuna.Trial) -> float:
-        label = labels[trial.suggest_int("candidate", 0, max(1, len(labels) - 1))]
-        trial.set_user_attr("label", label)
-        return score(train(candidates[label]), trial)
-
-    run_study(study, objective, len(labels), progress)
-    wait_for_workers(study)
-    return [(trial.user_attrs["label"], trial.values[0]) for trial in complete_trials(study)]
 
 
 def describe(strategy: TrainingStrategy) -> str:

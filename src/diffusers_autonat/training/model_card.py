@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..cards import PAPERS, classes, make_card, metadata, save_card, shell_command, table, usage
 from ..cards.sections import LIBRARY
+from ..plots import plot_history
 from ..provenance import hardware, versions
 from ..strategies import TrainingStrategy
-from .curves import plot_history
 from .loop import History
 
 

@@ -1,4 +1,4 @@
-"""What the search scripts read from the command line, and what they make of it."""
+"""What the search scripts read from the command line, and what they make of it; they import it as their neighbour."""
 
 from __future__ import annotations
 
@@ -8,29 +8,26 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
-from diffusers import DiffusionPipeline
 
-import diffusers_autonat
-
-from ..commands.arguments import positive
-from ..metrics import LABEL_POLICIES, Evaluator, load_extractor, load_reference
-from ..provenance import pipeline_hash
-from ..strategies import GenerationStrategy
-from ..strategy_files import read_strategies
-from .objective import METRICS, EvaluatorScore
-from .spaces import generation_start, resample_strategy
-from .training import CandidateTrainer
+from diffusers_autonat import GenerationStrategy, TrainingStrategy
+from diffusers_autonat.commands.arguments import positive
+from diffusers_autonat.loading import default_device, load_pipeline
+from diffusers_autonat.metrics import LABEL_POLICIES, load_extractor, load_reference
+from diffusers_autonat.search.judge import Judge
+from diffusers_autonat.search.objective import METRICS
+from diffusers_autonat.search.spaces import generation_start, resample_strategy
+from diffusers_autonat.search.training import CandidateTrainer
+from diffusers_autonat.strategy_files import read_strategies
 
 
 DEFAULT_JOURNAL = "search.journal"
+TRAINING_SCRIPT = Path(__file__).resolve().parents[1] / "training" / "train_autonat.py"
 
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,6 +92,13 @@ def start_strategy(args: argparse.Namespace, num_inference_steps: int, pipeline:
     return resample_strategy(strategies[nearest], num_inference_steps)
 
 
+def start_label(args: argparse.Namespace) -> str:
+    """What pictures call the start."""
+    if args.start == "heuristic":
+        return f"heuristic (lambda {args.remasking_temperature:g}, k {args.guidance_scale:g})"
+    return {"released": "released start", "stored": "stored before"}.get(args.start, Path(args.start).name)
+
+
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("candidates of the training strategy")
     group.add_argument("--start-alpha", type=float, default=1.0)
@@ -115,129 +119,57 @@ def parse_args_before_dashes(parser: argparse.ArgumentParser) -> argparse.Namesp
 
 
 def candidate_trainer(args: argparse.Namespace) -> CandidateTrainer:
-    script = Path(sys.argv[0]).resolve().parents[1] / "training" / "train_autonat.py"
     folder = args.candidates or Path(args.output, "candidates")
-    return CandidateTrainer(folder, script, args.training_args, shlex.split(args.launcher))
+    return CandidateTrainer(folder, TRAINING_SCRIPT, args.training_args, shlex.split(args.launcher))
 
 
-@dataclass
-class Judge:
-    """How strategies of a pipeline are measured, as the evaluation arguments say.
+def load_judged(args: argparse.Namespace) -> Any:
+    """The pipeline that `args.pipeline` names, as its images are to be made."""
+    return load_pipeline(args.pipeline, getattr(torch, args.dtype), default_device())
 
-    Args:
-        args: Parsed `add_evaluation_arguments`.
-        extractor, reference: Loaded once, and checked against each other before the first image.
+
+def judge_of(args: argparse.Namespace, pipeline: Any = None) -> Judge:
+    """How the evaluation arguments say that strategies are measured; checked before the first image.
+
+    Without a pipeline, because it has still to be trained, a reference's images are cropped as `--resolution` says.
     """
-
-    args: argparse.Namespace
-    extractor: Any
-    reference: Any
-
-    @classmethod
-    def from_args(cls, args: argparse.Namespace, pipeline: Any = None) -> Judge:
-        """Without a pipeline, because it has still to be trained, a reference's images are cropped as `--resolution` says."""
-        if args.confirm_top and args.confirm_seed == args.seed:
-            raise ValueError(f"--confirm-seed {args.seed} is that of the search: winners need fresh noise")
-        extractor = load_extractor(args.feature_extractor).to(default_device())
-        resolution = args.resolution
-        if resolution is None and pipeline is not None:
-            resolution = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
-        rows = 5000 if args.metric == "kid" else 0
-        reference = load_reference(args.reference, extractor, rows, sys.stderr.isatty(), resolution)
-        reference.check_extractor(extractor)
-        return cls(args, extractor, reference)
-
-    def evaluator(self, pipeline: Any, progress: bool = False) -> Evaluator:
-        same_classes = (
-            self.extractor.id2label and self.extractor.num_classes == pipeline.transformer.config.num_classes
-        )
-        return Evaluator(
-            pipeline,
-            self.extractor,
-            self.reference,
-            metrics=(self.args.metric, "class") if same_classes else (self.args.metric,),
-            label_policy=self.args.label_policy,
-            batch_size=self.args.batch_size,
-            progress=progress,
-        )
-
-    def score(self, pipeline: Any, rungs: list[int] | None = None) -> EvaluatorScore:
-        """The score of the search's trials."""
-        args = self.args
-        return EvaluatorScore(
-            self.evaluator(pipeline), args.num_images, args.seed, args.metric, args.redraw_noise, rungs or ()
-        )
-
-    def confirm_score(self, pipeline: Any) -> EvaluatorScore:
-        """The score of the winners: fresh noise, more images, and a bar of its own where someone looks."""
-        evaluator = self.evaluator(pipeline, progress=sys.stderr.isatty())
-        return EvaluatorScore(evaluator, self.args.confirm_images, self.args.confirm_seed, self.args.metric)
-
-    def folder_score(
-        self, strategy: GenerationStrategy, confirm: bool = False
-    ) -> Callable[[Path, optuna.Trial], float]:
-        """Score of a pipeline folder that has just been trained, with a fixed strategy."""
-
-        def score(folder: Path, trial: optuna.Trial) -> float:
-            pipeline = load_pipeline(str(folder), self.args.dtype)
-            return (self.confirm_score if confirm else self.score)(pipeline)(strategy, trial)
-
-        return score
-
-    def identity(self, **more: Any) -> dict[str, Any]:
-        """What every value depends on, for `open_study`."""
-        args = self.args
-        return {
-            "metric": args.metric,
-            "num_images": args.num_images,
-            "seed": args.seed,
-            "redraw_noise": args.redraw_noise,
-            "label_policy": args.label_policy,
-            "dtype": args.dtype,
-            "extractor": self.extractor.weights_hash,
-            "extractor_batch_size": self.extractor.batch_size,
-            "reference": self.reference.hash,
-            **more,
-        }
-
-    def confirm_identity(self, **more: Any) -> dict[str, Any]:
-        fresh = {"num_images": self.args.confirm_images, "seed": self.args.confirm_seed, "redraw_noise": False}
-        return {**self.identity(**more), **fresh}
-
-    @property
-    def value_name(self) -> str:
-        """The distance by the name it may have: FID is only that of the standard network."""
-        return METRICS[self.args.metric][0 if self.extractor.is_standard_inception else 1]
+    if args.confirm_top and args.confirm_seed == args.seed:
+        raise ValueError(f"--confirm-seed {args.seed} is that of the search: winners need fresh noise")
+    extractor = load_extractor(args.feature_extractor).to(default_device())
+    resolution = args.resolution
+    if resolution is None and pipeline is not None:
+        resolution = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
+    rows = 5000 if args.metric == "kid" else 0
+    someone_looks = sys.stderr.isatty()
+    return Judge(
+        extractor,
+        load_reference(args.reference, extractor, rows, someone_looks, resolution),
+        metric=args.metric,
+        num_images=args.num_images,
+        seed=args.seed,
+        redraw_noise=args.redraw_noise,
+        label_policy=args.label_policy,
+        batch_size=args.batch_size,
+        dtype=args.dtype,
+        confirm_images=args.confirm_images,
+        confirm_seed=args.confirm_seed,
+        progress=someone_looks,
+    )
 
 
-def load_pipeline(path: str, dtype: str = "float32") -> Any:
-    """A pipeline of this package, of whichever class its folder or repository names, without progress bars."""
-    class_name = DiffusionPipeline.load_config(path)["_class_name"]
-    pipeline_class = getattr(diffusers_autonat, str(class_name), None)
-    if pipeline_class is None:
-        raise ValueError(f"{path} is a {class_name}, which is no pipeline of this package")
-    pipeline = pipeline_class.from_pretrained(path, dtype=getattr(torch, dtype)).to(default_device())
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def as_identity(candidates: dict[str, TrainingStrategy]) -> dict[str, Any]:
+    """Training strategies as part of a study's identity: a study scores the same ones each time."""
+    return {"candidates": {label: candidate.to_dict() for label, candidate in candidates.items()}}
 
 
 def storage_location(args: argparse.Namespace) -> str:
     return args.storage or str(Path(args.output, DEFAULT_JOURNAL))
 
 
-def provenance(identity: Mapping[str, Any], pipeline: Any, **more: Any) -> dict[str, Any]:
-    """What `search.json` says about a stored strategy."""
-    packages = ("diffusers-autonat", "optuna", "torch", "diffusers")
-    return {
-        **more,
-        **identity,
-        "pipeline": pipeline_hash(pipeline),
-        "versions": {package: version(package) for package in packages},
-    }
+def title_of(model: str, num_inference_steps: int | str, num_images: int | None = None) -> str:
+    """What a picture shows: the model, a path or a name, T and N."""
+    title = f"{Path(model).name}, T = {num_inference_steps}"
+    return title if num_images is None else f"{title}, N = {num_images:,}"
 
 
 def main_of_script(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:

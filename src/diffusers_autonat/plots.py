@@ -1,0 +1,220 @@
+"""Every picture: schedules of strategies, the course of a search or a training, quality against cost, comparisons. Data in, a
+file out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .strategies import GenerationStrategy
+
+
+# The schedules of a strategy as a reader knows them, with the paper's symbols.
+SCHEDULE_LABELS = {
+    "mask_ratios": "mask ratio $r$",
+    "sampling_temperatures": r"sampling temperature $\tau_1$",
+    "remasking_temperatures": r"re-masking temperature $\tau_2$",
+    "guidance_scales": "guidance scale $s$",
+}
+
+# The distances likewise; the first two are what only the standard network's may be called.
+DISTANCE_LABELS = {
+    "fid": "FID",
+    "kid": "KID",
+    "frechet_distance": "Fréchet distance",
+    "kernel_distance": "kernel distance",
+}
+
+# Runs of several seeds, each a list of (x, best value so far).
+Runs = list[list[tuple[float, float]]]
+
+
+def readable(text: str) -> str:
+    """A label with words and symbols in place of keys; `plot_*` do so with the names of values and of bars."""
+    labels = SCHEDULE_LABELS | DISTANCE_LABELS
+    return re.sub(rf"\b({'|'.join(labels)})\b", lambda found: labels[found[0]], text)
+
+
+def plot_schedules(strategies: Mapping[str, GenerationStrategy], path: str | Path, title: str | None = None) -> None:
+    """The four schedules of strategies over their steps, one panel each; the first strategy stands out.
+
+    Args:
+        strategies: By the label that a reader knows them by.
+        path: Of the picture; its folder is made.
+        title: Of the whole picture: model, T, N and so on.
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, 4, figsize=(13, 3.5 if title else 3.2), layout="constrained")
+    for (name, label), axis in zip(SCHEDULE_LABELS.items(), axes):
+        for number, (strategy_label, strategy) in enumerate(strategies.items()):
+            values = getattr(strategy, name)
+            # The last r is 0 for every strategy, and the last tau2 has no effect.
+            shown = values[:-1] if name == "remasking_temperatures" else values
+            style = {"color": f"C{number}", "linewidth": 2 if number == 0 else 1.3, "marker": "o", "markersize": 4}
+            line = "-" if number == 0 else "--"
+            axis.plot(range(1, len(shown) + 1), shown, label=strategy_label, linestyle=line, **style)
+        steps = max(strategy.num_inference_steps for strategy in strategies.values())
+        axis.set(xlabel="step $t$", xlim=(0.7, steps + 0.3), xticks=range(1, steps + 1))
+        axis.set_title(label, fontsize=10)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def plot_search(
+    values: Mapping[int, float],
+    path: str | Path,
+    value_name: str,
+    levels: Mapping[str, float] | None = None,
+    title: str | None = None,
+) -> None:
+    """The value of every trial and the best so far, the lower the better.
+
+    Args:
+        values: Of a search with one objective, by number of the trial.
+        path: Of the picture; its folder is made.
+        value_name: Label of the axis.
+        levels: Values to draw as horizontal lines, by label, e.g. the heuristic's.
+        title: Of the picture: model, T, N and so on.
+    """
+    plt = _pyplot()
+    numbers = sorted(values)
+    ordered = [values[number] for number in numbers]
+    figure, axis = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    axis.plot(numbers, ordered, ".", color="0.6", markersize=4, label="trials")
+    axis.step(numbers, np.minimum.accumulate(ordered), where="post", color="C0", linewidth=2, label="best so far")
+    _draw_levels(axis, levels, first_color=1)
+    # A wild trial must not flatten the rest.
+    sizes = sorted([*ordered, *(levels or {}).values()])
+    low, high = sizes[0], max(ordered[0], sizes[int(0.95 * (len(sizes) - 1))])
+    margin = 0.08 * (high - low or 1.0)
+    axis.set(xlabel="trial", ylabel=readable(value_name), title=title, ylim=(low - margin, high + margin))
+    _finish(figure, axis, path)
+
+
+def plot_front(
+    points: Mapping[str, list[tuple[float, float]]],
+    path: str | Path,
+    value_name: str,
+    cost_name: str,
+    title: str | None = None,
+) -> None:
+    """Quality against cost: groups of points `(value, cost)` by label; those no other point beats are joined."""
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    for number, (label, group) in enumerate(points.items()):
+        costs, values = [cost for _, cost in group], [value for value, _ in group]
+        front = sorted(pareto_front(group), key=lambda point: point[1])
+        axis.scatter(costs, values, s=14, color=f"C{number}", alpha=0.35, linewidths=0)
+        axis.step([c for _, c in front], [v for v, _ in front], where="post", color=f"C{number}", label=label)
+        axis.scatter([c for _, c in front], [v for v, _ in front], s=26, color=f"C{number}")
+    axis.set(xlabel=cost_name, ylabel=readable(value_name), title=title)
+    axis.xaxis.set_major_formatter(plt.matplotlib.ticker.EngFormatter())
+    _finish(figure, axis, path)
+
+
+def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other point beats in both coordinates, the lower the better."""
+    return [p for p in points if not any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points)]
+
+
+def plot_curves(
+    curves: Mapping[str, Runs],
+    path: str | Path,
+    x_name: str,
+    value_name: str,
+    levels: Mapping[str, float] | None = None,
+    title: str | None = None,
+) -> None:
+    """Best-so-far curves: by label the runs of several seeds, each a list of (x, value); mean and range are drawn."""
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for number, (label, runs) in enumerate(curves.items()):
+        grid = np.unique(np.concatenate([[x for x, _ in run] for run in runs]))
+        grid = grid[grid >= max(run[0][0] for run in runs)]
+        # A best-so-far value holds until the next one.
+        held = []
+        for run in runs:
+            xs, values = np.array(run).T
+            held.append(values[np.searchsorted(xs, grid, side="right") - 1])
+        stacked, color = np.array(held), f"C{number}"
+        axis.step(grid, stacked.mean(0), where="post", color=color, linewidth=2, label=label)
+        axis.fill_between(grid, stacked.min(0), stacked.max(0), step="post", color=color, alpha=0.15, linewidth=0)
+    _draw_levels(axis, levels, first_color=len(curves))
+    axis.set(xlabel=x_name, ylabel=readable(value_name), title=title)
+    _finish(figure, axis, path)
+
+
+def plot_bars(
+    values: Mapping[str, float],
+    path: str | Path,
+    value_name: str,
+    floor: float | None = None,
+    title: str | None = None,
+) -> None:
+    """One horizontal bar per label, with the number at its end; a line where the floor is."""
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(6.4, 1.1 + 0.36 * len(values)), layout="constrained")
+    colours = ["C0" if value == min(values.values()) else "0.7" for value in values.values()]
+    bars = axis.barh([readable(label) for label in values], list(values.values()), color=colours)
+    axis.bar_label(bars, fmt="%.3f", padding=3)
+    if floor is not None:
+        axis.axvline(floor, color="C3", linestyle="--", linewidth=1.2, label="tokenizer's reconstructions")
+        figure.legend(frameon=False, loc="outside lower right")
+    axis.set(xlabel=readable(value_name), xlim=(0, 1.15 * max(values.values())), title=title)
+    axis.invert_yaxis()
+    axis.set_axisbelow(True)
+    axis.grid(alpha=0.3, axis="x")
+    _save(figure, path)
+
+
+def plot_history(
+    history: list[dict[str, float]], path: str | Path, columns: Mapping[str, str], title: str | None = None
+) -> None:
+    """A training's curves over steps, one panel for each of `columns` (key of a history row -> axis label)."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, len(columns), figsize=(4.5 * len(columns), 3), layout="constrained", squeeze=False)
+    for axis, (key, label) in zip(axes[0], columns.items()):
+        rows = [row for row in history if key in row]
+        axis.plot([row["step"] for row in rows], [row[key] for row in rows], linewidth=1)
+        axis.set(xlabel="step", ylabel=label)
+        axis.grid(alpha=0.3)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def _draw_levels(axis: Any, levels: Mapping[str, float] | None, first_color: int) -> None:
+    for color, (label, level) in enumerate((levels or {}).items(), start=first_color):
+        axis.axhline(level, color=f"C{color}", linestyle="--", linewidth=1.2, label=label)
+
+
+def _finish(figure: Any, axis: Any, path: str | Path) -> None:
+    axis.title.set_fontsize(11)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    _save(figure, path)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _save(figure: Any, path: str | Path) -> None:
+    import matplotlib.pyplot as plt
+
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

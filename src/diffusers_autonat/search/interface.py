@@ -1,0 +1,120 @@
+"""What every sampler of this package is: a sampler that workers can share, and a line in the registry of `samplers`."""
+
+from __future__ import annotations
+
+import abc
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from .spaces import DescentParameter
+from .workers import (
+    Slot,
+    Worker,
+    end_claim,
+    fail_lost_trials,
+    finished_trials,
+    is_running,
+    patience_with,
+    take_slot,
+    this_worker,
+    wait_for_slot,
+)
+
+
+logger = logging.getLogger(__name__)
+
+Point = dict[str, float]
+
+POLL = 2.0  # most seconds between two looks at the storage while waiting
+
+
+class SharedSampler(BaseSampler):
+    """Base of samplers whose study any number of workers share, where any of them may be killed at any time.
+
+    Before its parameters are asked for, a trial claims a slot (`workers`) that no other trial has. A subclass says in
+    `_claim` which slots are open; the trial waits for as long as it says that there is none. What a slot's point is
+    must follow from the study's storage alone.
+
+    A worker that was killed leaves its trial running for ever. The trial counts as lost at once when it ran on this
+    machine and its process is gone, otherwise after `stale_after` seconds. It is marked as failed, with the reason in
+    the user attribute `failure`, and its slot is open again.
+
+    Args:
+        stale_after: Seconds after which a running trial counts as lost; by default ten times the longest finished
+            trial and at least a minute, or a week while none has finished. If its worker lives after all, that worker
+            ends with an error when it reports the value, so choose more than any trial takes.
+    """
+
+    def __init__(self, stale_after: float | None = None):
+        self._stale_after = stale_after
+
+    @abc.abstractmethod
+    def _claim(self, study: Study, trial: FrozenTrial, worker: Worker) -> bool:
+        """Try to `_take` an open slot; True when the trial has one, or never will."""
+
+    def _take(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        worker: Worker,
+        trials: list[FrozenTrial],
+        open_slots: Iterable[tuple[Slot, dict[str, Any]]],
+    ) -> bool:
+        """`workers.take_slot` with the patience of this sampler."""
+        return take_slot(study, trial, worker, trials, open_slots, patience_with(trials, self._stale_after))
+
+    def has_ended(self, study: Study, num_trials: int | None = None) -> bool:
+        """Whether a study that is to have `num_trials` trials, of all workers together, needs no other."""
+        return len(finished_trials(study)) >= (num_trials or 0)
+
+    def is_taken(self, study: Study, num_trials: int | None = None) -> bool:
+        """Whether all trials that a study still needs are with other workers, which may die: look again later."""
+        running = sum(is_running(trial) for trial in study.get_trials(deepcopy=False))
+        return len(finished_trials(study)) + running >= (num_trials or 0)
+
+    def fail_lost_trials(self, study: Study, own: int | None = None) -> list[FrozenTrial]:
+        """Mark lost trials as failed and return all trials after that; `own` is the number of the trial that asks."""
+        return fail_lost_trials(study, self._stale_after, own)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Claim a slot for the trial, waiting for one if need be."""
+        try:
+            worker, delay = this_worker(), 0.01
+            wait_for_slot(study, trial, worker)
+            while not self._claim(study, trial, worker):
+                time.sleep(delay)
+                if delay < POLL <= 2 * delay:
+                    logger.info("trial %d waits for running trials, on which the next round depends", trial.number)
+                delay = min(2 * delay, POLL)
+        except BaseException:
+            study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            raise
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        end_claim(study, trial, state)
+
+
+@dataclass(frozen=True)
+class SamplerKind:
+    """How a sampler is made, and what it is good for: its line in the registry.
+
+    Args:
+        make: From the space, the number of trials, the seed and the points to try first to a sampler.
+        num_objectives: Of the studies that it can run.
+        step_scale: Of the space it is meant for, see `generation_space`.
+        rungs: Whether it learns from trials that were given up on the way.
+        redraw_noise: Whether the noise may be drawn anew in each turn, since it compares values of one turn only.
+    """
+
+    make: Callable[[Mapping[str, DescentParameter], int, int, Sequence[Mapping[str, Any]]], SharedSampler]
+    num_objectives: tuple[int, ...] = (1,)
+    step_scale: float = 1.0
+    rungs: bool = False
+    redraw_noise: bool = True

@@ -1,0 +1,116 @@
+"""How the strategies of a pipeline are judged: what a value is, and everything it depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+
+from ..loading import default_device, load_pipeline
+from ..metrics import Evaluator, FeatureExtractor, Reference
+from ..strategies import GenerationStrategy, TrainingStrategy
+from .objective import METRICS, EvaluatorScore
+from .training import Train, TrainingScore
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How strategies of a pipeline are measured: with which extractor, reference, metric, noise and number of images.
+
+    Args:
+        extractor, reference: Checked against each other.
+        metric: A key of `METRICS`.
+        num_images: Of each trial.
+        seed: Of labels and noise, the same in each trial.
+        redraw_noise: Draw new noise for each round (or trial).
+        label_policy: See `metrics.Evaluator`.
+        batch_size: Images generated at a time; changes nothing but memory.
+        dtype: Of pipelines that are loaded to be judged, as torch names it.
+        confirm_images, confirm_seed: What winners are measured again with.
+        progress: Show a bar while confirming.
+
+    Raises:
+        ValueError: the reference was made with another extractor.
+    """
+
+    extractor: FeatureExtractor
+    reference: Reference
+    metric: str = "fid"
+    num_images: int = 1000
+    seed: int = 0
+    redraw_noise: bool = False
+    label_policy: str = "balanced"
+    batch_size: int = 128
+    dtype: str = "float32"
+    confirm_images: int = 5000
+    confirm_seed: int = 1_000_003
+    progress: bool = False
+
+    def __post_init__(self):
+        self.reference.check_extractor(self.extractor)
+
+    def load_pipeline(self, name: str | Path) -> Any:
+        """The pipeline of a folder or Hub id, as it is judged: in `dtype`, on the accelerator where there is one."""
+        return load_pipeline(name, getattr(torch, self.dtype), default_device())
+
+    def evaluator(self, pipeline: Any, progress: bool = False) -> Evaluator:
+        same_classes = (
+            self.extractor.id2label and self.extractor.num_classes == pipeline.transformer.config.num_classes
+        )
+        return Evaluator(
+            pipeline,
+            self.extractor,
+            self.reference,
+            metrics=(self.metric, "class") if same_classes else (self.metric,),
+            label_policy=self.label_policy,
+            batch_size=self.batch_size,
+            progress=progress,
+        )
+
+    def score(self, pipeline: Any, rungs: list[int] | None = None) -> EvaluatorScore:
+        """The score of the search's trials."""
+        return EvaluatorScore(
+            self.evaluator(pipeline), self.num_images, self.seed, self.metric, self.redraw_noise, rungs or ()
+        )
+
+    def confirm_score(self, pipeline: Any) -> EvaluatorScore:
+        """The score of the winners: fresh noise, more images, and a bar of its own where someone looks."""
+        return EvaluatorScore(
+            self.evaluator(pipeline, self.progress), self.confirm_images, self.confirm_seed, self.metric
+        )
+
+    def training_score(self, train: Train, strategy: GenerationStrategy, confirm: bool = False) -> TrainingScore:
+        """The score of p(r): of the pipeline trained with it, with one generation strategy for all."""
+
+        def score(candidate: TrainingStrategy, trial: optuna.Trial) -> float:
+            pipeline = self.load_pipeline(train(candidate))
+            return (self.confirm_score if confirm else self.score)(pipeline)(strategy, trial)
+
+        return score
+
+    def identity(self, **more: Any) -> dict[str, Any]:
+        """What every value depends on, for `open_study`."""
+        return {
+            "metric": self.metric,
+            "num_images": self.num_images,
+            "seed": self.seed,
+            "redraw_noise": self.redraw_noise,
+            "label_policy": self.label_policy,
+            "dtype": self.dtype,
+            "extractor": self.extractor.weights_hash,
+            "extractor_batch_size": self.extractor.batch_size,
+            "reference": self.reference.hash,
+            **more,
+        }
+
+    def confirm_identity(self, **more: Any) -> dict[str, Any]:
+        fresh = {"num_images": self.confirm_images, "seed": self.confirm_seed, "redraw_noise": False}
+        return {**self.identity(**more), **fresh}
+
+    @property
+    def value_name(self) -> str:
+        """The distance by the name it may have: FID is only that of the standard network."""
+        return METRICS[self.metric][0 if self.extractor.is_standard_inception else 1]

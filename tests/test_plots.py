@@ -1,0 +1,104 @@
+"""Pictures say what they show: the words of titles, axes and legends are the caller's, schedules have readable names."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusers_autonat import GenerationStrategy, plots
+from diffusers_autonat.plots import (
+    pareto_front,
+    plot_bars,
+    plot_curves,
+    plot_front,
+    plot_schedules,
+    plot_search,
+    readable,
+)
+
+
+FOUND = GenerationStrategy([0.9, 0.1 + 0.2, 0.1, 0], [1 / 3, 1, 1, 1], [2, 1, 1, 0], [0, 0, 1, 2])
+SCHEDULES = {"found": FOUND, "heuristic": GenerationStrategy.cosine(4)}
+RUNS = [[(10, 3.0), (20, 2.0)], [(10, 4.0), (30, 1.0)]]
+SEARCH = {3: 1.5, 0: 4.0, 1: 2.0, 2: 3.0}
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that were saved, still to be asked about."""
+    saved = []
+    save = plots._save
+    monkeypatch.setattr(plots, "_save", lambda figure, path: (saved.append(figure), save(figure, path)))
+    return saved
+
+
+def draw(name, path, **more):
+    if name == "schedules":
+        plot_schedules(SCHEDULES, path, **more)
+    elif name == "search":
+        plot_search(SEARCH, path, "distance", {"heuristic": 4.0}, **more)
+    elif name == "front":
+        plot_front({"search": [(1.0, 3.0), (2.0, 1.0), (2.0, 3.0)]}, path, "distance", "cost", **more)
+    elif name == "curves":
+        plot_curves({"tpe": RUNS, "gp": RUNS[:1]}, path, "images", "best", {"floor": 0.5}, **more)
+    else:
+        plot_bars({"a": 1.0, "b": 2.0}, path, "distance", 0.5, **more)
+
+
+@pytest.mark.parametrize("name", ["schedules", "search", "front", "curves", "bars"])
+def test_something_is_drawn_under_its_title(tmp_path, figures, name):
+    draw(name, tmp_path / "made" / f"{name}.png", title="model, T = 4, N = 500")
+    draw(name, tmp_path / "untitled.png")
+    titles = [{figure.get_suptitle(), *(axis.get_title() for axis in figure.axes)} for figure in figures]
+    assert "model, T = 4, N = 500" in titles[0] and "model, T = 4, N = 500" not in titles[1]
+    for path in (tmp_path / "made" / f"{name}.png", tmp_path / "untitled.png"):
+        with Image.open(path) as image:
+            assert image.width > 500 and len(set(image.convert("L").getdata())) > 50
+
+
+def test_schedules_have_names_that_a_reader_knows(tmp_path, figures):
+    plot_schedules(SCHEDULES, tmp_path / "s.png")
+    [figure] = figures
+    assert [axis.get_title() for axis in figure.axes] == [
+        "mask ratio $r$", r"sampling temperature $\tau_1$", r"re-masking temperature $\tau_2$", "guidance scale $s$"
+    ]  # fmt: skip
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["found", "heuristic"]
+    ratios, _, remasking, _ = ([line.get_ydata() for line in axis.lines] for axis in figure.axes)
+    assert list(ratios[0]) == list(FOUND.mask_ratios)
+    assert list(remasking[0]) == [2, 1, 1]  # without the last, which has no effect
+
+
+def test_search_is_drawn_in_the_order_of_its_trials(tmp_path, figures):
+    plot_search(SEARCH, tmp_path / "s.png", "distance")
+    trials, best = figures[0].axes[0].lines
+    assert list(trials.get_xdata()) == [0, 1, 2, 3] and list(trials.get_ydata()) == [4.0, 2.0, 3.0, 1.5]
+    assert list(best.get_ydata()) == [4.0, 2.0, 2.0, 1.5]
+
+
+def test_curves_are_means_of_what_was_best_so_far(tmp_path, figures):
+    plot_curves({"tpe": RUNS}, tmp_path / "c.png", "images", "best")
+    [line] = figures[0].axes[0].lines
+    np.testing.assert_allclose(line.get_xdata(), [10, 20, 30])
+    np.testing.assert_allclose(line.get_ydata(), [3.5, 3.0, 1.5])
+
+
+def test_names_of_values_and_bars_are_words(tmp_path, figures):
+    plot_bars({"all": 1.0, "all but mask_ratios": 2.0}, tmp_path / "b.png", "frechet_distance, confirmed")
+    plot_search(SEARCH, tmp_path / "s.png", "fid")
+    assert (
+        figures[0].axes[0].get_xlabel() == "Fréchet distance, confirmed" and figures[1].axes[0].get_ylabel() == "FID"
+    )
+    assert [label.get_text() for label in figures[0].axes[0].get_yticklabels()] == ["all", "all but mask ratio $r$"]
+    assert readable("confidence of kidney_fid") == "confidence of kidney_fid"  # whole words only
+
+
+def test_pareto_front():
+    assert pareto_front([(1, 3), (2, 1), (2, 3), (3, 0), (1, 4)]) == [(1, 3), (2, 1), (3, 0)]
+
+
+def test_a_panel_for_each_column_of_a_training(tmp_path):
+    history = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "accuracy": 0.5}]
+    sizes = []
+    for columns in ({"loss": "loss"}, {"loss": "loss", "accuracy": "token accuracy"}):
+        plots.plot_history(history, tmp_path / "curves.png", columns)
+        sizes.append(Image.open(tmp_path / "curves.png").size)
+    assert sizes[1][0] == 2 * sizes[0][0] and sizes[1][1] == sizes[0][1]
