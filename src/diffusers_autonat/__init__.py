@@ -4,7 +4,7 @@ from .models.transformer_enat import ENATTransformer2DModel
 from .models.transformer_uvit import UViTTransformer2DModel
 from .pipelines.pipeline_autonat import AutoNATPipeline
 from .schedulers.scheduling_nat import NATScheduler, NATSchedulerOutput
-from .strategies import GenerationStrategy, TrainingStrategy
+from .strategies import GenerationStrategy, StepParameters, TrainingStrategy
 
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "GenerationStrategy",
     "NATScheduler",
     "NATSchedulerOutput",
+    "StepParameters",
     "TrainingStrategy",
     "UViTTransformer2DModel",
 ]

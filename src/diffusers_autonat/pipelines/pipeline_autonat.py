@@ -167,12 +167,12 @@ class AutoNATPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoaderMi
         device = self._execution_device
 
         # 2. Condition
-        labels = torch.tensor(class_ids, device=device).repeat_interleave(num_images_per_prompt)
-        null_labels = torch.full_like(labels, self.transformer.config.num_classes)
-        predict = GuidedTransformer(self.transformer, {"class_labels": labels}, {"class_labels": null_labels})
+        class_labels = torch.tensor(class_ids, device=device).repeat_interleave(num_images_per_prompt)  # [B]
+        null_labels = torch.full_like(class_labels, self.transformer.config.num_classes)
+        predict = GuidedTransformer(self.transformer, {"class_labels": class_labels}, {"class_labels": null_labels})
 
         # 3. Steps and tokens
-        shape = (len(labels), self.transformer.config.sample_size**2)
+        shape = (len(class_labels), self.transformer.config.sample_size**2)  # [B, N]
         # Counts of masked tokens are known where no token is given; otherwise they would have to be read from the device.
         plan = self.scheduler.plan(num_inference_steps, strategy, shape[1] if latents is None else None, device)
         state = self._state = CallState(len(plan.parameters), guidance_scale)
