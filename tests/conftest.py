@@ -11,6 +11,7 @@ from transformers import RegNetConfig, RegNetForImageClassification, ViTImagePro
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler, UViTTransformer2DModel
 from diffusers_autonat.metrics import compute_reference, load_extractor, save_reference
+from diffusers_autonat.models.transformer_enat import ENATCache
 
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -102,3 +103,10 @@ def image_folder(tmp_path_factory, fashion_mnist):
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(image).save(path)
     return folder
+
+
+def on_grid(cache: ENATCache, num_tokens: int) -> torch.Tensor:
+    """Features `[B, N, D]` at the encoded positions, 0 elsewhere."""
+    encoded, place = cache.place_of(num_tokens)
+    features = cache.features.gather(1, place[..., None].expand(-1, -1, cache.features.shape[-1]))
+    return features * encoded[..., None]

@@ -23,7 +23,7 @@ from diffusers_autonat import (
 )
 from diffusers_autonat.cli import main
 from diffusers_autonat.models.tokenizer import padding_blocks
-from tests.conftest import load_reference
+from tests.conftest import load_reference, on_grid
 from tests.conversion.released import RELEASED_YAML, load_vqgan, randomise, release_enat, release_uvit
 
 
@@ -149,7 +149,9 @@ def test_enat_computes_what_the_authors_do(files, tmp_path, capsys):
         output = pipe.transformer(reference[f"reuse.step{i}.input_ids"], reference["class_labels"], cache=cache)
         cache = output.cache
         assert close(output.sample, reference[f"reuse.step{i}.logits"])
-        assert close(cache.features, reference[f"reuse.step{i}.features"])
+        visible = reference[f"reuse.step{i}.input_ids"] != 48
+        if visible.any():  # else there is nothing to reuse
+            assert close(on_grid(cache, 64), reference[f"reuse.step{i}.features"] * visible[..., None])
         fresh = pipe.transformer(reference[f"reuse.step{i}.input_ids"], reference["class_labels"]).sample
         assert close(fresh, reference[f"fresh.step{i}.logits"])
     # The authors' sampler is stored; the recorded run has zero temperatures.

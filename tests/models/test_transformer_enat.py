@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffusers_autonat.conversion import convert_enat_state_dict
 from diffusers_autonat.models import ENATTransformer2DModel
 from diffusers_autonat.models.transformer_enat import ENATAttnProcessor, ENATCache
-from tests.conftest import load_reference
+from tests.conftest import load_reference, on_grid
 
 
 MASK = 20
@@ -30,13 +30,6 @@ def one_of(cache: ENATCache, b: int) -> ENATCache:
     """Sample `b`'s own part of a cache."""
     kept = slice(None) if cache.valid is None else cache.valid[b]
     return ENATCache(cache.features[b : b + 1, kept], cache.indices[b : b + 1, kept])
-
-
-def on_grid(cache: ENATCache | None, num_tokens: int) -> torch.Tensor:
-    """Features `[B, N, D]` at the encoded positions, 0 elsewhere."""
-    encoded, place = cache.place_of(num_tokens)
-    features = cache.features.gather(1, place[..., None].expand(-1, -1, cache.features.shape[-1]))
-    return features * encoded[..., None]
 
 
 def build(weights: dict[str, torch.Tensor], **kwargs) -> ENATTransformer2DModel:
