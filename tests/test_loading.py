@@ -30,6 +30,6 @@ def test_what_is_no_pipeline_is_refused_by_name(tmp_path):
 
 
 def test_an_unreachable_name_is_one_line(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="nobody/nothing is no folder of a pipeline, and none can be reached"):
         load_pipeline("nobody/nothing")

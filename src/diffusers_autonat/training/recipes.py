@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers import AutoModel
-
 from ..models.transformer_enat import ENATTransformer2DModel
 from ..models.transformer_uvit import UViTTransformer2DModel
 from ..strategies import GenerationStrategy
@@ -41,7 +39,9 @@ def recipe_name(pretrained_model_name_or_path: str) -> str:
     Raises:
         ValueError: it is of another class.
     """
-    class_name = AutoModel.load_config(pretrained_model_name_or_path, subfolder="transformer").get("_class_name")
+    # Any model class reads the file; AutoModel looks for another one once a pipeline has been loaded through it.
+    config = UViTTransformer2DModel.load_config(pretrained_model_name_or_path, subfolder="transformer")
+    class_name = config.get("_class_name")
     names = {recipe.model_class.__name__: name for name, recipe in RECIPES.items()}
     if class_name not in names:
         raise ValueError(
