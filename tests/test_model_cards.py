@@ -48,11 +48,13 @@ def test_cards_are_complete(folder):
 
 @pytest.mark.parametrize("folder", PIPELINES, ids=named)
 def test_the_code_on_the_card_runs(folder, monkeypatch):
-    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL).group(1)
+    ours, generic = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(CARDS)
     scope = {}
-    exec(code, scope)
+    exec(ours, scope)
     assert all(isinstance(image, Image.Image) for image in scope["images"])
+    exec(generic, scope)
+    assert type(scope["pipe"]) is AutoNATPipeline
 
 
 @pytest.mark.parametrize("folder", PIPELINES, ids=named)

@@ -1,0 +1,1 @@
+from diffusers_autonat import AutoNATPipeline  # noqa: F401
