@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from .files import write_json
+
 
 # r, tau1, tau2 and s over all steps; of one step they lose the plural's s.
 SCHEDULES = ("mask_ratios", "sampling_temperatures", "remasking_temperatures", "guidance_scales")
@@ -193,7 +195,7 @@ class GenerationStrategy:
         return cls.from_dict(json.loads(Path(path).read_text()))
 
     def to_json(self, path: str | Path) -> None:
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        write_json(path, self.to_dict())
 
 
 def by_steps(strategies: Sequence[GenerationStrategy]) -> dict[int, GenerationStrategy]:

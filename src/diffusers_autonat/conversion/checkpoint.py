@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import pickle
 import re
 import warnings
@@ -15,6 +14,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+
+from ..provenance import file_hash
 
 
 # What a training checkpoint may call its weights, best first: the averaged ones are those to sample with. `module` is
@@ -37,11 +38,8 @@ class Checkpoint:
     left_out: list[str]
 
     def sha256(self) -> str:
-        digest = hashlib.sha256()
-        with open(self.path, "rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-        return digest.hexdigest()
+        """All 64 digits, as `sha256sum` prints them."""
+        return file_hash([self.path])
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
