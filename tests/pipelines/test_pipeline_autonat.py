@@ -273,9 +273,12 @@ def test_threads_with_strategies_of_their_own_share_a_pipeline(pipe):
         assert all(map(torch.equal, pool.map(draw, range(24)), expected))
 
 
-def test_tokens_without_a_tokenizer(pipe):
-    bare = AutoNATPipeline(None, pipe.transformer, pipe.scheduler)
-    assert torch.equal(sample(bare, output_type="latent"), sample(pipe, output_type="latent"))
+def test_tokens_without_a_tokenizer(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    loaded = AutoNATPipeline.from_pretrained(tmp_path, vqvae=None)
+    for bare in (AutoNATPipeline(None, pipe.transformer, pipe.scheduler), loaded):
+        assert bare.vqvae is None
+        assert torch.equal(sample(bare, output_type="latent"), sample(pipe, output_type="latent"))
     with pytest.raises(ValueError, match="output_type = 'pt' needs a vqvae"):
         sample(bare)
 

@@ -53,7 +53,6 @@ class AutoNATPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoaderMi
     """
 
     model_cpu_offload_seq = "transformer->vqvae"
-    _optional_components = ["vqvae"]
     _callback_tensor_inputs = ["latents", "logits"]
 
     def __init__(
