@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,8 +31,12 @@ class GuidedTransformer:
     def __init__(self, transformer: Any, condition: Condition, null_condition: Condition):
         self.transformer = transformer
         self.condition, self.null_condition = condition, null_condition
-        self.both = {name: torch.cat([tensor, null_condition[name]]) for name, tensor in condition.items()}
         self.forget()
+
+    @cached_property
+    def both(self) -> Condition:
+        """Both conditions as one batch; joined once, and only where some step is guided."""
+        return {name: torch.cat([tensor, self.null_condition[name]]) for name, tensor in self.condition.items()}
 
     def forget(self) -> None:
         """Reuse nothing in the next step: tokens were changed from outside."""

@@ -164,10 +164,10 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
                 `guidance_scales` live, float32 `[T]` (`[T, B]` for a list). `timesteps` are indices and stay on the
                 CPU, where reading them stalls nothing.
         """
-        self._plan = self.plan(num_inference_steps, strategy, device=device)
+        strategies = self._choose(num_inference_steps, strategy)
+        self._plan = self.plan(strategy=strategies, device=device)
         self.timesteps = self._plan.timesteps
         self.num_inference_steps = len(self.timesteps)
-        strategies = self._choose(num_inference_steps, strategy)
         for name in SCHEDULES:
             tensor = torch.tensor([getattr(one, name) for one in strategies]).T  # [T, B]
             setattr(self, name, tensor.squeeze(1).to(device) if len(strategies) == 1 else tensor.to(device))
