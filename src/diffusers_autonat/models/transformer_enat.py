@@ -60,9 +60,8 @@ class ENATCache(BaseOutput):
 
     def place_of(self, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Which positions `[B, N]` of the grid are encoded, and at which place of the cache each of these is."""
-        valid = torch.ones_like(self.indices, dtype=torch.bool) if self.valid is None else self.valid
         # Filled-up places go to a position that is cut off again.
-        positions = self.indices.masked_fill(~valid, num_tokens)  # [B, n]
+        positions = self.indices if self.valid is None else self.indices.masked_fill(~self.valid, num_tokens)  # [B, n]
         places = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
         empty = positions.new_full((len(positions), num_tokens + 1), -1)
         place = empty.scatter(1, positions, places)[:, :num_tokens]  # [B, N]
@@ -123,19 +122,18 @@ def split_positions(members: torch.Tensor, bounds: list[tuple[int, int]]) -> tup
         places: `[B, N]`, index of every position in the concatenation of all groups' gathered tokens.
     """
     num_tokens = members.shape[-1]
-    counts = members.sum(dim=-1, keepdim=True)  # [G, B, 1]
     ranks = members.cumsum(dim=-1) - 1  # [G, B, N], of the members among themselves
-    positions = torch.arange(num_tokens, device=members.device).expand_as(ranks)
+    positions = torch.arange(num_tokens, device=members.device)  # [N]
     # The member of rank i goes to place i; what is no member to a place that is cut off.
-    order = torch.zeros_like(ranks[..., :1]).repeat(1, 1, num_tokens + 1)
-    order = order.scatter(-1, torch.where(members, ranks, num_tokens), positions)  # [G, B, N + 1]
+    order = ranks.new_zeros(*ranks.shape[:-1], num_tokens + 1)
+    order = order.scatter(-1, ranks.masked_fill(~members, num_tokens), positions.expand_as(ranks))  # [G, B, N + 1]
 
     groups: list[Group] = []
     places = torch.zeros_like(ranks[0])  # [B, N]
     offset = 0
     for number, (smallest, largest) in enumerate(bounds):
-        slots = torch.arange(largest, device=members.device)  # [n]
-        valid = None if smallest == largest else slots < counts[number]  # [B, n]
+        # The last position's rank is that of the last member.
+        valid = None if smallest == largest else positions[:largest] <= ranks[number, :, -1:]  # [B, n]
         groups.append(Group(order[number, :, :largest], valid))
         places = torch.where(members[number], ranks[number] + offset, places)  # [B, N]
         offset += largest
