@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import VQModel
+from hypothesis import settings
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
@@ -13,6 +14,12 @@ from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler,
 from diffusers_autonat.metrics import compute_reference, load_extractor, save_reference
 from diffusers_autonat.models.transformer_enat import ENATCache
 
+
+# Property tests: the same cases in every run of the suite, and as many others as one has time for with
+# `pytest --hypothesis-profile=long -k properties`.
+settings.register_profile("suite", max_examples=150, deadline=None, derandomize=True, database=None)
+settings.register_profile("long", max_examples=5_000, deadline=None)
+settings.load_profile("suite")
 
 FIXTURES = Path(__file__).parent / "fixtures"
 LABELS = {0: "cat, kitty", 1: "dog", 2: "Crane", 3: "crane"}

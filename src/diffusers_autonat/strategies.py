@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from reprlib import repr as shortened
 
 import torch
 
@@ -20,6 +21,8 @@ from .files import write_json
 
 # r, tau1, tau2 and s over all steps; of one step they lose the plural's s.
 SCHEDULES = ("mask_ratios", "sampling_temperatures", "remasking_temperatures", "guidance_scales")
+
+MAX_STEPS = 10_000  # more than a grid has tokens: every step reveals one at least
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class GenerationStrategy:
         r = cos(pi t / 2T), tau1 constant, tau2 = lambda (T - t + 1) / T with lambda the `remasking_temperature`, and
         s = k t / T with k the `guidance_scale`.
         """
-        T = _check_steps(num_inference_steps)
+        T = whole_steps(num_inference_steps)
         return cls(
             mask_ratios=_cosine_ratios(T),
             sampling_temperatures=[sampling_temperature] * T,
@@ -148,7 +151,7 @@ class GenerationStrategy:
         r = cos(pi t / 2T), both temperatures fall linearly to 0 at the last step (tau1 no lower than 0.001), and
         s = `guidance_scale` (t - 1) / T.
         """
-        T = _check_steps(num_inference_steps)
+        T = whole_steps(num_inference_steps)
         return cls(
             mask_ratios=_cosine_ratios(T),
             sampling_temperatures=[max(sampling_temperature * (1 - t / T), 1e-3) for t in range(1, T + 1)],
@@ -251,9 +254,12 @@ class TrainingStrategy:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def _check_steps(num_inference_steps: int) -> int:
-    if num_inference_steps != int(num_inference_steps) or num_inference_steps < 1:
-        raise ValueError(f"num_inference_steps = {num_inference_steps} must be a whole number of at least 1.")
+def whole_steps(num_inference_steps: int) -> int:
+    """A number of steps as an int; a ValueError if it is none."""
+    if isinstance(num_inference_steps, bool) or num_inference_steps not in range(1, MAX_STEPS + 1):
+        raise ValueError(
+            f"num_inference_steps = {shortened(num_inference_steps)} must be a whole number from 1 to {MAX_STEPS:,}."
+        )
     return int(num_inference_steps)
 
 

@@ -187,6 +187,21 @@ def test_too_few_images_are_known_before_the_first(extractor, reference):
             next(evaluator.measure(not_yet, Requests.of_classes(torch.zeros(32).long()), [6, 20]))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_damaged_extractor_is_an_error(judge_folder, reference, value):
+    extractor = load_extractor(judge_folder)
+    next(parameter for parameter in extractor.parameters() if parameter.ndim == 4).data.fill_(value)
+    with pytest.raises(ValueError, match="makes NaN or infinite features"):
+        evaluate(extractor, reference)
+
+
+def test_a_damaged_transformer_is_an_error(extractor, reference):
+    pipe = tiny_pipeline()
+    pipe.transformer.head.bias.data[0] = float("nan")
+    with pytest.raises(ValueError, match="logits are not finite in step 0"):
+        Evaluator(pipe, extractor, reference, progress=False)(15, num_inference_steps=4)
+
+
 def test_images_that_are_no_numbers_are_an_error(extractor, reference):
     evaluator = Evaluator(tiny_pipeline(), extractor, reference, progress=False)
     with pytest.raises(ValueError, match="nan"):

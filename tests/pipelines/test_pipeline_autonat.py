@@ -330,6 +330,28 @@ def test_the_generic_class_finds_ours_through_the_folder(pipe, tmp_path):
         ([0], {"num_images_per_prompt": -2}, "num_images_per_prompt = -2"),
         ([0], {"guidance_scale": -1.0}, "guidance_scale = -1.0"),
         ([0, 1], {"generator": [generator()]}, "1 generators were passed for 2 images"),
+        (None, {}, "class id None"),
+        ([None], {}, "class id None"),
+        ([float("nan")], {}, "class id nan"),
+        ([True], {}, "class id True"),
+        ([[0]], {}, r"class id \[0\]"),
+        ({0}, {}, r"class id {0}"),
+        (torch.zeros(1), {}, "class id 0.0"),
+        ([0], {"num_images_per_prompt": 2.0}, "num_images_per_prompt = 2.0"),
+        ([0], {"num_images_per_prompt": None}, "num_images_per_prompt = None"),
+        ([0], {"num_inference_steps": "4"}, "num_inference_steps = '4'"),
+        ([0], {"num_inference_steps": float("nan")}, "num_inference_steps = nan"),
+        ([0], {"num_inference_steps": 10**9}, "num_inference_steps = 1000000000"),
+        ([0], {"guidance_scale": 1e39}, r"guidance_scale = 1e\+39"),
+        ([0], {"guidance_scale": float("nan")}, "guidance_scale = nan"),
+        ([0], {"guidance_scale": float("inf")}, "guidance_scale = inf"),
+        ([0], {"guidance_scale": "3"}, "guidance_scale = '3'"),
+        ([0], {"guidance_scale": None}, "guidance_scale = None"),
+        ([0], {"strategy": {}}, "strategy = {} must be a GenerationStrategy"),
+        ([0], {"strategy": "found.json"}, "strategy = 'found.json' must be a GenerationStrategy.*from_json"),
+        ([0], {"strategy": [None]}, "strategy = .* must be a GenerationStrategy"),
+        ([0], {"generator": 0}, "generator = 0 must be a torch.Generator"),
+        ([0], {"latents": [[16] * 49]}, "latents must be an int64 tensor"),
         ([0, 1], {"generator": [generator(), 3]}, "holds int"),
         ([0], {"latents": torch.zeros(1, 48, dtype=torch.long)}, r"\(1, 49\)"),
         ([0], {"latents": torch.zeros(1, 49)}, "int64"),
@@ -349,6 +371,44 @@ def test_bad_input(pipe, labels, kwargs, message):
     pipe.transformer.register_forward_pre_hook(fail)
     with pytest.raises(ValueError, match=message):
         pipe(labels, **kwargs)
+
+
+@pytest.mark.parametrize("changed", [torch.zeros(1, 48, dtype=torch.long), torch.zeros(1, 49), [0] * 49])
+def test_a_callback_that_returns_no_tokens_is_told_so(pipe, changed):
+    with pytest.raises(ValueError, match="latents must be"):
+        pipe([0], callback_on_step_end=lambda *_: {"latents": changed})
+
+
+@pytest.mark.parametrize("broken", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("guidance_scale", [0.0, 1.0])
+def test_logits_that_are_not_finite_are_an_error(pipe, broken, guidance_scale):
+    pipe.transformer.head.bias.data[3] = float(broken)
+    given = torch.arange(49)[None] % 16
+    given[0, ::2] = 16
+    seen = []
+    with pytest.raises(ValueError, match=r"not finite in step 0 of this call \(float32\)"):
+        pipe(
+            [0], guidance_scale=guidance_scale, latents=given,
+            callback_on_step_end=lambda pipe, step, timestep, tensors: seen.append(tensors["latents"]),
+        )  # fmt: skip
+    known = given != 16
+    assert len(seen) == 8 and all(torch.equal(tokens[known], given[known]) for tokens in seen)
+
+
+def test_a_later_step_that_overflows_is_named(pipe):
+    def overflow(pipe, step, timestep, tensors):
+        if step == 2:
+            pipe._guidance_scale = 3e38
+
+    with pytest.raises(ValueError, match="not finite in step 3.*less guidance"):
+        pipe([0], strategy=GenerationStrategy.cosine(8, guidance_scale=50.0), callback_on_step_end=overflow)
+
+
+def test_a_tokenizer_that_decodes_to_nan_is_an_error(pipe):
+    pipe.vqvae.decoder.conv_out.bias.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"decodes to NaN \(float32\)"):
+        pipe([0])
+    assert pipe([0], output_type="latent").images.shape == (1, 49)
 
 
 def test_components_that_do_not_fit_are_named(pipe):

@@ -245,6 +245,8 @@ class Evaluator:
     def _update(self, collections: dict[int, Any], images: Tensor, indices: Tensor, requests: Requests) -> None:
         """Add a batch to every rung it belongs to."""
         features, logits = self.extractor(images, indices)
+        if not (features.isfinite().all() and (logits is None or logits.isfinite().all())):
+            raise ValueError(f"{self.extractor.name} makes NaN or infinite features of images: its weights are damaged.")
         for n, collection in collections.items():
             keep = indices < n
             if keep.any():

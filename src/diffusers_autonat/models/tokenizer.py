@@ -27,10 +27,22 @@ def encode_images(vqvae: VQModel, images: torch.Tensor) -> torch.LongTensor:
 
 
 def decode_tokens(vqvae: VQModel, tokens: torch.LongTensor) -> torch.Tensor:
-    """Token ids `[B, n * n]` in raster order to images `[B, C, H, W]` in [0, 1]."""
+    """
+    Token ids `[B, n * n]` in raster order to images `[B, C, H, W]` in [0, 1].
+
+    Raises:
+        ValueError: the images hold NaN. Waits for the device.
+    """
     side = math.isqrt(tokens.shape[1])
     shape = (len(tokens), side, side, vqvae.config.vq_embed_dim or vqvae.config.latent_channels)
-    return vqvae.decode(tokens, force_not_quantize=True, shape=shape).sample.clamp(0, 1)
+    images = vqvae.decode(tokens, force_not_quantize=True, shape=shape).sample.clamp(0, 1)
+    if images.amin().isnan():
+        dtype = str(vqvae.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"the tokenizer decodes to NaN ({dtype}): its weights are damaged, or values overflow; load it again, or use "
+            "float32 or bfloat16."
+        )
+    return images
 
 
 class PaddingResnetBlock2D(ResnetBlock2D):

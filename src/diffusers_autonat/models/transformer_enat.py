@@ -14,6 +14,8 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 
+from .sizes import check_sizes
+
 
 @dataclass
 class ENATCache(BaseOutput):
@@ -347,6 +349,15 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         dropout: float = 0.1,
     ):
         super().__init__()
+        check_sizes(
+            sample_size=sample_size,
+            codebook_size=codebook_size,
+            hidden_size=hidden_size,
+            num_encoder_layers=num_encoder_layers,
+            num_decoder_layers=num_decoder_layers,
+            num_attention_heads=num_attention_heads,
+            num_classes=num_classes,
+        )
         if hidden_size % num_attention_heads != 0:
             raise ValueError(
                 f"`hidden_size` ({hidden_size}) has to be a multiple of `num_attention_heads` ({num_attention_heads})."

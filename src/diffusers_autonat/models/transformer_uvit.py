@@ -14,6 +14,8 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 
+from .sizes import check_sizes
+
 
 @dataclass
 class UViTTransformer2DModelOutput(BaseOutput):
@@ -235,6 +237,17 @@ class UViTTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         dropout: float = 0.1,
     ):
         super().__init__()
+        check_sizes(
+            sample_size=sample_size,
+            patch_size=patch_size,
+            codebook_size=codebook_size,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            num_attention_heads=num_attention_heads,
+            num_classes=num_classes,
+            context_dim=context_dim,
+            context_length=context_length,
+        )
         if num_layers % 2 == 0:
             raise ValueError(f"`num_layers` counts k + 1 + k blocks and has to be odd, but is {num_layers}.")
         if sample_size % patch_size != 0:

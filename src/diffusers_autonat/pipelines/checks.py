@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
+from reprlib import repr as shortened
 from typing import Any
 
 import torch
@@ -13,10 +15,15 @@ from ..strategies import GenerationStrategy
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
+def is_whole(value: Any) -> bool:
+    """Whether this is a whole number by type: 2 or NumPy's 2, not 2.0, True or "2"."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def check_components(vqvae: Any, transformer: Any, scheduler: Any, output_type: str) -> None:
     """Whether tokenizer, transformer and scheduler speak of the same tokens; without images no tokenizer is needed."""
     if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"output_type = {output_type!r} must be 'pil', 'np', 'pt' or 'latent'.")
+        raise ValueError(f"output_type = {shortened(output_type)} must be 'pil', 'np', 'pt' or 'latent'.")
     codes, mask_id = transformer.config.codebook_size, scheduler.config.mask_token_id
     if vqvae is None:
         if output_type != "latent":
@@ -37,8 +44,10 @@ def check_components(vqvae: Any, transformer: Any, scheduler: Any, output_type: 
 
 
 def check_images_per_prompt(num_images_per_prompt: int) -> None:
-    if num_images_per_prompt < 1:
-        raise ValueError(f"num_images_per_prompt = {num_images_per_prompt} must be at least 1.")
+    if not is_whole(num_images_per_prompt) or num_images_per_prompt < 1:
+        raise ValueError(
+            f"num_images_per_prompt = {shortened(num_images_per_prompt)} must be a whole number of at least 1."
+        )
 
 
 def check_sampling(
@@ -48,31 +57,55 @@ def check_sampling(
     generator: torch.Generator | list[torch.Generator] | None,
 ) -> None:
     """Guidance, strategies and generators, for so many images."""
-    if guidance_scale < 0:
+    is_number = isinstance(guidance_scale, Real) and not isinstance(guidance_scale, bool)
+    if not is_number or not 0 <= guidance_scale <= torch.finfo(torch.float32).max:
         raise ValueError(
-            f"guidance_scale = {guidance_scale} must not be negative; it multiplies the strategy's scales."
+            f"guidance_scale = {shortened(guidance_scale)} must be a number from 0 to what float32 holds; it multiplies the "
+            "strategy's scales."
         )
-    if isinstance(strategy, (list, tuple)) and len(strategy) != batch_size:
-        raise ValueError(f"{len(strategy)} strategies were passed for {batch_size} images; pass one, or one for each.")
+    if strategy is not None and not isinstance(strategy, GenerationStrategy):
+        if not isinstance(strategy, (list, tuple)) or not all(isinstance(s, GenerationStrategy) for s in strategy):
+            raise ValueError(
+                f"strategy = {shortened(strategy)} must be a GenerationStrategy or a list with one for each image; "
+                "GenerationStrategy.from_json and .from_dict read one."
+            )
+        if len(strategy) != batch_size:
+            raise ValueError(
+                f"{len(strategy)} strategies were passed for {batch_size} images; pass one, or one for each."
+            )
     if isinstance(generator, list):
         if len(generator) != batch_size:
             raise ValueError(f"{len(generator)} generators were passed for {batch_size} images; pass one for each.")
-        wrong = [type(one).__name__ for one in generator if not isinstance(one, torch.Generator)]
+        wrong = [one for one in generator if not isinstance(one, torch.Generator)]
         if wrong:
-            raise ValueError(f"the list of generators holds {wrong[0]}; every entry must be a torch.Generator.")
+            raise ValueError(
+                f"the list of generators holds {type(wrong[0]).__name__}; every entry must be a torch.Generator."
+            )
+    elif generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"generator = {shortened(generator)} must be a torch.Generator, as torch.Generator().manual_seed(0), or a list "
+            "with one for each image."
+        )
 
 
 def check_latents(latents: torch.Tensor | None, shape: tuple[int, int], mask_token_id: int) -> None:
     """Given tokens: int64 ids `[B, N]`, the mask id where they are to be filled in."""
     if latents is None:
         return
-    if tuple(latents.shape) != shape or latents.dtype != torch.long:
-        raise ValueError(f"latents must be int64 token ids {shape}, got {latents.dtype} {tuple(latents.shape)}.")
+    check_tokens(latents, shape)
     low, high = latents.min().item(), latents.max().item()
     if low < 0 or high > mask_token_id:
         raise ValueError(
             f"latents hold id {low if low < 0 else high}; ids are 0 to {mask_token_id - 1}, {mask_token_id} is masked."
         )
+
+
+def check_tokens(latents: Any, shape: tuple[int, int]) -> None:
+    """Type and shape of tokens from outside; their values are not looked at, which would wait for the device."""
+    if not isinstance(latents, torch.Tensor):
+        raise ValueError(f"latents must be an int64 tensor of token ids {shape}, got {type(latents).__name__}.")
+    if tuple(latents.shape) != shape or latents.dtype != torch.long:
+        raise ValueError(f"latents must be int64 token ids {shape}, got {latents.dtype} {tuple(latents.shape)}.")
 
 
 def check_callback_tensors(names: Sequence[str], known: Sequence[str]) -> None:

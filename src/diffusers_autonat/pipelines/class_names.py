@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from reprlib import repr as shortened
 from typing import TypeAlias
 
+import numpy as np
 import torch
 
 
@@ -30,22 +32,25 @@ class ClassNames:
         """Class ids of ids and names (any case), as a list.
 
         Raises:
-            ValueError: an id is out of range (`num_classes` itself is the null class: no class), or a name is unknown
-                or stands for several classes.
+            ValueError: none is given, an id is out of range (`num_classes` itself is the null class: no class), or a
+                name is unknown or stands for several classes.
         """
-        if isinstance(class_labels, torch.Tensor):
+        if isinstance(class_labels, (torch.Tensor, np.ndarray)):
             class_labels = class_labels.tolist()
-        if isinstance(class_labels, (int, str)):
-            class_labels = [class_labels]
+        if isinstance(class_labels, str) or not isinstance(class_labels, Sequence):
+            class_labels = [class_labels]  # type: ignore[list-item]
+        if not class_labels:
+            raise ValueError("class_labels is empty: name at least one class.")
         ids = []
         for label in class_labels:
-            if isinstance(label, str):
-                label = self._id_of(label)
-            if isinstance(label, bool) or int(label) != label or not 0 <= label <= num_classes:
+            class_id = self._id_of(label) if isinstance(label, str) else label
+            if isinstance(class_id, (torch.Tensor, np.ndarray)) and class_id.ndim == 0:
+                class_id = class_id.item()
+            if isinstance(class_id, bool) or not isinstance(class_id, (int, np.integer)) or not 0 <= class_id <= num_classes:
                 raise ValueError(
-                    f"class id {label!r} does not exist: ids are 0 to {num_classes - 1}, and {num_classes} for no class."
+                    f"class id {shortened(label)} does not exist: ids are 0 to {num_classes - 1}, and {num_classes} for no class."
                 )
-            ids.append(int(label))
+            ids.append(int(class_id))
         return ids
 
     def _id_of(self, name: str) -> int:
@@ -55,5 +60,5 @@ class ClassNames:
         if not found:
             names = list(self.id2label.values())
             known = ", ".join(map(repr, names[:10])) or "none: the pipeline has no id2label"
-            raise ValueError(f"unknown class name {name!r}; known are {known}{', ...' * (len(names) > 10)}.")
+            raise ValueError(f"unknown class name {shortened(name)}; known are {known}{', ...' * (len(names) > 10)}.")
         return found[0]

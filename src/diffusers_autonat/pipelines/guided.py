@@ -31,12 +31,28 @@ class GuidedTransformer:
     def __init__(self, transformer: Any, condition: Condition, null_condition: Condition):
         self.transformer = transformer
         self.condition, self.null_condition = condition, null_condition
+        self._extremes: list[torch.Tensor] = []  # smallest and largest logit of each step, on the device
         self.forget()
 
     @cached_property
     def both(self) -> Condition:
         """Both conditions as one batch; joined once, and only where some step is guided."""
         return {name: torch.cat([tensor, self.null_condition[name]]) for name, tensor in self.condition.items()}
+
+    def check_finite(self) -> None:
+        """
+        Raise if the logits of any step so far were NaN or infinite. Waits for the device, so it is called once, at the end.
+
+        Raises:
+            ValueError: names the first such step, the dtype, and what to look at.
+        """
+        finite = torch.stack(self._extremes).isfinite().all(dim=1).tolist()
+        if not all(finite):
+            dtype = str(self.transformer.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"the transformer's logits are not finite in step {finite.index(False)} of this call ({dtype}): its weights "
+                "are damaged, or values overflow; load it again, use float32 or bfloat16, or less guidance."
+            )
 
     def forget(self) -> None:
         """Reuse nothing in the next step: tokens were changed from outside."""
@@ -59,6 +75,13 @@ class GuidedTransformer:
             num_masked: Masked tokens of every sample, where that is known: then nothing waits for the device.
             guidance_scale: Multiplies s.
         """
+        logits = self._guided(tokens, parameters, num_masked, guidance_scale)
+        self._extremes.append(torch.stack(torch.aminmax(logits)))
+        return logits
+
+    def _guided(
+        self, tokens: torch.LongTensor, parameters: StepParameters, num_masked: int | None, guidance_scale: float
+    ) -> torch.Tensor:
         if not parameters.is_guided or guidance_scale == 0:
             if self._both_cached:
                 self._cache = self._cache.chunk(2)[0]

@@ -21,7 +21,14 @@ from ..models.transformer_uvit import UViTTransformer2DModel
 from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import GenerationStrategy
 from .callbacks import CallState, CallStateMixin, call_on_step_end, callback_tensors
-from .checks import check_callback_tensors, check_components, check_images_per_prompt, check_latents, check_sampling
+from .checks import (
+    check_callback_tensors,
+    check_components,
+    check_images_per_prompt,
+    check_latents,
+    check_sampling,
+    check_tokens,
+)
 from .class_names import ClassLabels, ClassNames
 from .guided import GuidedTransformer
 from .remote_code import save_remote_code
@@ -100,8 +107,6 @@ class AutoNATPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoaderMi
     ) -> None:
         """Raise a ValueError that names the first wrong value, before anything is computed."""
         check_components(self.vqvae, self.transformer, self.scheduler, output_type)
-        if not class_ids:
-            raise ValueError("class_labels is empty: name at least one class.")
         check_images_per_prompt(num_images_per_prompt)
         batch_size = len(class_ids) * num_images_per_prompt
         check_sampling(batch_size, guidance_scale, strategy, generator)
@@ -194,6 +199,7 @@ class AutoNATPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoaderMi
                     tensors = {name: tensors[name] for name in tensor_inputs}
                     changed = call_on_step_end(self, callback_on_step_end, t, tensors, state)
                     if changed is not None:
+                        check_tokens(changed, shape)
                         latents, num_masked = changed, None
                         predict.forget()
                 progress_bar.update()
@@ -201,6 +207,8 @@ class AutoNATPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoaderMi
         if state.interrupt:  # what is still masked is as it was guessed in the last step that was made
             mask_token_id = self.scheduler.config.mask_token_id
             latents = torch.where(latents == mask_token_id, output.pred_original_sample, latents)
+
+        predict.check_finite()
 
         # 5. Decode
         images = latents

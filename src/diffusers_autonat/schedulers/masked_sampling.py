@@ -51,7 +51,8 @@ def mask_lowest(
 
     So every step reveals something, and a given token is never masked. All `[B, N]` but `count`, `[B, 1]` or `[1, 1]`.
     """
-    score = torch.where(masked, score, float("inf"))
+    # Whatever the scores are, NaN and infinity too: those of masked tokens are finite, so given tokens rank last.
+    score = torch.where(masked, score.nan_to_num(), float("inf"))
     count = torch.minimum(count, masked.sum(-1, keepdim=True) - 1)
     rank = score.argsort(dim=-1).argsort(dim=-1)
     return torch.where(rank < count, mask_token_id, tokens)

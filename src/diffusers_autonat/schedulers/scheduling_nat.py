@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from reprlib import repr as shortened
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 
-from ..strategies import SCHEDULES, GenerationStrategy, StepParameters, by_steps
+from ..strategies import SCHEDULES, GenerationStrategy, StepParameters, by_steps, whole_steps
 from .masked_sampling import column, draw_tokens, gumbel_noise, log_confidence, mask_count, mask_lowest
 
 
@@ -72,9 +73,15 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
 
     @register_to_config
     def __init__(self, mask_token_id: int = 1024, strategies: list[dict[str, list[float]]] | None = None):
-        if mask_token_id < 1:
-            raise ValueError(f"mask_token_id = {mask_token_id} must be positive: it is the codebook size.")
+        if not isinstance(mask_token_id, int) or isinstance(mask_token_id, bool) or mask_token_id < 1:
+            raise ValueError(
+                f"mask_token_id = {shortened(mask_token_id)} must be a positive whole number: the codebook size."
+            )
         if strategies is not None:
+            if not isinstance(strategies, (list, tuple)):
+                raise ValueError(
+                    f"strategies = {shortened(strategies)} must be a list with one for each number of steps."
+                )
             stored = [s if isinstance(s, GenerationStrategy) else GenerationStrategy.from_dict(s) for s in strategies]
             by_steps(stored)  # refuses two for one number of steps
             # Plain lists survive JSON to the last digit, whatever the caller passed.
@@ -95,8 +102,7 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
         stored = self.stored_strategies
         if not stored:
             return GenerationStrategy.cosine(8 if num_inference_steps is None else num_inference_steps)
-        if num_inference_steps is None:
-            num_inference_steps = max(stored)
+        num_inference_steps = max(stored) if num_inference_steps is None else whole_steps(num_inference_steps)
         if num_inference_steps not in stored:
             raise ValueError(
                 f"no strategy is stored for num_inference_steps={num_inference_steps}, only for {sorted(stored)}; "
@@ -135,7 +141,7 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
         strategies = [strategy] if isinstance(strategy, GenerationStrategy) else list(strategy)
         lengths = {one.num_inference_steps for one in strategies}
         if num_inference_steps is not None:
-            lengths.add(num_inference_steps)
+            lengths.add(whole_steps(num_inference_steps))
         if len(lengths) > 1:
             raise ValueError(f"num_inference_steps and the given strategies differ in length: {sorted(lengths)}.")
         return strategies
@@ -230,7 +236,12 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             sample: tokens `[B, N]`. mask_ratio: r in [0, 1], one number or `[B]`.
+
+        Raises:
+            ValueError: one number that is not in [0, 1]. Tensors are not looked at, which would wait for the device.
         """
+        if not isinstance(mask_ratio, torch.Tensor) and not 0 <= mask_ratio <= 1:
+            raise ValueError(f"mask_ratio = {mask_ratio} must be in [0, 1].")
         ratio = torch.as_tensor(mask_ratio, device=sample.device, dtype=torch.float32).view(-1, 1)
         count = (ratio * sample.shape[-1]).round().clamp(min=1)
         # The ranks of independent noise are a random permutation.
