@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,9 +13,11 @@ from diffusers import AutoModel, DiffusionPipeline, VQModel
 from diffusers.callbacks import PipelineCallback
 from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
+from safetensors.torch import load_file
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler, UViTTransformer2DModel
 from diffusers_autonat.pipelines.guided import GuidedTransformer
+from tests.pipelines.test_pipeline_enat import enat_pipeline
 
 
 def generator(seed=0):
@@ -421,3 +425,30 @@ def test_names_without_id2label(pipe):
     plain = AutoNATPipeline(pipe.vqvae, pipe.transformer, pipe.scheduler)
     with pytest.raises(ValueError, match="no id2label"):
         plain(["dog"])
+
+
+DRAW = """
+import sys, torch
+from diffusers_autonat import AutoNATPipeline
+from safetensors.torch import save_file
+torch.set_num_threads(int(sys.argv[3]))
+draws = {}
+for name in ("autonat", "enat"):
+    pipe = AutoNATPipeline.from_pretrained(f"{sys.argv[1]}/{name}")
+    noise = [torch.Generator().manual_seed(i) for i in range(3)]
+    draws[name] = pipe([0, 2, 4], num_inference_steps=4, generator=noise, output_type="latent").images
+save_file(draws, sys.argv[2])
+"""
+
+
+def test_another_process_draws_the_same(pipe, tmp_path):
+    pipes = {"autonat": pipe, "enat": enat_pipeline()}
+    for name, one in pipes.items():
+        one.save_pretrained(tmp_path / name)
+    arguments = [sys.executable, "-c", DRAW, str(tmp_path), str(tmp_path / "drawn"), str(torch.get_num_threads())]
+    subprocess.run(arguments, check=True)
+    drawn = load_file(tmp_path / "drawn")
+    for name, one in pipes.items():
+        noise = [generator(i) for i in range(3)]
+        here = one([0, 2, 4], num_inference_steps=4, generator=noise, output_type="latent").images
+        assert torch.equal(drawn[name], here)
