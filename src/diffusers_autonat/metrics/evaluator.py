@@ -144,11 +144,11 @@ class Evaluator:
         self,
         num_images: int,
         seed: int = 0,
-        strategy: GenerationStrategy | None = None,
+        strategy: GenerationStrategy | Sequence[GenerationStrategy] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float = 1.0,
     ) -> tuple[MakeImages, Requests]:
-        """The first two arguments of `measure` for generated images."""
+        """The first two arguments of `measure` for generated images; a list holds a strategy for each of one call."""
         device = self.pipeline.device if self.noise_device == "cuda" else "cpu"
         image_generators(torch.arange(1), seed)  # refuses a bad seed now
 
@@ -246,7 +246,9 @@ class Evaluator:
         """Add a batch to every rung it belongs to."""
         features, logits = self.extractor(images, indices)
         if not (features.isfinite().all() and (logits is None or logits.isfinite().all())):
-            raise ValueError(f"{self.extractor.name} makes NaN or infinite features of images: its weights are damaged.")
+            raise ValueError(
+                f"{self.extractor.name} makes NaN or infinite features of images: its weights are damaged."
+            )
         for n, collection in collections.items():
             keep = indices < n
             if keep.any():

@@ -46,7 +46,11 @@ class ClassNames:
             class_id = self._id_of(label) if isinstance(label, str) else label
             if isinstance(class_id, (torch.Tensor, np.ndarray)) and class_id.ndim == 0:
                 class_id = class_id.item()
-            if isinstance(class_id, bool) or not isinstance(class_id, (int, np.integer)) or not 0 <= class_id <= num_classes:
+            if (
+                isinstance(class_id, bool)
+                or not isinstance(class_id, (int, np.integer))
+                or not 0 <= class_id <= num_classes
+            ):
                 raise ValueError(
                     f"class id {shortened(label)} does not exist: ids are 0 to {num_classes - 1}, and {num_classes} for no class."
                 )
