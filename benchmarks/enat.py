@@ -77,7 +77,7 @@ def step_costs(model_class, strategy: GenerationStrategy) -> list[float]:
         tokens = torch.zeros(1, transformer.config.sample_size**2, dtype=torch.long)
         labels = {"class_labels": tokens[:, 0]}
     predict = GuidedTransformer(transformer, labels, labels)
-    plan = NATScheduler().plan(strategy=strategy, num_tokens=tokens.shape[1])
+    plan = NATScheduler().plan(strategy=strategy, num_to_fill=tokens.shape[1])
     costs = []
     for parameters, num_masked in zip(plan.parameters, plan.num_masked or ()):
         with attention_backend("_native_math"), FlopCounterMode(display=False) as counter:

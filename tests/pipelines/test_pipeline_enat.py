@@ -116,7 +116,7 @@ def test_nothing_waits_for_the_device():
     pipe([0, 1], strategy=SEARCHED)
     assert all(call["num_masked"] is not None for call in calls)
     assert all(call["out"].valid is None for call in calls[1:])
-    plan = pipe.scheduler.plan(strategy=SEARCHED, num_tokens=49, device="meta")  # whose values nobody can read
+    plan = pipe.scheduler.plan(strategy=SEARCHED, num_to_fill=49, device="meta")  # whose values nobody can read
     assert plan.num_masked == (49, 44, 39, 29, 24, 9)
 
 

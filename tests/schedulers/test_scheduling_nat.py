@@ -161,7 +161,7 @@ def test_strategies_per_sample_equal_single_runs(logits):
 def test_a_plan_is_a_value_that_leaves_the_scheduler_alone(logits):
     scheduler = NATScheduler(MASK)
     scheduler.set_timesteps(4)
-    plan = scheduler.plan(strategy=RELEASED, num_tokens=N)
+    plan = scheduler.plan(strategy=RELEASED, num_to_fill=N)
     assert len(plan.parameters) == len(plan.timesteps) == 8 and len(scheduler.timesteps) == 4
     assert [step.is_guided for step in plan.parameters] == [False] * 3 + [True] * 5
     assert [step.is_last for step in plan.parameters] == [False] * 7 + [True]
@@ -176,7 +176,7 @@ def test_a_plan_is_a_value_that_leaves_the_scheduler_alone(logits):
 
 def test_what_differs_between_samples_is_a_tensor_in_a_plan():
     strategies = [GenerationStrategy.cosine(4), GenerationStrategy.cosine(4, guidance_scale=0)]
-    plan = NATScheduler(MASK).plan(strategy=strategies, num_tokens=N)
+    plan = NATScheduler(MASK).plan(strategy=strategies, num_to_fill=N)
     first = plan.parameters[0]
     assert plan.num_masked is None and isinstance(first.mask_ratio, float)
     assert first.guidance_scale.tolist() == [0.75, 0.0] and first.is_guided

@@ -74,7 +74,7 @@ def near_whole(num_tokens: int, ratio: float) -> bool:
 def test_a_plan_knows_the_counts_of_a_fresh_grid(strategy, num_tokens, codes, seed):
     noise = torch.Generator().manual_seed(seed)
     scheduler, tokens = NATScheduler(codes), torch.full((2, num_tokens), codes)
-    plan = scheduler.plan(strategy=strategy, num_tokens=num_tokens)
+    plan = scheduler.plan(strategy=strategy, num_to_fill=num_tokens)
     for t, (parameters, num_masked) in enumerate(zip(plan.parameters, plan.num_masked, strict=True)):
         assert counts(tokens, codes) == [num_masked] * 2
         logits = torch.randn(2, num_tokens, codes, generator=noise)

@@ -86,7 +86,7 @@ def pipeline_cost(pipeline: Any, strategy: GenerationStrategy, guidance_scale: f
     padding = tuple(padding_blocks(vqvae))
     decoder = _decoder_cost(type(vqvae), vqvae.to_json_string(), padding, side)  # type: ignore[arg-type]
 
-    plan = NATScheduler().plan(strategy=strategy, num_tokens=side**2)
+    plan = NATScheduler().plan(strategy=strategy, num_to_fill=side**2)
     guided = [step.is_guided and guidance_scale > 0 for step in plan.parameters]
     num_masked = plan.num_masked or ()
     cost, both_always = Macs(), Macs()

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, VQModel
+from diffusers import ImagePipelineOutput, VQModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.image_processor import VaeImageProcessor
-from diffusers.loaders import CogVideoXLoraLoaderMixin as TransformerLoraLoaderMixin
 from diffusers.utils import replace_example_docstring
-
-from ..models.tokenizer import decode_tokens, scale_factor, skip_padding_blocks
 
 # Loading a saved pipeline looks its components up in modules that are already imported, so they are imported here.
 from ..models.transformer_enat import ENATTransformer2DModel
 from ..models.transformer_uvit import UViTTransformer2DModel
 from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import GenerationStrategy
-from .callbacks import CallState, CallStateMixin, call_on_step_end, callback_tensors
-from .checks import (
-    check_callback_tensors,
-    check_components,
-    check_images_per_prompt,
-    check_latents,
-    check_sampling,
-    check_tokens,
-)
+from .callbacks import callback_tensors
+from .checks import check_callback_tensors, check_components, check_images_per_prompt, check_latents, check_sampling
 from .class_names import ClassLabels, ClassNames
 from .guided import GuidedTransformer
-from .remote_code import save_remote_code
+from .masked_token_pipeline import MaskedTokenPipeline
 
 
 EXAMPLE_DOC_STRING = """
@@ -46,7 +34,7 @@ EXAMPLE_DOC_STRING = """
 """
 
 
-class AutoNATPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoaderMixin):
+class AutoNATPipeline(MaskedTokenPipeline):
     r"""
     Class-conditional generation: a fully masked grid of tokens is filled in a few steps and decoded to an image
     (AutoNAT, arXiv:2406.05478).
@@ -59,9 +47,6 @@ class AutoNATPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoaderMi
         id2label (`dict[int, str]`, *optional*): class names; a name may list synonyms separated by commas.
     """
 
-    model_cpu_offload_seq = "transformer->vqvae"
-    _callback_tensor_inputs = ["latents", "logits"]
-
     def __init__(
         self,
         vqvae: VQModel | None,
@@ -70,25 +55,16 @@ class AutoNATPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoaderMi
         id2label: dict | None = None,
     ):
         super().__init__()
-        self.register_modules(vqvae=vqvae, transformer=transformer, scheduler=scheduler)
-        if vqvae is not None:
-            skip_padding_blocks(vqvae)
+        self._register(vqvae=vqvae, transformer=transformer, scheduler=scheduler)
         # JSON turns integer keys into strings; the pipeline is saved and loaded with strings, and used with integers.
         self.register_to_config(id2label=None if id2label is None else {str(k): v for k, v in id2label.items()})
         self._class_names = ClassNames(id2label)
         self.id2label = self._class_names.id2label
-        self.vae_scale_factor = 16 if vqvae is None else scale_factor(vqvae)
-        self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor, do_normalize=False)
 
     @property
     def components(self) -> dict[str, Any]:
         """What another pipeline is made of: `AutoNATPipeline(**pipe.components)`; class names included."""
         return super().components | ({"id2label": self.id2label} if self.id2label else {})
-
-    def save_pretrained(self, save_directory: str | Path, *args, **kwargs) -> None:
-        """As every pipeline's; writes `pipeline.py` too, by which `DiffusionPipeline` finds this class."""
-        save_remote_code(type(self), save_directory)
-        super().save_pretrained(save_directory, *args, **kwargs)
 
     def get_label_ids(self, class_labels: ClassLabels) -> list[int]:
         """Class ids of ids and names, see [`ClassNames.ids`]."""
@@ -113,10 +89,6 @@ class AutoNATPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoaderMi
         num_tokens = self.transformer.config.sample_size**2
         check_latents(latents, (batch_size, num_tokens), self.scheduler.config.mask_token_id)
         check_callback_tensors(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-
-    def decode_latents(self, latents: torch.LongTensor) -> torch.Tensor:
-        """Token ids `[B, N]` to images `[B, C, H, W]` in [0, 1]."""
-        return decode_tokens(self.vqvae, latents)
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
@@ -175,48 +147,20 @@ class AutoNATPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoaderMi
         null_labels = torch.full_like(class_labels, self.transformer.config.num_classes)
         predict = GuidedTransformer(self.transformer, {"class_labels": class_labels}, {"class_labels": null_labels})
 
-        # 3. Steps and tokens
+        # 3. Tokens: counts of masked ones are known where none is given, otherwise they would be read from the device
         shape = (len(class_labels), self.transformer.config.sample_size**2)  # [B, N]
-        # Counts of masked tokens are known where no token is given; otherwise they would have to be read from the device.
         plan = self.scheduler.plan(num_inference_steps, strategy, shape[1] if latents is None else None, device)
-        state = self._state = CallState(len(plan.parameters), guidance_scale)
-        num_masked = plan.num_masked
         if latents is None:
             latents = torch.full(shape, self.scheduler.config.mask_token_id, device=device)
-        latents = latents.to(device)
 
-        # 4. Fill in the tokens
-        with self.progress_bar(total=state.num_timesteps) as progress_bar:
-            for t, parameters in enumerate(plan.parameters):
-                if state.interrupt:
-                    continue
-                logits = predict(latents, parameters, num_masked and num_masked[t], state.guidance_scale)
-                output = self.scheduler.step(logits, t, latents, generator, parameters=parameters)
-                latents = output.prev_sample
-
-                if callback_on_step_end is not None:
-                    tensors = {"latents": latents, "logits": logits}
-                    tensors = {name: tensors[name] for name in tensor_inputs}
-                    changed = call_on_step_end(self, callback_on_step_end, t, tensors, state)
-                    if changed is not None:
-                        check_tokens(changed, shape)
-                        latents, num_masked = changed, None
-                        predict.forget()
-                progress_bar.update()
-
-        if state.interrupt:  # what is still masked is as it was guessed in the last step that was made
-            mask_token_id = self.scheduler.config.mask_token_id
-            latents = torch.where(latents == mask_token_id, output.pred_original_sample, latents)
-
-        predict.check_finite()
-
-        # 5. Decode
-        images = latents
-        if output_type != "latent":
-            images = self.image_processor.postprocess(self.decode_latents(latents), output_type=output_type)
-
-        self.maybe_free_model_hooks()
-
-        if not return_dict:
-            return (images,)
-        return ImagePipelineOutput(images=images)
+        # 4. Fill in the masked ones, and decode
+        latents = self.fill_in(
+            latents.to(device),
+            predict,
+            plan,
+            guidance_scale,
+            generator,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=tensor_inputs,
+        )
+        return self.finish(latents, output_type, return_dict)

@@ -39,7 +39,7 @@ def log_confidence(logits: torch.Tensor, tokens: torch.LongTensor) -> torch.Tens
     return logits.gather(-1, chosen).squeeze(-1) - logits.logsumexp(-1)
 
 
-def mask_count(num_tokens: int, mask_ratio: torch.Tensor) -> torch.Tensor:
+def mask_count(num_tokens: int | torch.Tensor, mask_ratio: torch.Tensor) -> torch.Tensor:
     """m = floor(N r), at least 1; a product that is whole but for float32 rounding (0.7 * 10) counts as whole."""
     return (num_tokens * (mask_ratio + 2e-7)).floor().clamp(min=1)
 

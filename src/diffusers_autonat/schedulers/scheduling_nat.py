@@ -56,7 +56,7 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
 
     1. draws a token at every masked position from \( \mathrm{softmax}(l / \tau_1(t)) \); known positions keep theirs;
     2. scores it with \( c = \log \mathrm{softmax}(l)[\mathrm{token}] \), without temperature;
-    3. masks the \( \lfloor N r(t) \rfloor \) positions with the lowest \( c + \tau_2(t) \cdot \mathrm{Gumbel}(0, 1) \)
+    3. masks the \( \lfloor N r(t) \rfloor \) (or so many of a given number to fill) positions with the lowest \( c + \tau_2(t) \cdot \mathrm{Gumbel}(0, 1) \)
        again, at least 1 and fewer than are masked now; at the last step none.
 
     Tokens that are given are never redrawn and never masked; how many are given may differ from sample to sample.
@@ -114,7 +114,7 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
         self,
         num_inference_steps: int | None = None,
         strategy: GenerationStrategy | Sequence[GenerationStrategy] | None = None,
-        num_tokens: int | None = None,
+        num_to_fill: int | None = None,
         device: torch.device | str | None = None,
     ) -> SamplingPlan:
         """
@@ -123,14 +123,15 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
         Args:
             num_inference_steps: T of a stored strategy; the longest stored one by default.
             strategy: used instead of a stored one; a list holds one for each sample, all of one length.
-            num_tokens: N, where all tokens of all samples are masked at first: then the plan knows all counts.
+            num_to_fill: how many tokens of every sample are masked at first, where that is known and the same for all:
+                then the plan knows all counts.
             device: where parameters that differ between samples live.
         """
         strategies = self._choose(num_inference_steps, strategy)
         parameters = tuple(StepParameters.join(steps, device) for steps in zip(*(one.steps() for one in strategies)))
-        if num_tokens is None or len(strategies) > 1:
+        if num_to_fill is None or len(strategies) > 1:
             return SamplingPlan(parameters)
-        return SamplingPlan(parameters, self._num_masked(num_tokens, parameters))
+        return SamplingPlan(parameters, self._num_masked(num_to_fill, parameters))
 
     def _choose(
         self, num_inference_steps: int | None, strategy: GenerationStrategy | Sequence[GenerationStrategy] | None
@@ -147,11 +148,11 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
         return strategies
 
     @staticmethod
-    def _num_masked(num_tokens: int, parameters: Sequence[StepParameters]) -> tuple[int, ...]:
-        """Tokens that are masked before each step, of `num_tokens` that are all masked at first."""
+    def _num_masked(num_to_fill: int, parameters: Sequence[StepParameters]) -> tuple[int, ...]:
+        """Tokens that are masked before each step, of so many at first."""
         ratios = torch.tensor([step.mask_ratio for step in parameters[:-1]])
-        counts = [num_tokens]
-        for count in mask_count(num_tokens, ratios).long().tolist():
+        counts = [num_to_fill]
+        for count in mask_count(num_to_fill, ratios).long().tolist():
             counts.append(max(min(count, counts[-1] - 1), 0))
         return tuple(counts)
 
@@ -186,6 +187,7 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
         parameters: StepParameters | None = None,
+        num_to_fill: torch.Tensor | None = None,
     ) -> NATSchedulerOutput | tuple[torch.LongTensor, torch.LongTensor]:
         """
         Fill in the masked tokens and mask the least confident again.
@@ -198,6 +200,8 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
             return_dict: return a [`NATSchedulerOutput`] rather than a tuple.
             parameters ([`StepParameters`], *optional*): of this step, from a `plan` or a policy; by default those that
                 `set_timesteps` has chosen for `timestep`.
+            num_to_fill (`torch.Tensor` of shape `(batch_size,)`, *optional*): how many tokens r is a share of: those that
+                were masked at first, where a small hole is to be filled over all steps. By default all N.
         """
         if parameters is None:
             timestep = int(timestep)
@@ -219,7 +223,7 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
         if not parameters.is_last:
             gumbel = gumbel_noise(sample.shape, generator, logits.device)
             score = log_confidence(logits, tokens) + tau2 * gumbel
-            count = mask_count(tokens.shape[-1], r)
+            count = mask_count(tokens.shape[-1] if num_to_fill is None else num_to_fill[:, None], r)
             prev_sample = mask_lowest(tokens, score, masked, count, self.config.mask_token_id)
 
         if not return_dict:
