@@ -33,7 +33,7 @@ from .workers import (
 )
 
 
-Rounds = Generator[list[Point], list[float], None]
+Rounds = Generator[list[Point], list[Any], None]  # points, and what came of each: its value, see `_outcome`
 
 SETTINGS = "autonat:sampler"  # study system attribute: the settings that all workers must share
 ATTEMPTS = 2  # a point whose objective failed is tried once more
@@ -46,7 +46,7 @@ class Round:
     number: int
     points: list[Point]
     holders: list[FrozenTrial | None]  # of each point: the trial that is evaluating it now
-    values: list[float | None]  # of each point, to be minimised; None while not known
+    values: list[Any]  # what came of each point, see `_outcome`; None while not known
 
     @property
     def ended(self) -> bool:
@@ -198,7 +198,7 @@ class RoundSampler(SharedSampler):
         points = next(search)
         for number in itertools.count():
             tried = [slots.get((number, index), []) for index in range(len(points))]
-            values = [_value(attempts, sign) for attempts in tried]
+            values = [self._outcome(attempts, sign) for attempts in tried]
             holders = [next((t for t in attempts if is_running(t)), None) for attempts in tried]
             current = Round(number, points, holders, values)
             if not current.ended:
@@ -208,6 +208,18 @@ class RoundSampler(SharedSampler):
             except StopIteration:
                 break
         return current
+
+    def _outcome(self, attempts: Sequence[FrozenTrial], sign: float) -> Any:
+        """What the search is sent for a point from the trials that held it: their value, to be minimised.
+
+        None while it is not known, infinity if there is none.
+        """
+        for trial in attempts:
+            if trial.state == TrialState.COMPLETE:
+                return sign * trial.values[0]
+        failures = sum(trial.state == TrialState.FAIL and not is_lost(trial) for trial in attempts)
+        pruned = any(trial.state == TrialState.PRUNED for trial in attempts)
+        return math.inf if pruned or failures >= ATTEMPTS else None
 
     def _check_settings(self, study: Study) -> None:
         space = {name: dataclasses.asdict(parameter) for name, parameter in self._space.items()}
@@ -223,16 +235,6 @@ class RoundSampler(SharedSampler):
 
 def _holds(distribution: BaseDistribution, value: float) -> bool:
     return not isinstance(distribution, CategoricalDistribution) and distribution._contains(value)
-
-
-def _value(attempts: list[FrozenTrial], sign: float) -> float | None:
-    """The value of a point from the trials that held it: None while unknown, infinity if it has none."""
-    for trial in attempts:
-        if trial.state == TrialState.COMPLETE:
-            return sign * trial.values[0]
-    failures = sum(trial.state == TrialState.FAIL and not is_lost(trial) for trial in attempts)
-    pruned = any(trial.state == TrialState.PRUNED for trial in attempts)
-    return math.inf if pruned or failures >= ATTEMPTS else None
 
 
 def _stop(study: Study) -> None:

@@ -1,0 +1,242 @@
+"""Population search: every image of a batch draws its own strategy, so that every image is an experiment.
+
+A pipeline takes one strategy for each image. Those of a batch are the centre plus noise; what an image adds to the
+distance (`influence`), regressed on its noise, gives the slope of the distance in all parameters at once. So an update
+costs as many images as a distance does, however many parameters there are, where finite differences need two distances
+for each parameter.
+
+An Optuna trial is one batch around the centre that its parameters are; several make an update. All that later trials
+need is in its user attributes, so workers share an update and a killed search goes on, as with other samplers in rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+from torch import Tensor
+
+from ..metrics import Evaluator
+from ..metrics.distances import FrechetDistance
+from ..metrics.extractors.base import to_uint8
+from ..strategies import GenerationStrategy
+from .influence import Effects, FrechetInfluence, Population
+from .interface import Point, SamplerKind
+from .objective import FixedStepsSpace, Score
+from .rounds import Rounds, RoundSampler
+from .spaces import SCHEDULE_NAMES, DescentParameter, generation_strategy
+from .workers import slot_of
+
+
+NOISE = "noise"  # parameter of a trial: size of the noise in units of `_Coordinate`; 0: the centre itself is measured
+POPULATION, EFFECTS = "population", "effects"  # trial user attributes: what was seen
+
+BATCHES = 2  # trials that make an update
+BANK = 4  # updates whose images are pooled: a covariance from one batch is rough
+MEMORY = 0.7  # weight of an update's slopes in the next one's
+RADIUS = 1.0  # length of a move, in noise
+SHRINK = 0.8
+
+
+class _Coordinate:
+    """A parameter on the scale on which noise of one size suits all its values: logit of r, log of tau1 and tau2, s."""
+
+    unit = 0.6  # standard deviation of noise of size 1
+
+    def __init__(self, name: str, parameter: DescentParameter):
+        self.parameter = parameter
+        schedule = name.partition(".")[0]
+        if schedule == "mask_ratios":
+            self.low, self.high = 0.01, parameter.high
+            self._to, self._back = (lambda r: math.log(r / (1 - r))), (lambda x: 1 / (1 + math.exp(-x)))
+        elif schedule.endswith("temperatures"):
+            # Noise in proportion would never lead away from 0.
+            self.low, self.high = 0.02, parameter.high
+            self._to, self._back = math.log, math.exp
+        else:
+            self.low, self.high = parameter.low, parameter.high
+            self._to = self._back = float
+
+    def to(self, value: float) -> float:
+        """In noise of size 1."""
+        return self._to(min(max(value, self.low), self.high)) / self.unit
+
+    def back(self, x: float) -> float:
+        """The parameter's value, within its bounds."""
+        return min(max(self._back(self.unit * x), self.low), self.high)
+
+
+def _coordinates(space: Mapping[str, DescentParameter]) -> dict[str, _Coordinate]:
+    return {name: _Coordinate(name, parameter) for name, parameter in space.items() if name != NOISE}
+
+
+def _point(coordinates: Mapping[str, _Coordinate], xs: Sequence[float]) -> Point:
+    """The parameters at a place, within their bounds."""
+    return {name: one.back(x) for (name, one), x in zip(coordinates.items(), xs)}
+
+
+def _place(coordinates: Mapping[str, _Coordinate], point: Mapping[str, float]) -> Tensor:
+    """Where parameters are `[P]`."""
+    return torch.tensor([one.to(point[name]) for name, one in coordinates.items()], dtype=torch.float64)
+
+
+class PopulationSpace(FixedStepsSpace):
+    """The schedules of T steps, and the noise around them."""
+
+    def __init__(self, start: GenerationStrategy, free: Sequence[str] = SCHEDULE_NAMES, step_scale: float = 1.0):
+        super().__init__(start, free, step_scale)
+        self.parameters = {**self.parameters, NOISE: DescentParameter(1.0, 0.0, 4.0, 1.0, 1.0)}
+
+
+class PopulationScore:
+    """Score a batch of images whose strategies are noise around a trial's; its distance is the value.
+
+    Each trial has noise of its own, in antithetic pairs: two images of one class and one noise of the pipeline, and
+    opposite noise of the parameters. With noise 0 the trial's own strategy is measured, as every other sampler's is.
+
+    Args:
+        evaluator: Generates and measures.
+        num_images: Of a trial, a multiple of two.
+        seed: Of everything that is drawn.
+        centre_score: What a trial without noise is worth.
+        space: Of the trials.
+    """
+
+    def __init__(self, evaluator: Evaluator, num_images: int, seed: int, centre_score: Score, space: PopulationSpace):
+        if num_images % 2 or num_images < 4:
+            raise ValueError(f"a population is of pairs: num_images = {num_images} must be an even number from 4")
+        if evaluator.reference is None:
+            raise ValueError("a population is compared with a reference: give the evaluator one")
+        self.evaluator, self.reference = evaluator, evaluator.reference
+        self.num_images, self.seed, self.centre_score = num_images, seed, centre_score
+        self.start, self.coordinates = space.start, _coordinates(space.parameters)
+        self.influence = FrechetInfluence(self.reference)
+
+    def __call__(self, strategy: GenerationStrategy, trial: optuna.Trial) -> float:
+        if trial.params[NOISE] == 0:
+            return self.centre_score(strategy, trial)
+        turn, place = slot_of(trial.study._storage.get_trial(trial._trial_id)) or (0, trial.number)
+        seed = int(np.random.SeedSequence([self.seed, turn, place]).generate_state(1)[0])
+        shape, generator = (self.num_images // 2, len(self.coordinates)), torch.Generator().manual_seed(seed)
+        half = torch.randn(shape, generator=generator, dtype=torch.float64)
+        noise = torch.stack([half, -half], dim=1).flatten(0, 1)  # [n, P]
+        features = self._images(self._strategies(trial.params, noise), seed)
+        seen = self.influence.project(features)
+        population = Population.of(seen)
+        rewards = self.influence(seen, Population.pooled([*self._bank(trial.study, turn), population]))
+        effects = Effects.of_pairs(half, rewards.view(-1, 2))
+        trial.set_user_attr("seed", seed)
+        trial.set_user_attr("num_images", self.num_images)
+        trial.set_user_attr(POPULATION, population.to_json())
+        trial.set_user_attr(EFFECTS, effects.to_json())
+        distance = FrechetDistance(self.reference)
+        distance.update(features)
+        [value] = distance.compute().values()
+        return value.item()
+
+    def _strategies(self, params: Mapping[str, float], noise: Tensor) -> list[GenerationStrategy]:
+        """One for each row of noise."""
+        centre = _place(self.coordinates, params)
+        points = (centre + params[NOISE] * noise).tolist()
+        return [generation_strategy(_point(self.coordinates, point), self.start) for point in points]
+
+    @torch.no_grad()
+    def _images(self, strategies: list[GenerationStrategy], seed: int) -> Tensor:
+        """Features `[n, D]` of images with these strategies; two by two they share what they are asked for and noise."""
+        extractor = self.evaluator.extractor
+        pairs = self.evaluator.conditions.requests(len(strategies) // 2, seed)
+        features = []
+        for rows in torch.arange(len(strategies)).split(extractor.batch_size):
+            make_images, _ = self.evaluator.generation(1, seed, [strategies[row] for row in rows])
+            images = to_uint8(make_images(rows // 2, pairs[rows // 2]))
+            features.append(extractor(images, rows)[0].cpu())
+        return torch.cat(features)
+
+    @staticmethod
+    def _bank(study: optuna.Study, turn: int) -> list[Population]:
+        """What the updates before have seen: the same for all trials of an update, whoever runs them and when."""
+        trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        found = [(slot, trial) for trial in trials if (slot := slot_of(trial)) and turn - BANK <= slot[0] < turn]
+        return [Population.from_json(trial.user_attrs[POPULATION]) for _, trial in sorted(found, key=lambda f: f[0])]
+
+
+class PopulationSampler(RoundSampler):
+    """Descent on the slopes that a population around the centre shows.
+
+    An update is `batches` trials at one centre. Their slopes are averaged with those of the updates before, which count
+    less and less; along what their errors do not explain the centre moves by `radius` times the noise. Where the slopes
+    of an update turn against the last direction, the centre has gone past: noise and moves shrink. At the end the last
+    centre and the mean of the later ones are measured without noise, with the same images, and compete.
+
+    Args:
+        space: From `PopulationSpace`.
+        num_updates: Length of the search; it may be raised to prolong a study.
+        batches: Trials of an update.
+        radius: Length of a move in units of the noise.
+        stale_after, independent_sampler: See `RoundSampler`.
+    """
+
+    def __init__(
+        self,
+        space: Mapping[str, DescentParameter],
+        num_updates: int = 10,
+        batches: int = BATCHES,
+        radius: float = RADIUS,
+        stale_after: float | None = None,
+        independent_sampler: BaseSampler | None = None,
+    ):
+        super().__init__(space, stale_after, independent_sampler)
+        self._num_updates, self._batches, self._radius = num_updates, batches, radius
+        self._coordinates = _coordinates(space)
+
+    def _settings(self) -> dict[str, Any]:
+        return {"batches": self._batches, "radius": self._radius}
+
+    def _outcome(self, attempts: Sequence[FrozenTrial], sign: float) -> Any:
+        """The effects that a trial saw, where it saw any."""
+        value = super()._outcome(attempts, sign)
+        done = [t for t in attempts if t.state == TrialState.COMPLETE and EFFECTS in t.user_attrs]
+        return Effects.from_json(done[0].user_attrs[EFFECTS]) if done else value
+
+    def _rounds(self) -> Rounds:
+        coordinates = self._coordinates
+        centre = _place(coordinates, {name: self._space[name].start for name in coordinates})
+        noise, centres, known = 1.0, [centre], None
+        for _ in range(self._num_updates):
+            outcomes = yield [{**_point(coordinates, centre.tolist()), NOISE: noise}] * self._batches
+            seen = [outcome for outcome in outcomes if isinstance(outcome, Effects)]
+            if not seen:  # all failed
+                continue
+            now = Effects.mean_of(seen).scaled(1 / noise)
+            if known is not None and torch.dot(now.slopes, known.believed) < 0:  # gone past
+                noise *= SHRINK
+            known = now if known is None else known.remembered(now, MEMORY)
+            direction = known.believed
+            if direction.norm() == 0:  # nothing that errors would not explain
+                continue
+            centre = centre - noise * self._radius * direction / direction.norm()
+            # Bounds hold for the centre too, which would otherwise wander off where nothing changes.
+            centre = _place(coordinates, _point(coordinates, centre.tolist()))
+            centres.append(centre)
+        late = torch.stack(centres[len(centres) // 2 :]).mean(dim=0)
+        yield [{**_point(coordinates, one.tolist()), NOISE: 0.0} for one in (centre, late)]
+
+
+def _make(
+    space: Mapping[str, DescentParameter], num_trials: int, seed: int, starts: Sequence[Mapping[str, Any]]
+) -> PopulationSampler:
+    num_updates = (num_trials - 2) // BATCHES
+    if num_updates < 1:
+        raise ValueError(
+            f"{num_trials} trials are not enough for one update, which takes {BATCHES}, and two at the end"
+        )
+    return PopulationSampler(space, num_updates)
+
+
+POPULATION_KIND = SamplerKind(_make, redraw_noise=False)

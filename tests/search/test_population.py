@@ -1,0 +1,144 @@
+"""Population search on images that are made of their strategy: what it finds, what it costs, and that it resumes."""
+
+import math
+from types import SimpleNamespace
+
+import optuna
+import pytest
+import torch
+
+from diffusers_autonat import GenerationStrategy
+from diffusers_autonat.metrics import Reference
+from diffusers_autonat.metrics.conditions import class_conditions
+from diffusers_autonat.metrics.noise import image_generators
+from diffusers_autonat.search import StrategyObjective, open_storage, open_study, run_study
+from diffusers_autonat.search.population import NOISE, PopulationSampler, PopulationScore, PopulationSpace
+from diffusers_autonat.search.samplers import make_sampler
+
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+START = GenerationStrategy([0.5, 0.0], [1.0, 1.0], [1.0, 0.0], [1.0, 1.0])
+BEST = {"mask_ratios.0": 0.8, "sampling_temperatures.0": 2.0, "guidance_scales.1": 0.2}
+
+
+def pull(strategy: GenerationStrategy) -> list[float]:
+    """How far three parameters are from their best; the others have no effect."""
+    return [
+        strategy.mask_ratios[0] - 0.8,
+        0.5 * math.log(strategy.sampling_temperatures[0] / 2),
+        0.5 * (strategy.guidance_scales[1] - 0.2),
+    ]
+
+
+class Extractor:
+    """Features of an image are its pixels."""
+
+    name, num_features, batch_size = "pixels", 4, 32
+
+    def __call__(self, images, indices):
+        return images.flatten(1).float() / 255, None
+
+
+class Evaluator:
+    """Images of four grey levels: noise around the middle, moved by the strategy; counts what it makes."""
+
+    def __init__(self):
+        self.extractor, self.made = Extractor(), 0
+        self.conditions = class_conditions("balanced", 3)
+        self.reference = Reference(torch.full((4,), 0.5).double(), 0.01 * torch.eye(4).double())
+
+    def generation(self, num_images, seed, strategies):
+        def make_images(indices, requests):
+            self.made += len(indices)
+            noise = torch.stack([torch.randn(4, generator=g) for g in image_generators(indices, seed)])
+            moved = torch.tensor([[*pull(strategy), 0.0] for strategy in strategies])
+            return (0.5 + 0.1 * noise + 0.3 * moved).clamp(0, 1).view(-1, 1, 2, 2)
+
+        return make_images, None
+
+
+def centre_score(strategy, trial):
+    return sum(value**2 for value in pull(strategy))
+
+
+def objective(evaluator, num_images=200, seed=0):
+    space = PopulationSpace(START)
+    return space, StrategyObjective(space, PopulationScore(evaluator, num_images, seed, centre_score, space))
+
+
+def test_it_finds_what_matters_with_few_images():
+    evaluator = Evaluator()
+    space, score = objective(evaluator)
+    study = optuna.create_study(sampler=make_sampler("population", space.parameters, num_trials=42))
+    study.optimize(score)
+    assert len(study.trials) == 42 and evaluator.made == 40 * 200
+    ends = [trial for trial in study.trials if trial.params[NOISE] == 0]
+    assert [trial.number for trial in ends] == [40, 41]
+    assert study.trials[0].params["sampling_temperatures.0"] == pytest.approx(1.0)
+    # The start is worth 0.37: a tenth of that is left at most.
+    assert min(trial.value for trial in ends) < 0.037
+    for name, value in BEST.items():
+        assert abs(ends[-1].params[name] - value) < abs(space.parameters[name].start - value)
+
+
+def test_a_restarted_search_goes_on_as_it_would_have(tmp_path):
+    def run(folder, stops):
+        storage = open_storage(folder / "search.journal")
+        for num_trials in stops:
+            space, score = objective(Evaluator())
+            sampler = PopulationSampler(space.parameters, num_updates=3)
+            study = open_study(storage, "search", {"about": "this"}, sampler)
+            if num_trials:
+                study.optimize(score, n_trials=num_trials)
+            else:
+                run_study(study, score, 8, progress=False)
+        return [(trial.params, trial.value) for trial in study.trials]
+
+    assert run(tmp_path / "a", [0]) == run(tmp_path / "b", [1, 4, 0])
+
+
+def test_threads_share_an_update():
+    def run(n_jobs):
+        space, score = objective(Evaluator())
+        study = optuna.create_study(sampler=PopulationSampler(space.parameters, num_updates=3))
+        study.optimize(score, n_jobs=n_jobs)
+        return {
+            (tuple(t.params.items()), t.value) for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE
+        }
+
+    assert run(1) == run(2)
+
+
+def test_a_failed_batch_is_left_out():
+    space, score = objective(Evaluator())
+    seen = []
+
+    def failing(trial):
+        value = score(trial)
+        seen.append(trial.number)
+        if len(seen) in (1, 2):
+            raise ArithmeticError("broken")
+        return value
+
+    study = optuna.create_study(sampler=PopulationSampler(space.parameters, num_updates=2))
+    study.optimize(failing, catch=(ArithmeticError,))
+    assert [t.params[NOISE] for t in study.trials][-2:] == [0, 0]
+
+
+@pytest.mark.parametrize("num_images", [3, 2, 0])
+def test_populations_are_of_pairs(num_images):
+    with pytest.raises(ValueError, match=f"num_images = {num_images} must be an even number"):
+        objective(Evaluator(), num_images)
+
+
+def test_too_few_trials_are_refused():
+    space, _ = objective(Evaluator())
+    with pytest.raises(ValueError, match="3 trials are not enough for one update"):
+        make_sampler("population", space.parameters, num_trials=3)
+
+
+def test_it_needs_a_reference():
+    evaluator = SimpleNamespace(reference=None)
+    with pytest.raises(ValueError, match="give the evaluator one"):
+        PopulationScore(evaluator, 4, 0, centre_score, PopulationSpace(START))
