@@ -3,12 +3,16 @@
 from .models.transformer_enat import ENATTransformer2DModel
 from .models.transformer_uvit import UViTTransformer2DModel
 from .pipelines.pipeline_autonat import AutoNATPipeline
+from .pipelines.pipeline_autonat_inpaint import AutoNATInpaintPipeline
+from .pipelines.pipeline_autonat_text_to_image import AutoNATTextToImagePipeline
 from .schedulers.scheduling_nat import NATScheduler, NATSchedulerOutput
 from .strategies import GenerationStrategy, StepParameters, TrainingStrategy
 
 
 __all__ = [
+    "AutoNATInpaintPipeline",
     "AutoNATPipeline",
+    "AutoNATTextToImagePipeline",
     "ENATTransformer2DModel",
     "GenerationStrategy",
     "NATScheduler",

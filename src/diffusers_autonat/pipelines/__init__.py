@@ -1,4 +1,6 @@
 from .pipeline_autonat import AutoNATPipeline
+from .pipeline_autonat_inpaint import AutoNATInpaintPipeline
+from .pipeline_autonat_text_to_image import AutoNATTextToImagePipeline
 
 
-__all__ = ["AutoNATPipeline"]
+__all__ = ["AutoNATInpaintPipeline", "AutoNATPipeline", "AutoNATTextToImagePipeline"]

@@ -43,6 +43,12 @@ def check_components(vqvae: Any, transformer: Any, scheduler: Any, output_type: 
         raise ValueError("the vqvae cannot decode token ids: its config needs lookup_from_codebook=True.")
 
 
+def check_number(name: str, value: Any, low: float, high: float, meaning: str) -> None:
+    """One number within bounds; NaN is not."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not low <= value <= high:  # type: ignore[operator]
+        raise ValueError(f"{name} = {shortened(value)} must be a number from {low:g} to {high:.3g}; {meaning}.")
+
+
 def check_images_per_prompt(num_images_per_prompt: int) -> None:
     if not is_whole(num_images_per_prompt) or num_images_per_prompt < 1:
         raise ValueError(
@@ -57,12 +63,9 @@ def check_sampling(
     generator: torch.Generator | list[torch.Generator] | None,
 ) -> None:
     """Guidance, strategies and generators, for so many images."""
-    is_number = isinstance(guidance_scale, Real) and not isinstance(guidance_scale, bool)
-    if not is_number or not 0 <= guidance_scale <= torch.finfo(torch.float32).max:
-        raise ValueError(
-            f"guidance_scale = {shortened(guidance_scale)} must be a number from 0 to what float32 holds; it multiplies the "
-            "strategy's scales."
-        )
+    check_number(
+        "guidance_scale", guidance_scale, 0, torch.finfo(torch.float32).max, "it multiplies the strategy's scales"
+    )
     if strategy is not None and not isinstance(strategy, GenerationStrategy):
         if not isinstance(strategy, (list, tuple)) or not all(isinstance(s, GenerationStrategy) for s in strategy):
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from reprlib import repr as shortened
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -66,3 +66,25 @@ class ClassNames:
             known = ", ".join(map(repr, names[:10])) or "none: the pipeline has no id2label"
             raise ValueError(f"unknown class name {shortened(name)}; known are {known}{', ...' * (len(names) > 10)}.")
         return found[0]
+
+
+class ClassNamesMixin:
+    """For pipelines with classes: `id2label` as a component and as an attribute, ids by name."""
+
+    transformer: Any
+
+    def _register_classes(self, id2label: Mapping[int | str, str] | None) -> None:
+        # JSON turns integer keys into strings; the pipeline is saved and loaded with strings, and used with integers.
+        saved = None if id2label is None else {str(key): name for key, name in id2label.items()}
+        self.register_to_config(id2label=saved)  # type: ignore[attr-defined]
+        self._class_names = ClassNames(id2label)
+        self.id2label = self._class_names.id2label
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """What another pipeline is made of: `AutoNATPipeline(**pipe.components)`; class names included."""
+        return super().components | ({"id2label": self.id2label} if self.id2label else {})  # type: ignore[misc]
+
+    def get_label_ids(self, class_labels: ClassLabels) -> list[int]:
+        """Class ids of ids and names, see [`ClassNames.ids`]."""
+        return self._class_names.ids(class_labels, self.transformer.config.num_classes)

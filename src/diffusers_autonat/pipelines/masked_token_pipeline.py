@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, VQModel
+from diffusers import DiffusionPipeline, ImagePipelineOutput
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import CogVideoXLoraLoaderMixin as TransformerLoraLoaderMixin
 
@@ -28,7 +28,7 @@ class MaskedTokenPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoad
     model_cpu_offload_seq = "text_encoder->transformer->vqvae"
     _callback_tensor_inputs = ["latents", "logits"]
 
-    vqvae: VQModel | None
+    vqvae: Any  # a VQModel, or None
     transformer: Any
     scheduler: Any
 

@@ -17,7 +17,7 @@ from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import GenerationStrategy
 from .callbacks import callback_tensors
 from .checks import check_callback_tensors, check_components, check_images_per_prompt, check_latents, check_sampling
-from .class_names import ClassLabels, ClassNames
+from .class_names import ClassLabels, ClassNamesMixin
 from .guided import GuidedTransformer
 from .masked_token_pipeline import MaskedTokenPipeline
 
@@ -34,7 +34,7 @@ EXAMPLE_DOC_STRING = """
 """
 
 
-class AutoNATPipeline(MaskedTokenPipeline):
+class AutoNATPipeline(ClassNamesMixin, MaskedTokenPipeline):
     r"""
     Class-conditional generation: a fully masked grid of tokens is filled in a few steps and decoded to an image
     (AutoNAT, arXiv:2406.05478).
@@ -56,19 +56,7 @@ class AutoNATPipeline(MaskedTokenPipeline):
     ):
         super().__init__()
         self._register(vqvae=vqvae, transformer=transformer, scheduler=scheduler)
-        # JSON turns integer keys into strings; the pipeline is saved and loaded with strings, and used with integers.
-        self.register_to_config(id2label=None if id2label is None else {str(k): v for k, v in id2label.items()})
-        self._class_names = ClassNames(id2label)
-        self.id2label = self._class_names.id2label
-
-    @property
-    def components(self) -> dict[str, Any]:
-        """What another pipeline is made of: `AutoNATPipeline(**pipe.components)`; class names included."""
-        return super().components | ({"id2label": self.id2label} if self.id2label else {})
-
-    def get_label_ids(self, class_labels: ClassLabels) -> list[int]:
-        """Class ids of ids and names, see [`ClassNames.ids`]."""
-        return self._class_names.ids(class_labels, self.transformer.config.num_classes)
+        self._register_classes(id2label)
 
     def check_inputs(
         self,
