@@ -3,6 +3,7 @@
 from .models.transformer_enat import ENATTransformer2DModel
 from .models.transformer_uvit import UViTTransformer2DModel
 from .pipelines.pipeline_autonat import AutoNATPipeline
+from .pipelines.pipeline_autonat_amused import AutoNATAmusedPipeline
 from .pipelines.pipeline_autonat_inpaint import AutoNATInpaintPipeline
 from .pipelines.pipeline_autonat_text_to_image import AutoNATTextToImagePipeline
 from .schedulers.scheduling_nat import NATScheduler, NATSchedulerOutput
@@ -10,6 +11,7 @@ from .strategies import GenerationStrategy, StepParameters, TrainingStrategy
 
 
 __all__ = [
+    "AutoNATAmusedPipeline",
     "AutoNATInpaintPipeline",
     "AutoNATPipeline",
     "AutoNATTextToImagePipeline",

@@ -53,9 +53,9 @@ class MaskedTokenPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoad
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @property
-    def grid_shape(self) -> tuple[int, int]:
-        """Rows and columns of the token grid, whose product is N."""
-        return (self.transformer.config.sample_size, self.transformer.config.sample_size)
+    def denoiser(self) -> Any:
+        """The transformer as `GuidedTransformer` calls it."""
+        return self.transformer
 
     def decode_latents(self, latents: torch.LongTensor) -> torch.Tensor:
         """Token ids `[B, N]` to images `[B, C, H, W]` in [0, 1]."""

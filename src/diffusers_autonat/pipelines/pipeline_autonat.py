@@ -133,7 +133,7 @@ class AutoNATPipeline(ClassNamesMixin, MaskedTokenPipeline):
         # 2. Condition
         class_labels = torch.tensor(class_ids, device=device).repeat_interleave(num_images_per_prompt)  # [B]
         null_labels = torch.full_like(class_labels, self.transformer.config.num_classes)
-        predict = GuidedTransformer(self.transformer, {"class_labels": class_labels}, {"class_labels": null_labels})
+        predict = GuidedTransformer(self.denoiser, {"class_labels": class_labels}, {"class_labels": null_labels})
 
         # 3. Tokens: counts of masked ones are known where none is given, otherwise they would be read from the device
         shape = (len(class_labels), self.transformer.config.sample_size**2)  # [B, N]

@@ -25,7 +25,7 @@ from .callbacks import callback_tensors
 from .checks import check_callback_tensors, check_components, check_images_per_prompt, check_number, check_sampling
 from .class_names import ClassLabels, ClassNamesMixin
 from .given_images import CropBox, masked_tokens, to_list, to_pixels
-from .guided import Condition, GuidedTransformer
+from .guided import GuidedTransformer
 from .masked_token_pipeline import MaskedTokenPipeline
 from .prompts import PromptMixin
 
@@ -223,15 +223,10 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         # 4. Condition
         is_guided = guidance_scale > 0 or callback_on_step_end is not None
         is_guided = is_guided and any(parameters.is_guided for parameters in plan.parameters)
-        condition: Condition
-        null_condition: Condition = {}
         if self.is_text_conditional:
-            states, null_states = self.encode_prompt(
+            condition, null_condition = self.get_conditions(
                 prompt, device, 1, is_guided, negative_prompt, prompt_embeds, negative_prompt_embeds
             )
-            condition = {"encoder_hidden_states": states}
-            if null_states is not None:
-                null_condition = {"encoder_hidden_states": null_states}
         else:
             labels = torch.tensor(class_ids, device=device)
             condition = {"class_labels": labels}
@@ -240,7 +235,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
             {name: _repeat(tensor, batch, num_images_per_prompt) for name, tensor in one.items()}
             for one in (condition, null_condition)
         )
-        predict = GuidedTransformer(self.transformer, condition, null_condition)
+        predict = GuidedTransformer(self.denoiser, condition, null_condition)
 
         # 5. Fill in the masked tokens, and decode
         if counts.max() > 0:

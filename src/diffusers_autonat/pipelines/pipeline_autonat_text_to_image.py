@@ -82,7 +82,8 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
     ) -> int:
         """The number of images; raises a ValueError that names the first wrong value, before anything is computed."""
         check_components(self.vqvae, self.transformer, self.scheduler, output_type)
-        if self.transformer.config.context_dim is None:
+        config = self.transformer.config
+        if "num_classes" in config and config.get("context_dim") is None:
             raise ValueError("the transformer is class-conditional: use AutoNATPipeline.")
         check_images_per_prompt(num_images_per_prompt)
         batch = self.check_prompt(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
@@ -160,11 +161,10 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
         is_guided = is_guided and any(parameters.is_guided for parameters in plan.parameters)
 
         # 3. Condition
-        states, null_states = self.encode_prompt(
+        condition, null_condition = self.get_conditions(
             prompt, device, num_images_per_prompt, is_guided, negative_prompt, prompt_embeds, negative_prompt_embeds
         )
-        null_condition = {} if null_states is None else {"encoder_hidden_states": null_states}
-        predict = GuidedTransformer(self.transformer, {"encoder_hidden_states": states}, null_condition)
+        predict = GuidedTransformer(self.denoiser, condition, null_condition)
 
         # 4. Fill in the masked tokens, and decode
         if latents is None:

@@ -9,6 +9,7 @@ import torch
 from diffusers.utils import logging
 
 from .checks import shortened
+from .guided import Condition
 
 
 logger = logging.get_logger(__name__)
@@ -66,6 +67,14 @@ class PromptMixin:
             return prompt_embeds, None
         negative_prompt_embeds = negative_prompt_embeds.to(device, dtype)
         return prompt_embeds, negative_prompt_embeds.repeat_interleave(num_images_per_prompt, dim=0)
+
+    def get_conditions(
+        self, prompt: Prompt | None, device: torch.device, num_images_per_prompt: int, is_guided: bool, *args: Any
+    ) -> tuple[Condition, Condition]:
+        """`encode_prompt` as what the transformer is called with in the two passes; the second is empty if unguided."""
+        states, null_states = self.encode_prompt(prompt, device, num_images_per_prompt, is_guided, *args)
+        null_condition = {} if null_states is None else {"encoder_hidden_states": null_states}
+        return {"encoder_hidden_states": states}, null_condition
 
     @torch.no_grad()
     def _encode(self, texts: list[str], device: torch.device) -> torch.Tensor:
