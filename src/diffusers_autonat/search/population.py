@@ -40,8 +40,9 @@ POPULATION, EFFECTS = "population", "effects"  # trial user attributes: what was
 BATCHES = 2  # trials that make an update
 BANK = 4  # updates whose images are pooled: a covariance from one batch is rough
 MEMORY = 0.7  # weight of an update's slopes in the next one's
-RADIUS = 1.0  # length of a move, in noise
+RADIUS = 1.0  # length of the first and longest move, in noise
 SHRINK = 0.8
+CLIPPED = 0.05  # share of the rewards at either end that count no more than the next
 
 
 class _Coordinate:
@@ -130,6 +131,8 @@ class PopulationScore:
         seen = self.influence.project(features)
         population = Population.of(seen)
         rewards = self.influence(seen, Population.pooled([*self._bank(trial.study, turn), population]))
+        # Otherwise a few images far from all others would decide the slopes, and their errors would be large.
+        rewards = rewards.clamp(*torch.quantile(rewards, rewards.new_tensor([CLIPPED, 1 - CLIPPED])))
         effects = Effects.of_pairs(half, rewards.view(-1, 2))
         trial.set_user_attr("seed", seed)
         trial.set_user_attr("num_images", self.num_images)
@@ -170,15 +173,16 @@ class PopulationSampler(RoundSampler):
     """Descent on the slopes that a population around the centre shows.
 
     An update is `batches` trials at one centre. Their slopes are averaged with those of the updates before, which count
-    less and less; along what their errors do not explain the centre moves by `radius` times the noise. Where the slopes
-    of an update turn against the last direction, the centre has gone past: noise and moves shrink. At the end the last
-    centre and the mean of the later ones are measured without noise, with the same images, and compete.
+    less and less; what their errors do not explain moves the centre. The first move is `radius` times the noise, which no
+    later one exceeds; otherwise moves are in proportion to the slopes. Where the slopes of an update turn against the
+    last direction, the centre has gone past: noise and rate shrink. At the end the last centre and the mean of the later
+    ones are measured without noise, with the same images, and compete.
 
     Args:
         space: From `PopulationSpace`.
         num_updates: Length of the search; it may be raised to prolong a study.
         batches: Trials of an update.
-        radius: Length of a move in units of the noise.
+        radius: Length of the longest move in units of the noise.
         stale_after, independent_sampler: See `RoundSampler`.
     """
 
@@ -207,20 +211,21 @@ class PopulationSampler(RoundSampler):
     def _rounds(self) -> Rounds:
         coordinates = self._coordinates
         centre = _place(coordinates, {name: self._space[name].start for name in coordinates})
-        noise, centres, known = 1.0, [centre], None
+        noise, rate, centres, known = 1.0, None, [centre], None
         for _ in range(self._num_updates):
             outcomes = yield [{**_point(coordinates, centre.tolist()), NOISE: noise}] * self._batches
             seen = [outcome for outcome in outcomes if isinstance(outcome, Effects)]
             if not seen:  # all failed
                 continue
-            now = Effects.mean_of(seen).scaled(1 / noise)
-            if known is not None and torch.dot(now.slopes, known.believed) < 0:  # gone past
-                noise *= SHRINK
+            now = Effects.mean_of(seen).scaled(1 / noise)  # in noise of size 1, as the centre is
+            if known is not None and rate and torch.dot(now.slopes, known.believed) < 0:  # gone past
+                noise, rate = SHRINK * noise, SHRINK * rate
             known = now if known is None else known.remembered(now, MEMORY)
-            direction = known.believed
-            if direction.norm() == 0:  # nothing that errors would not explain
+            slopes, longest = known.believed, noise * self._radius
+            if slopes.norm() == 0:  # nothing that errors would not explain
                 continue
-            centre = centre - noise * self._radius * direction / direction.norm()
+            rate = rate or longest / slopes.norm()
+            centre = centre - min(rate, longest / slopes.norm()) * slopes
             # Bounds hold for the centre too, which would otherwise wander off where nothing changes.
             centre = _place(coordinates, _point(coordinates, centre.tolist()))
             centres.append(centre)
