@@ -69,7 +69,7 @@ def _idx_files(folder: Path, split: str) -> tuple[Path, Path] | None:
     """Image and label file of a split in a folder of IDX files, or None where the folder holds something else."""
     prefix = {"train": "train", "test": "t10k"}.get(split, split)
     images, labels = (folder / f"{prefix}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
-    return (images, labels) if images.exists() and labels.exists() else None
+    return (images, labels) if images.is_file() and labels.is_file() else None
 
 
 def _load_idx(files: tuple[Path, Path], image_column: str, label_column: str, split: str) -> Dataset:

@@ -53,7 +53,7 @@ def image_to_array(
         raise ValueError(f"resolution = {resolution} must be at least 1, or None to leave the size as it is.")
     if isinstance(source, dict):
         name = name or source.get("path")
-        source = source["path"] if source.get("bytes") is None else source["bytes"]
+        source = source.get("path") if source.get("bytes") is None else source["bytes"]
     if name is None:
         name = str(source) if isinstance(source, (str, os.PathLike)) else "the image"
     try:
