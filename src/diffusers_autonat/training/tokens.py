@@ -247,7 +247,7 @@ def load_token_set(folder: str | Path) -> tuple[Dataset, TokenSetInfo]:
                 f"the shards of {folder} were made in different ways ({shard.name}: {different}); make them again with one "
                 "tokenizer."
             )
-    total = TokenSetInfo(**infos[0].recipe(), num_parts=sum(one.num_parts or 0 for one in infos))
+    total = TokenSetInfo(**infos[0].recipe())
     paths: list[Path] = []
     labels: list[np.ndarray] = []
     for shard, one in zip(shards, infos):
@@ -257,6 +257,7 @@ def load_token_set(folder: str | Path) -> tuple[Dataset, TokenSetInfo]:
         total.num_images += one.num_images
         total.num_unreadable += one.num_unreadable
         total.unreadable += one.unreadable
+    total.num_parts = len(paths)
     if not paths or not total.num_images:
         raise ValueError(f"{folder} holds no tokens: {ANEW.format(folder)}.")
     _or_anew(Path(folder), check_labels, np.concatenate(labels), total.label_names, folder)
