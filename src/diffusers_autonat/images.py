@@ -135,6 +135,8 @@ def _from_array(values: np.ndarray) -> Image.Image:
 def _to_array(image: Image.Image, resolution: int | None, num_channels: int | None) -> np.ndarray:
     if min(image.size) < 1:
         raise ValueError("it has no pixels")
+    if image.mode == "LAB":  # Pillow would take its numbers for those of RGB
+        raise ValueError("its colours are CIELAB: save it as RGB")
     image = _upright(image)
     is_grey = image.mode in GREY_MODES or image.mode.startswith("I;16")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):

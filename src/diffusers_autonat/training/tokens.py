@@ -29,6 +29,7 @@ COUNTS = ("num_parts", "num_images", "num_unreadable", "unreadable")
 AGAIN = "run training/tokenize_images.py again as before, which makes what is missing"
 ANEW = "remove {} and run training/tokenize_images.py again"
 _KEY = b"diffusers_autonat"  # of what a part says of itself
+_FEATURES = b"huggingface"  # of what `datasets` says of the columns
 
 
 @dataclass
@@ -104,11 +105,13 @@ class Part:
     Args:
         ids: tokens `[n, sample_size ** 2]`; `labels`: `[n]`, -1 where there is none.
         info: how it was made, with the counts of this part alone; None of one that does not say.
+        rows: the same as a data set, of one that was read.
     """
 
     ids: np.ndarray
     labels: np.ndarray
     info: TokenSetInfo | None = None
+    rows: Dataset | None = None
 
 
 def shard_path(folder: str | Path, index: int, count: int) -> Path:
@@ -123,17 +126,26 @@ def write_part(path: Path, part: Part) -> None:
     """Write a part that says what it is and where it belongs, whole or not at all."""
     info = part.info
     assert info is not None
-    dtype = np.dtype(np.uint16 if info.codebook_size <= 2**16 else np.int32)
+    dtype = _dtype(info)
     ids, labels = part.ids.astype(dtype).reshape(-1, info.sample_size**2), part.labels.astype(np.int32)
     columns = Features(
         {"input_ids": Sequence(Value(dtype.name), length=info.sample_size**2), "label": Value("int32")}
     ).arrow_schema
-    said = {"info": asdict(info), "place": _place(path), "hash": array_hash(ids, labels)}
+    features = columns.metadata[_FEATURES]
+    said = {"info": asdict(info), "place": _place(path), "hash": _hash(ids, labels, features)}
     schema = columns.with_metadata({**columns.metadata, _KEY: json.dumps(said).encode()})
     tokens = pa.FixedSizeListArray.from_arrays(pa.array(ids.ravel()), info.sample_size**2)
     with whole_file(path) as partial, pa.OSFile(str(partial), "wb") as sink:
         with pa.ipc.new_stream(sink, schema) as writer:
             writer.write_table(pa.Table.from_arrays([tokens, pa.array(labels)], schema=schema))
+
+
+def _dtype(info: TokenSetInfo) -> np.dtype:
+    return np.dtype(np.uint16 if info.codebook_size <= 2**16 else np.int32)
+
+
+def _hash(ids: np.ndarray, labels: np.ndarray, features: bytes) -> str:
+    return array_hash(ids, labels, np.frombuffer(features, np.uint8))
 
 
 def _place(path: Path) -> str:
@@ -152,19 +164,21 @@ def read_part(path: Path) -> Part:
         with pa.memory_map(str(path)) as file:
             table = pa.ipc.open_stream(file).read_all()
         table.validate(full=True)
+        rows = Dataset.from_file(str(path))
         ids = table["input_ids"].combine_chunks()
         labels = table["label"].combine_chunks()
-        said = json.loads((table.schema.metadata or {}).get(_KEY, b"null"))
+        described = table.schema.metadata or {}
+        said = json.loads(described.get(_KEY, b"null"))
         if not pa.types.is_integer(labels.type):
             raise TypeError(f"its labels are {labels.type}, not whole numbers")
         if not (pa.types.is_fixed_size_list(ids.type) and pa.types.is_integer(ids.type.value_type)):
             raise TypeError(f"its tokens are {ids.type}, not lists of whole numbers of one length")
         if ids.null_count or labels.null_count or ids.flatten().null_count:
             raise ValueError("some of its values are missing")
-        part = Part(ids.flatten().to_numpy().reshape(len(ids), ids.type.list_size), labels.to_numpy())
+        part = Part(ids.flatten().to_numpy().reshape(len(ids), ids.type.list_size), labels.to_numpy(), rows=rows)
         if said is not None:
             part.info = TokenSetInfo.of_json(path, said["info"])
-            if array_hash(part.ids, part.labels) != said["hash"]:
+            if _hash(part.ids, part.labels, described[_FEATURES]) != said["hash"]:
                 raise ValueError("its tokens are not those that were written")
             if said["place"] != _place(path):
                 raise ValueError(f"it is a copy of {said['place']}")
@@ -176,6 +190,8 @@ def read_part(path: Path) -> Part:
 
 def check_part(path: Path, part: Part, info: TokenSetInfo) -> None:
     """A ValueError where tokens or labels are not what `info` says, labels beside none included."""
+    if (part.ids.dtype, part.labels.dtype) != (_dtype(info), np.int32):
+        raise ValueError(f"{path} holds tokens of type {part.ids.dtype} and labels of type {part.labels.dtype}")
     if part.ids.shape[1] != info.sample_size**2:
         raise ValueError(f"{path} holds rows of {part.ids.shape[1]} tokens, not of {info.sample_size**2}")
     if part.ids.size and not 0 <= part.ids.min() <= part.ids.max() < info.codebook_size:
@@ -248,20 +264,17 @@ def load_token_set(folder: str | Path) -> tuple[Dataset, TokenSetInfo]:
                 "tokenizer."
             )
     total = TokenSetInfo(**infos[0].recipe())
-    paths: list[Path] = []
-    labels: list[np.ndarray] = []
+    parts: list[Part] = []
     for shard, one in zip(shards, infos):
-        parts = check_shard(shard, one)
-        paths += [part_path(shard, index) for index in range(len(parts))]
-        labels += [part.labels for part in parts]
+        parts += check_shard(shard, one)
         total.num_images += one.num_images
         total.num_unreadable += one.num_unreadable
         total.unreadable += one.unreadable
-    total.num_parts = len(paths)
-    if not paths or not total.num_images:
+    total.num_parts = len(parts)
+    if not parts or not total.num_images:
         raise ValueError(f"{folder} holds no tokens: {ANEW.format(folder)}.")
-    _or_anew(Path(folder), check_labels, np.concatenate(labels), total.label_names, folder)
-    return concatenate_datasets([Dataset.from_file(str(path)) for path in paths]), total
+    _or_anew(Path(folder), check_labels, np.concatenate([part.labels for part in parts]), total.label_names, folder)
+    return concatenate_datasets([part.rows for part in parts]), total
 
 
 def check_shard(shard: Path, info: TokenSetInfo) -> list[Part]:
@@ -286,6 +299,12 @@ def check_shard(shard: Path, info: TokenSetInfo) -> list[Part]:
         except ValueError as error:
             raise ValueError(f"{error}: {again}.") from error
         _or_anew(shard, check_part, path, parts[-1], info)
+    if info.describes_parts:
+        unreadable = sum(part.info.num_unreadable for part in parts if part.info)
+        if unreadable != info.num_unreadable:
+            raise ValueError(
+                f"{shard / SHARD_FILE} counts {info.num_unreadable} unreadable images, not {unreadable}: {AGAIN}."
+            )
     rows = sum(len(part.labels) for part in parts)
     wanted = info.num_images * (2 if info.flips else 1)
     if rows != wanted:
