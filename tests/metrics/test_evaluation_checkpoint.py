@@ -120,3 +120,24 @@ def test_a_full_disk_is_said_and_the_earlier_state_kept(tmp_path):
     assert error.value.errno == errno.EFBIG
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["0002-00000.pt"]
     assert EvaluationCheckpoint(tmp_path / "s", {"seed": 0}).load({9: Total()}) == {0, 1}
+
+
+def test_a_state_of_the_first_release_goes_on(tmp_path):
+    (tmp_path / "s").mkdir()
+    state = {"identity": {}, "taken_over": [], "calls": [3], "elapsed": 2.0, "metrics": {9: {"total": torch.ones(4)}}}
+    torch.save(state, tmp_path / "s" / "0001-00000.pt")
+    collection = Total()
+    assert EvaluationCheckpoint(tmp_path / "s", {}).load({9: collection}) == {3}
+    assert collection["total"].tolist() == [1, 1, 1, 1]
+
+
+def test_a_changed_byte_is_noticed_wherever_it_is(tmp_path):
+    kept(tmp_path / "s", [0, 1])
+    path = tmp_path / "s" / "0002-00000.pt"
+    content = path.read_bytes()
+    for place in range(0, len(content) - 38, 97):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.warns(UserWarning, match="0002-00000.pt is damaged .it is not what was written"):
+            assert EvaluationCheckpoint(tmp_path / "s", {"seed": 0}).load({9: Total()}) == set()
+        for other in (tmp_path / "s").glob("000[3-9]*"):
+            other.unlink()

@@ -130,28 +130,26 @@ class Total(dict):
 def test_damaged_states_lose_their_own_share_alone(shares, which, damages):
     """What is counted as done is what the metrics hold, whatever was damaged."""
     with tempfile.TemporaryDirectory() as folder:
-        todo, written = list(range(12)), set()
+        state, todo, written = Path(folder, "state"), list(range(12)), set()
+        state.mkdir()
         for number, share in enumerate(shares):  # several processes' files of one run
             calls = [todo.pop(0) for _ in share]
             written |= set(calls)
             total = torch.zeros(12)
             total[calls] = 1
-            state = {
-                "identity": {"seed": 0},
-                "taken_over": [],
-                "calls": calls,
-                "elapsed": 1.0,
-                "metrics": {9: {"total": total}},
-            }
-            torch.save(state, Path(folder, f"0001-{number:05d}.pt"))
-        files = sorted(Path(folder).iterdir())
+            checkpoint = EvaluationCheckpoint(Path(folder, f"{number}"), {"seed": 0})
+            checkpoint.load({9: Total(total=total)})
+            checkpoint.save({9: Total(total=total)}, calls)
+            (file,) = Path(folder, f"{number}").iterdir()
+            file.replace(state / f"0001-{number:05d}.pt")
+        files = sorted(state.iterdir())
         file = files[int(which * len(files))]
         file.write_bytes(damaged(file.read_bytes(), damages))
         collection = Total(total=torch.zeros(12))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                done = EvaluationCheckpoint(folder, {"seed": 0}).load({9: collection})
+                done = EvaluationCheckpoint(state, {"seed": 0}).load({9: collection})
             except ValueError as error:
                 assert "\n" not in str(error) and folder in str(error) and damages
                 return

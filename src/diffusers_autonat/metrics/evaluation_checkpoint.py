@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import time
@@ -17,6 +18,9 @@ from .processes import process_rank, wait_for_all
 
 
 NAME = re.compile(r"\d{4,9}-\d{5,9}\.pt")  # of a file: run and process
+# At the end of a file: a mark, and the SHA-256 of all before it. torch notices a cut, but not every changed byte.
+MARK, DIGEST = b"sha256", 32
+SEAL = len(MARK) + DIGEST
 KEPT = {"identity": dict, "taken_over": list, "calls": list, "elapsed": float, "metrics": dict}  # in a file
 
 
@@ -92,7 +96,12 @@ class EvaluationCheckpoint:
         try:
             if not path.is_file() or not NAME.fullmatch(name):
                 raise ValueError("no state of an evaluation")
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            content = path.read_bytes()
+            if content[-SEAL:-DIGEST] == MARK:  # files of the first release have none
+                content, digest = content[:-SEAL], content[-DIGEST:]
+                if hashlib.sha256(content).digest() != digest:
+                    raise ValueError("it is not what was written")
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             if not (isinstance(state, dict) and {key: type(state.get(key)) for key in KEPT} == KEPT):
                 raise ValueError("no state of an evaluation")
         except Exception as error:  # what a damaged file makes the reader raise is anything
@@ -131,7 +140,7 @@ class EvaluationCheckpoint:
         content = io.BytesIO()
         torch.save(state, content)
         with whole_file(self._path) as partial:
-            partial.write_bytes(content.getbuffer())
+            partial.write_bytes(content.getvalue() + MARK + hashlib.sha256(content.getbuffer()).digest())
         for name in self._taken_over:
             (self.folder / name).unlink(missing_ok=True)
         self._last_save = time.monotonic()
