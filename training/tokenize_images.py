@@ -4,7 +4,7 @@
     python training/tokenize_images.py --train_data_dir /usr/share/datasets/fashion-mnist \
         --vqvae outputs/vqgan/vqvae --resolution 28 --output_dir outputs/tokens
 
-Run again, it continues where it was stopped. On n machines or GPUs: the same command with `--shard 0/n` ... `--shard n-1/n`.
+Run again, it continues where it was stopped, and makes again what is damaged. On n machines or GPUs: the same command with `--shard 0/n` ... `--shard n-1/n`.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from dataclasses import asdict
 
 from diffusers import VQModel
 
+from diffusers_autonat.command_line import Parser, one_line_errors, positive, whole
 from diffusers_autonat.loading import default_device
 from diffusers_autonat.training.data import add_data_arguments, images_of
 from diffusers_autonat.training.tokenizing import tokenize_dataset
@@ -30,17 +31,17 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_arguments(parser)
     parser.add_argument("--vqvae", required=True, help="folder or Hub id of a VQModel")
     parser.add_argument("--subfolder", help="of --vqvae, e.g. 'vqvae' in a pipeline repository")
-    parser.add_argument("--resolution", type=int, default=256)
+    parser.add_argument("--resolution", type=whole(1, 16384), default=256)
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--no_flips", action="store_true", help="do not add mirrored images")
     parser.add_argument("--shard", type=shard, default=(0, 1), help="write only shard i of n")
     parser.add_argument("--streaming", action="store_true", help="read the dataset as it is used")
-    parser.add_argument("--batch_size", type=int, default=256)
-    parser.add_argument("--images_per_part", type=int, default=4096, help="what a kill loses at most")
+    parser.add_argument("--batch_size", type=positive, default=256)
+    parser.add_argument("--images_per_part", type=positive, default=4096, help="what a kill loses at most")
     args = parser.parse_args()
 
     vqvae = VQModel.from_pretrained(args.vqvae, subfolder=args.subfolder).eval().to(default_device())
@@ -53,4 +54,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
 
 from diffusers_autonat.files import write_json
-from diffusers_autonat.image_datasets import ImageTransform, label_names
+from diffusers_autonat.image_datasets import ImageTransform, ReadableImages, label_names
 from diffusers_autonat.training.data import add_data_arguments, images_of, random_flip
 
 
@@ -76,8 +76,8 @@ def main():
         raise ValueError("a classifier learns labels: name their column with --label_column.")
     datasets = {split: images_of(args, split) for split in (args.split, "test")}
     names = label_names(datasets[args.split], args.label_column)
-    for dataset in datasets.values():
-        dataset.set_transform(ImageTransform(args.resolution, args.num_channels, args.image_column, args.label_column))
+    transform = ImageTransform(args.resolution, args.num_channels, args.image_column, args.label_column)
+    datasets = {split: ReadableImages(dataset, transform) for split, dataset in datasets.items()}
     loader = DataLoader(datasets[args.split], args.train_batch_size, shuffle=True, drop_last=True)
     test_loader = DataLoader(datasets["test"], 500)
 

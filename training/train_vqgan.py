@@ -23,7 +23,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from diffusers_autonat.image_datasets import ImageTransform
+from diffusers_autonat.image_datasets import ImageTransform, ReadableImages
 from diffusers_autonat.training.data import add_data_arguments, images_of, random_flip
 from diffusers_autonat.training.loop import History, endless_batches, load_checkpoint, save_checkpoint, seed_step
 from diffusers_autonat.training.vqgan import (
@@ -146,7 +146,7 @@ def main():
     dataset = images_of(args)
     model = build_model(args)
     channels = model.config.in_channels
-    dataset.set_transform(ImageTransform(args.resolution, channels, args.image_column, None))
+    dataset = ReadableImages(dataset, ImageTransform(args.resolution, channels, args.image_column, None))
     loader = DataLoader(
         dataset, args.train_batch_size, shuffle=True, drop_last=True, num_workers=args.dataloader_num_workers
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,14 +21,69 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)  # of a run that was killed; a link of that name would be written through
     try:
         yield partial
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        _name(error, path)
         raise
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """A folder `partial-<name>` beside `path` to fill; it becomes `path` when the block ends, and goes when it breaks.
+
+    Where `path` is there already and not empty, its files are replaced one by one once all new ones are on the disk; others stay.
+    """
+    path = Path(path)
+    partial = path.with_name(f"partial-{path.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        files = [file for file in sorted(partial.rglob("*")) if file.is_file()]
+        for file in files:
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+        if path.is_symlink() or (path.is_dir() and any(path.iterdir())):
+            for file in files:
+                target = path / file.relative_to(partial)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, target)
+            shutil.rmtree(partial)
+        else:
+            os.replace(partial, path)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        _name(error, path)
+        raise
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """A full disk's error in the block says that it was `path` that could not be written.
+
+    Raises:
+        OSError: also where a library written in Rust, such as safetensors, has an error of its own for the system's.
+    """
+    try:
+        yield
+    except Exception as error:
+        _name(error, Path(path))
+        number = None if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
+        if number:
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """A full disk's error does not know of what file; now it says so."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        error.filename = str(path)
 
 
 def write_text(path: str | Path, text: str) -> None:

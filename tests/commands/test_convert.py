@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 from dataclasses import replace
 from functools import partial
@@ -493,3 +494,16 @@ def test_a_run_that_breaks_leaves_nothing(files, tmp_path, monkeypatch):
     (tmp_path / ".out.partial" / "old").write_text("old")
     convert(files, tmp_path / "out", "autonat", "nnet_ema.pth")
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and not (tmp_path / "out" / "old").exists()
+
+
+def test_a_full_disk_is_one_line_that_names_the_folder(files, tmp_path):
+    """The limit on file sizes stands for a full disk; safetensors has an error of its own for both."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
+    try:
+        with pytest.raises(SystemExit, match=f"File too large.*'{tmp_path}/out'") as error:
+            convert(files, tmp_path / "out", "autonat", "nnet_ema.pth")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
+    convert(files, tmp_path / "out", "autonat", "nnet_ema.pth")

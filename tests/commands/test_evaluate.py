@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import re
+import resource
 import signal
 import socket
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 from diffusers_autonat import GenerationStrategy
 from diffusers_autonat.cli import main
 from diffusers_autonat.metrics import EvaluationCheckpoint, load_extractor, load_reference
-from diffusers_autonat.metrics.image_files import ImageArchive, ImageFolder
+from diffusers_autonat.metrics.image_files import ImageArchive, ImageFolder, image_writer
 from search.arguments import add_evaluation_arguments, judge_of
 from tests.conftest import save_tiny_classifier, tiny_pipeline
 
@@ -129,6 +130,31 @@ def test_images_that_have_gone_are_missed(tmp_path):
         writer(images, labels, torch.arange(4))
         writer.finish(8)
         assert writer.is_complete(8)
+
+
+def test_damaged_parts_of_an_archive_are_named(tmp_path):
+    writer = ImageArchive(tmp_path / "archive.npz")
+    writer(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), None, torch.arange(4))
+    (part,) = writer.parts.iterdir()
+    part.write_bytes(part.read_bytes()[:-100])
+    with pytest.raises(
+        ValueError, match="000000000.npz is damaged .*: delete what there is of it .* start over"
+    ) as error:
+        writer.finish(4)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["folder", "archive.npz"])
+def test_a_full_disk_under_saved_images_is_named(tmp_path, name):
+    limit, writer = resource.getrlimit(resource.RLIMIT_FSIZE), image_writer(str(tmp_path / name))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large: '.*0.*g'|File too large: '.*0.npz'"):
+            writer(torch.randint(256, (4, 1, 28, 28), dtype=torch.uint8), None, torch.arange(4))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    writer(torch.zeros(4, 1, 28, 28, dtype=torch.uint8), None, torch.arange(4))
+    writer.finish(4)
 
 
 def test_reconstructions(place, idx_folder, tmp_path, capsys):

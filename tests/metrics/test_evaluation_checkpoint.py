@@ -1,3 +1,6 @@
+import errno
+import resource
+
 import pytest
 import torch
 from torchmetrics import MetricCollection
@@ -49,3 +52,92 @@ def test_a_checkpoint_counts_every_share_once(tmp_path, monkeypatch):
     assert last.earlier_seconds > 0  # what the earlier runs took
     last.delete()
     assert not (tmp_path / "s").exists()
+
+
+class Total(dict):
+    """As much of a collection of metrics as is kept."""
+
+    state_dict = dict.copy
+    load_state_dict = dict.update
+
+    def to(self, device):
+        pass
+
+
+def kept(folder, calls):
+    """Two runs' files, the second of which holds the given calls beside those of the first."""
+    for run in (calls[:1], calls[1:]):
+        checkpoint, collection = EvaluationCheckpoint(folder, {"seed": 0}, seconds=0), Total(total=torch.zeros(4))
+        checkpoint.load({9: collection})
+        collection["total"][run] += 1
+        checkpoint.save({9: collection}, run)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:100] + b"x" * 50 + b[150:]]
+)
+def test_a_damaged_file_is_named_and_its_share_made_again(tmp_path, damage):
+    kept(tmp_path / "s", [0, 1])
+    older, newer = tmp_path / "s" / "0001-00000.pt", tmp_path / "s" / "0002-00000.pt"
+    assert not older.exists()
+    kept(tmp_path / "other", [0])
+    whole = (tmp_path / "other" / "0002-00000.pt").read_bytes()
+    (tmp_path / "s" / "0001-00001.pt").write_bytes(whole)  # another process's
+    newer.write_bytes(damage(newer.read_bytes()))
+    collection = Total(total=torch.zeros(4))
+    checkpoint = EvaluationCheckpoint(tmp_path / "s", {"seed": 0})
+    with pytest.warns(
+        UserWarning, match="0002-00000.pt is damaged .*: the images that it counted are made again"
+    ) as said:
+        assert checkpoint.load({9: collection}) == {0}
+    assert len(said) == 1 and "\n" not in str(said[0].message)
+    assert collection["total"].tolist() == [1, 0, 0, 0]
+    assert (tmp_path / "s" / "0003-00000.pt").exists()  # no name is used twice
+    checkpoint.delete()
+    assert not (tmp_path / "s").exists()
+
+
+def test_files_of_another_kind_are_passed_over(tmp_path):
+    (tmp_path / "s").mkdir()
+    torch.save({"taken_over": ["../../x"]}, tmp_path / "s" / "0007-00000.pt")
+    torch.save([1], tmp_path / "s" / "model.pt")
+    with pytest.warns(UserWarning, match="no state of an evaluation"):
+        assert EvaluationCheckpoint(tmp_path / "s", {}).load({9: Total()}) == set()
+    assert (tmp_path / "s" / "0008-00000.pt").exists()
+
+
+def test_a_full_disk_is_said_and_the_earlier_state_kept(tmp_path):
+    """The limit on file sizes stands for a full disk: both break a write in its middle."""
+    kept(tmp_path / "s", [0, 1])
+    checkpoint = EvaluationCheckpoint(tmp_path / "s", {"seed": 0})
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large: '.*0003-00000.pt'") as error:
+            checkpoint.load({9: Total(total=torch.zeros(1000))})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert error.value.errno == errno.EFBIG
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["0002-00000.pt"]
+    assert EvaluationCheckpoint(tmp_path / "s", {"seed": 0}).load({9: Total()}) == {0, 1}
+
+
+def test_a_state_of_the_first_release_goes_on(tmp_path):
+    (tmp_path / "s").mkdir()
+    state = {"identity": {}, "taken_over": [], "calls": [3], "elapsed": 2.0, "metrics": {9: {"total": torch.ones(4)}}}
+    torch.save(state, tmp_path / "s" / "0001-00000.pt")
+    collection = Total()
+    assert EvaluationCheckpoint(tmp_path / "s", {}).load({9: collection}) == {3}
+    assert collection["total"].tolist() == [1, 1, 1, 1]
+
+
+def test_a_changed_byte_is_noticed_wherever_it_is(tmp_path):
+    kept(tmp_path / "s", [0, 1])
+    path = tmp_path / "s" / "0002-00000.pt"
+    content = path.read_bytes()
+    for place in range(0, len(content) - 38, 97):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.warns(UserWarning, match="0002-00000.pt is damaged .it is not what was written"):
+            assert EvaluationCheckpoint(tmp_path / "s", {"seed": 0}).load({9: Total()}) == set()
+        for other in (tmp_path / "s").glob("000[3-9]*"):
+            other.unlink()

@@ -1,3 +1,8 @@
+import errno
+import json
+import os
+import resource
+
 import datasets
 import numpy as np
 import pytest
@@ -245,3 +250,57 @@ def test_shapes_are_checked():
         Reference(torch.zeros(3), torch.eye(2))
     with pytest.raises(ValueError, match="must be finite"):
         Reference(torch.tensor([torch.nan]), torch.eye(1))
+    for key, value in (("features", torch.zeros(3, 2)), ("features", torch.full((3, 1), torch.nan)),
+                       ("labels", torch.zeros(3)), ("labels", torch.tensor([0, -1]))):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"memory: {key} \[.* must be"):
+            Reference(torch.zeros(1), torch.eye(1), num_images=2, **{key: value})
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"mu": np.array(["a"] * 6)}, "mu is of type <U1"),
+        ({"mu": np.zeros(6, complex)}, "mu is of type complex128"),
+        ({"labels": np.zeros(64)}, "labels is of type float64"),
+        ({"labels": np.zeros(3, int)}, r"labels \[3\] must be classes, \[64\]"),
+        ({"features": np.zeros((3, 7))}, r"features \[3, 7\] must be finite, \[M, 6\]"),
+        ({"provenance": "[]"}, "its provenance is \\[\\]"),
+        ({"provenance": '{"num_images": "64"}'}, "its num_images is '64'"),
+        ({"provenance": '{"extractor": {"name": "judge"}}'}, "its extractor is {'name'"),
+        ({"provenance": "[" * 50_000}, "recursion"),
+    ],
+)
+def test_files_with_impossible_contents(reference, extractor, tmp_path, change, message):
+    save_reference(reference, tmp_path / "whole.npz")
+    with np.load(tmp_path / "whole.npz") as file:
+        np.savez(tmp_path / "changed.npz", **{**file, **change})
+    with pytest.raises(ValueError, match=f"changed.npz.*{message}") as error:
+        load_reference(tmp_path / "changed.npz", extractor)
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_of_other_widths_are_read(reference, extractor, tmp_path):
+    identity = json.dumps({"extractor": extractor.identity()})
+    np.savez(tmp_path / "x.npz", mu=reference.mu.numpy().astype(">f8"), sigma=reference.sigma.numpy(),
+             labels=np.zeros(64, np.uint8), provenance=identity)  # fmt: skip
+    loaded = load_reference(tmp_path / "x.npz", extractor)
+    assert loaded.hash == reference.hash and loaded.labels.dtype == torch.int64
+
+
+def test_a_pipe_is_no_reference(extractor, tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(ValueError, match="pipe.npz is no file"):
+        load_reference(tmp_path / "pipe.npz", extractor)
+
+
+def test_a_full_disk_leaves_the_earlier_reference(reference, extractor, tmp_path):
+    save_reference(reference, tmp_path / "reference.npz")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large: '.*reference.npz'") as error:
+            save_reference(reference, tmp_path / "reference.npz")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert error.value.errno == errno.EFBIG and [path.name for path in tmp_path.iterdir()] == ["reference.npz"]
+    assert load_reference(tmp_path / "reference.npz", extractor).hash == reference.hash

@@ -1,12 +1,17 @@
 """Sets of images by name, for references and for reconstructions."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
-from diffusers_autonat.metrics.sources import find_columns, image_samples, open_dataset
+from diffusers_autonat.metrics.reconstructions import reconstruction
+from diffusers_autonat.metrics.sources import archive_samples, find_columns, image_samples, open_dataset
+from tests.bad_images import write_bad_files
+from tests.conftest import tiny_pipeline
 
 
 def test_the_same_images_by_every_name(idx_folder, image_folder, fashion_mnist, tmp_path):
@@ -46,3 +51,72 @@ def test_names_that_lead_nowhere(tmp_path):
         open_dataset("fashion_mnist")
     with pytest.raises(ValueError, match="no image column, only text"):
         find_columns(Dataset.from_dict({"text": ["a"]}))
+
+
+def test_bad_files_are_left_out_counted_and_named(image_folder, fashion_mnist, tmp_path):
+    folder = tmp_path / "images"
+    shutil.copytree(image_folder, folder)
+    names = write_bad_files(folder / "class-0")
+    (folder / "class-1" / "folder.png").mkdir()
+    expected = list(image_samples(image_folder, None)[1])
+    message = f"{len(names)} of {64 + len(names)} images of .* could not be read and are left out: .*avif.png"
+    with pytest.warns(UserWarning, match=message):
+        samples = list(image_samples(folder, None)[1])
+    assert len(samples) == 64
+    assert all(torch.equal(a, b) and i == j for (a, i), (b, j) in zip(samples, expected))
+    _, dataset = open_dataset(folder)
+    with pytest.warns(UserWarning, match="images of dataset in memory could not|images of imagefolder could not"):
+        assert len(list(image_samples(dataset, None)[1])) == 64
+    with pytest.warns(UserWarning, match="images of images could not be read"):
+        _, make_images, requests = reconstruction(tiny_pipeline(), str(folder))
+    assert len(requests) == 64
+    with torch.no_grad():
+        assert make_images(torch.arange(64), requests).shape == (64, 1, 28, 28)
+
+
+def test_where_half_cannot_be_read_the_first_is_named(tmp_path):
+    write_bad_files(tmp_path)
+    Image.new("L", (8, 8)).save(tmp_path / "good.png")
+    for read in (
+        lambda: list(image_samples(tmp_path, None)[1]),
+        lambda: reconstruction(tiny_pipeline(), str(tmp_path)),
+    ):
+        with pytest.raises(
+            ValueError, match=r"\d of \d+ images of .* cannot be read, e.g. .*/avif.png .*: replace them"
+        ):
+            read()
+
+
+def test_every_path_sees_the_same_pixels(tmp_path, fashion_mnist):
+    """Turned by EXIF, 16 bit and float: references and reconstructions read as training does."""
+    image = fashion_mnist[0][0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(image)).save(tmp_path / "0.png", exif=exif)
+    Image.fromarray(image.astype(np.uint16) * 257).save(tmp_path / "1.png")
+    Image.fromarray(image.astype(np.float32) / 255).save(tmp_path / "2.tiff")
+    for source in (tmp_path, open_dataset(tmp_path)[1]):
+        for pixels, _ in image_samples(source, None)[1]:
+            assert np.array_equal(pixels[0], image)
+    _, make_images, requests = reconstruction(tiny_pipeline(), str(tmp_path))
+    with torch.no_grad():
+        made = make_images(torch.arange(3), requests)
+    assert torch.equal(made[0], made[1]) and torch.equal(made[0], made[2])
+
+
+def test_damaged_data_sets_and_archives_are_named(tmp_path, fashion_mnist):
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "dataset_dict.json").write_text("{")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "dataset_info.json").write_text("{}")
+    for name in ("splits", "saved"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a data set .*: make it again") as error:
+            open_dataset(tmp_path / name)
+        assert "\n" not in str(error.value)
+    images = fashion_mnist[0][..., None]
+    np.savez(tmp_path / "whole.npz", arr_0=images)
+    content = (tmp_path / "whole.npz").read_bytes()
+    more = content.replace(b"(64, 28, 28, 1)", b"(99, 28, 28, 1)")
+    (tmp_path / "more.npz").write_bytes(more)
+    with pytest.raises(ValueError, match=r"more.npz cannot be read as images .arr_0 has 50176 bytes, and \[99, "):
+        list(archive_samples(tmp_path / "more.npz"))

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from diffusers_autonat import AutoNATPipeline, ENATTransformer2DModel, GenerationStrategy
 from diffusers_autonat.training.loop import History, checkpoint_folders
 from diffusers_autonat.training.tokens import load_token_set
+from tests.bad_images import write_bad_files
 from tests.conftest import tiny_vqvae
 
 
@@ -236,6 +237,19 @@ def test_vqgan_trains_checkpoints_and_resumes(idx_folder, tmp_path):
     assert (tmp_path / "samples" / "step-000006.png").exists()
     vqvae = VQModel.from_pretrained(tmp_path / "vqvae")
     assert vqvae.config.lookup_from_codebook and json.loads((tmp_path / "vqvae" / "config.json").read_text())
+
+
+def test_vqgan_passes_over_images_that_cannot_be_read(image_folder, tmp_path):
+    shutil.copytree(image_folder, tmp_path / "images")
+    write_bad_files(tmp_path / "images" / "class-0")
+    args = ["--train_data_dir", tmp_path / "images", "--resolution", 28, "--num_channels", 1, "--block_out_channels", 8, 8,
+            "--layers_per_block", 1, "--codebook_size", 16, "--codebook_dim", 4, "--norm_num_groups", 4, "--lr_warmup_steps", 0,
+            "--adversarial_weight", 0, "--train_batch_size", 70, "--max_train_steps", 1, "--output_dir", tmp_path / "out"]  # fmt: skip
+    command = [sys.executable, SCRIPTS / "train_vqgan.py", *args]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    assert result.returncode == 0 and "avif.png cannot be read" in result.stderr, result.stderr[-3000:]
+    assert (tmp_path / "out" / "vqvae" / "config.json").exists()
 
 
 def test_a_grown_codebook_keeps_the_codes_it_has():

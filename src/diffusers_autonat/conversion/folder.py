@@ -15,6 +15,7 @@ import torch
 from diffusers import ModelMixin
 
 from ..cards import save_card
+from ..files import naming
 from ..pipelines.pipeline_autonat import AutoNATPipeline
 from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import GenerationStrategy
@@ -212,14 +213,15 @@ def convert_to_folder(
 
         report("saving")
         is_pipeline = vqgan is not None and source.has_pipeline
-        if is_pipeline:
-            AutoNATPipeline(parts[1].model, parts[0].model, scheduler, id2label).save_pretrained(partial)
-        else:
-            for part in parts:
-                part.model.save_pretrained(partial / part.source.component)
-            scheduler.save_pretrained(partial / "scheduler")
         origins = [(part.source, part.checkpoint, part.config) for part in parts]
         parameters, label = parts[0].model.num_parameters(), _a_label(id2label)
         card = converted_card(name or output.name, origins, parameters, steps, label, id2label)
-        save_card(partial, card)
+        with naming(output):
+            if is_pipeline:
+                AutoNATPipeline(parts[1].model, parts[0].model, scheduler, id2label).save_pretrained(partial)
+            else:
+                for part in parts:
+                    part.model.save_pretrained(partial / part.source.component)
+                scheduler.save_pretrained(partial / "scheduler")
+            save_card(partial, card)
     report(f"{'pipeline' if is_pipeline else 'components'} in {output}")

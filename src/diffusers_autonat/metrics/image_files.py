@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..files import whole_file
+from ..files import naming, whole_file
 
 
 START_OVER = "delete what there is of it and of the evaluation's state, and start over."
@@ -31,7 +31,9 @@ class ImageFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for image, index in zip(images.numpy(), indices.tolist()):
             pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
-            Image.fromarray(pixels).save(self.path / f"{index:06d}.png", compress_level=1)
+            file = self.path / f"{index:06d}.png"
+            with naming(file):
+                Image.fromarray(pixels).save(file, compress_level=1)
 
     def is_complete(self, num_images: int) -> bool:
         """Whether all images are there."""
@@ -63,7 +65,9 @@ class ImageArchive:
         self.parts.mkdir(parents=True, exist_ok=True)
         pixels = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous()
         labels = np.full(len(images), -1) if class_labels is None else class_labels.numpy()
-        np.savez(self.parts / f"{int(indices[0]):09d}.npz", images=pixels.numpy(), labels=labels)
+        file = self.parts / f"{int(indices[0]):09d}.npz"
+        with naming(file):
+            np.savez(file, images=pixels.numpy(), labels=labels)
 
     def is_complete(self, num_images: int) -> bool:
         """Whether the archive was finished."""
@@ -97,5 +101,9 @@ def image_writer(path: str | None) -> ImageFolder | ImageArchive | None:
 
 
 def _member(path: Path, name: str) -> np.ndarray:
-    with np.load(path) as file:
-        return file[name]
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file[name]
+    except Exception as error:  # what a damaged file makes the reader raise is anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is damaged ({reason}): {START_OVER}") from error

@@ -10,7 +10,6 @@ import itertools
 import json
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,12 +24,15 @@ from tqdm.auto import tqdm
 from ..files import whole_file
 from ..provenance import array_hash
 from .extractors import FeatureExtractor
-from .sources import Sample, archive_samples, image_samples
+from .sources import Sample, archive_samples, image_samples, readable_as
 from .statistics import FeatureStatistics, covariance_root
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+STORED = ("mu", "sigma", "features", "labels", "provenance")  # in a reference file
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ class Reference:
         if self.mu.ndim != 1 or self.sigma.shape != (width, width) or not finite:
             shapes = f"mu {list(self.mu.shape)} and sigma {list(self.sigma.shape)}"
             raise ValueError(f"{self.source}: {shapes} must be finite, [D] and [D, D].")
+        rows = self.features
+        if rows is not None and (rows.ndim != 2 or rows.shape[1] != width or not rows.isfinite().all()):
+            raise ValueError(f"{self.source}: features {list(rows.shape)} must be finite, [M, {width}].")
+        labels, wanted = self.labels, "N" if self.num_images is None else self.num_images
+        if labels is not None and (labels.ndim != 1 or wanted not in ("N", len(labels)) or (labels < 0).any()):
+            raise ValueError(f"{self.source}: labels {list(labels.shape)} must be classes, [{wanted}].")
 
     @property
     def hash(self) -> str:
@@ -233,11 +241,27 @@ def save_reference(reference: Reference, path: str | Path) -> None:
         np.savez_compressed(file, provenance=json.dumps(provenance), **present)
 
 
+def _check_stored(stored: dict[str, np.ndarray], provenance: Any) -> None:
+    """A ValueError where arrays or provenance of a file are of types that nobody wrote."""
+    for key, kinds in (("mu", "fiu"), ("sigma", "fiu"), ("features", "fiu"), ("labels", "iu")):
+        if key in stored and stored[key].dtype.kind not in kinds:
+            raise ValueError(f"{key} is of type {stored[key].dtype}")
+    if not isinstance(provenance, dict):
+        raise ValueError(f"its provenance is {provenance!r:.60}")
+    types = {"num_images": int, "resolution": int, "source": str, "extractor": dict, "extractor_assumed": bool}
+    for key, kind in types.items():
+        if not isinstance(provenance.get(key), (kind, type(None))):
+            raise ValueError(f"its {key} is {provenance[key]!r:.60}")
+    known = provenance.get("extractor")
+    if known is not None and not {"name", "weights_hash", "preprocessing", "is_standard_inception"} <= known.keys():
+        raise ValueError(f"its extractor is {known!r:.60}")
+
+
 def _load_npz(path: Path, extractor: FeatureExtractor, feature_rows: int, progress: bool) -> Reference:
     """Statistics from a file if this extractor made them, else measured from the file's images."""
-    if not path.exists():
-        raise ValueError(f"There is no reference {path}.")
-    try:
+    if not path.is_file():
+        raise ValueError(f"There is no reference {path}." if not path.exists() else f"{path} is no file.")
+    with readable_as(path, "a reference"):
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
         from_images = "arr_0" in names and ("mu" not in names or not extractor.is_standard_inception)
@@ -247,27 +271,28 @@ def _load_npz(path: Path, extractor: FeatureExtractor, feature_rows: int, progre
         stored = {}
         if not from_images:
             with np.load(path, allow_pickle=False) as file:
-                stored = {key: file[key] for key in file if key != "arr_0"}
+                stored = {key: file[key] for key in file if key in STORED}
         provenance = json.loads(str(stored.get("provenance", "{}")))
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} cannot be read as a reference ({error}): make it again or fetch it again."
-        ) from error
+        _check_stored(stored, provenance)
     measured = None
     if from_images or (feature_rows > 0 and "arr_0" in names):
         measured = compute_reference(archive_samples(path), extractor, str(path), feature_rows, progress=progress)
         if from_images:
             return measured
     inception = extractor.identity() if extractor.is_standard_inception else None
-    features = torch.from_numpy(stored["features"]) if "features" in stored else measured and measured.features
+    features = (
+        torch.from_numpy(stored["features"].astype(np.float32))
+        if "features" in stored
+        else measured and measured.features
+    )
     reference = Reference(
-        mu=torch.from_numpy(stored["mu"]).double(),
-        sigma=torch.from_numpy(stored["sigma"]).double(),
+        mu=torch.from_numpy(stored["mu"].astype(np.float64)),
+        sigma=torch.from_numpy(stored["sigma"].astype(np.float64)),
         num_images=provenance.get("num_images"),
         features=features,
-        labels=torch.from_numpy(stored["labels"]) if "labels" in stored else None,
+        labels=torch.from_numpy(stored["labels"].astype(np.int64)) if "labels" in stored else None,
         extractor=provenance.get("extractor", inception),
-        source=f"{path} ({provenance['source']})" if provenance else str(path),
+        source=f"{path} ({provenance['source']})" if provenance.get("source") else str(path),
         resolution=provenance.get("resolution"),
         extractor_assumed=provenance.get("extractor_assumed", not provenance),
     )

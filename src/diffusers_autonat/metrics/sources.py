@@ -9,23 +9,22 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..images import image_to_array
+from ..images import UnreadableImage, UnreadableImages, image_to_array
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 IDX_FILES = "*-images-idx3-ubyte.gz"
 DATASET_FILES = ("dataset_info.json", "dataset_dict.json")  # of `save_to_disk`: of one split, of several
 
@@ -39,16 +38,20 @@ def image_samples(source: str | Path | Dataset, resolution: int | None) -> tuple
         source: a folder of images, a dataset, or what `open_dataset` takes.
         resolution: side in pixels to resize and crop to; None leaves images as they are.
 
+    Images that cannot be read are left out, with a warning at the end that counts and names them.
+
     Raises:
-        ValueError: there are no images by that name; says what is missing.
+        ValueError: there are no images by that name; says what is missing. At the end of the samples: half or more of
+            the images cannot be read.
     """
     if not isinstance(source, (str, Path)):
-        return str(source.info.dataset_name or "dataset in memory"), _dataset_samples(source, resolution)
+        name = str(source.info.dataset_name or "dataset in memory")
+        return name, _dataset_samples(name, source, resolution)
     folder = Path(source)
     if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in (IDX_FILES, *DATASET_FILES)):
         return str(source), _folder_samples(folder, resolution)
     name, dataset = open_dataset(source)
-    return name, _dataset_samples(dataset, resolution)
+    return name, _dataset_samples(name, dataset, resolution)
 
 
 def open_dataset(source: str | Path) -> tuple[str, Dataset]:
@@ -70,11 +73,13 @@ def open_dataset(source: str | Path) -> tuple[str, Dataset]:
     if folder and Path(folder).is_dir():
         dataset = load_images(train_data_dir=folder, split=split, label_column=None)
         return f"{Path(folder).resolve().name}:{split}", dataset
-    if (path / "dataset_dict.json").exists():
-        splits = ", ".join(json.loads((path / "dataset_dict.json").read_text())["splits"])
+    if (path / "dataset_dict.json").is_file():
+        with readable_as(path, "a data set"):
+            splits = ", ".join(json.loads((path / "dataset_dict.json").read_text())["splits"])
         raise ValueError(f"{path} holds several splits ({splits}): name the folder of one of them.")
-    if (path / "dataset_info.json").exists():
-        return str(source), load_from_disk(str(path))
+    if (path / "dataset_info.json").is_file():
+        with readable_as(path, "a data set"):
+            return str(source), load_from_disk(str(path))
     if path.is_dir():
         dataset = load_images(train_data_dir=str(path), label_column=None)
         return path.name, dataset
@@ -102,41 +107,72 @@ def find_columns(dataset: Dataset) -> tuple[str, str | None]:
 
 
 def archive_samples(path: Path) -> Iterator[Sample]:
-    """The images of an `.npz` file's `arr_0`, one after another: `np.load` would read gigabytes at once."""
-    try:
+    """The images of an `.npz` file's `arr_0`, one after another: `np.load` would read gigabytes at once.
+
+    Raises:
+        ValueError: the file is damaged, or holds no images.
+    """
+    with readable_as(path, "images"):
         with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as member:
             npy = np.lib.format
             old = npy.read_magic(member) == (1, 0)
             read_header = npy.read_array_header_1_0 if old else npy.read_array_header_2_0
             shape, by_columns, dtype = read_header(member)
-            if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or by_columns:
+            if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or min(shape[1:]) < 1 or by_columns:
                 raise ValueError(f"arr_0 must be images, uint8 [N, H, W, 1 or 3], not {dtype} {list(shape)}")
+            found, expected = archive.getinfo("arr_0.npy").file_size - member.tell(), math.prod(shape)
+            if found != expected:
+                raise ValueError(f"arr_0 has {found} bytes, and {list(shape)} are {expected}")
             for _ in range(shape[0]):
                 pixels = bytearray(member.read(math.prod(shape[1:])))
                 yield torch.from_numpy(np.frombuffer(pixels, np.uint8).reshape(shape[1:])).permute(2, 0, 1), None
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: {error}.") from error
+
+
+@contextmanager
+def readable_as(path: Path, what: str) -> Iterator[None]:
+    """One line that names the file for whatever a damaged one makes the readers in the block raise."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as {what} ({reason}): make it again or fetch it again.") from error
 
 
 def _folder_samples(folder: Path, resolution: int | None) -> Iterator[Sample]:
     """Images in the order of their paths; the class is the number of the sub-folder, if all images lie in some."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir())
     classes = sorted({file.relative_to(folder).parts[0] for file in files if file.parent != folder})
     in_classes = all(file.parent != folder for file in files)
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                pixels = torch.from_numpy(image_to_array(image, resolution, None))
-        except OSError as error:
-            raise ValueError(f"{file} cannot be read ({error}): replace it, or take it out of the folder.") from error
-        yield pixels, classes.index(file.relative_to(folder).parts[0]) if in_classes else None
+    images = (
+        (file, str(file), classes.index(file.relative_to(folder).parts[0]) if in_classes else None) for file in files
+    )
+    return _samples(str(folder), images, resolution)
 
 
-def _dataset_samples(dataset: Dataset, resolution: int | None) -> Iterator[Sample]:
+def _dataset_samples(name: str, dataset: Dataset, resolution: int | None) -> Iterator[Sample]:
     """The images of a dataset, and their classes if it has any."""
+    from ..image_datasets import undecoded
+
     image_column, label_column = find_columns(dataset)
-    for row in dataset:
-        image = torch.from_numpy(image_to_array(row[image_column], resolution, None))
-        label = row[label_column] if label_column else None
-        # Unlabelled splits on the Hub say -1.
-        yield image, None if label is None or label < 0 else label
+    # Unlabelled splits on the Hub say -1.
+    images = (
+        (row[image_column], f"image {index}", label if label is not None and label >= 0 else None)
+        for index, row in enumerate(undecoded(dataset, image_column))
+        for label in [row[label_column] if label_column else None]
+    )
+    return _samples(name, images, resolution)
+
+
+def _samples(source: str, images: Iterable[tuple[Any, str, int | None]], resolution: int | None) -> Iterator[Sample]:
+    """Samples of images, each with a name for where it has no path, and its class; see `image_samples`."""
+    unreadable = UnreadableImages(source)
+    for image, name, label in images:
+        path = image.get("path") if isinstance(image, dict) else None
+        try:
+            pixels = torch.from_numpy(image_to_array(image, resolution, None, path or name))
+        except UnreadableImage as error:
+            unreadable.add(error)
+        else:
+            unreadable.num_read += 1
+            yield pixels, label
+    unreadable.finish()

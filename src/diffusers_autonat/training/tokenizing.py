@@ -2,62 +2,45 @@
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Iterator
-from dataclasses import asdict
+import collections
+import hashlib
+import itertools
+import math
+import warnings
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
-from datasets import Dataset, Features, Image, IterableDataset, Sequence, Value
+from datasets import Dataset, IterableDataset
 from diffusers import VQModel
-from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
-from ..files import whole_file, write_json
-from ..image_datasets import label_names
-from ..images import image_to_array
+from ..files import write_json
+from ..image_datasets import label_names, undecoded
+from ..images import NAMED, TRANSFORM, UnreadableImage, UnreadableImages, image_to_array
 from ..models.tokenizer import encode_images, scale_factor
-from ..provenance import model_hash
-from .tokens import SHARD_FILE, TokenSetInfo
+from ..provenance import DIGITS, model_hash
+from .tokens import (
+    ANEW,
+    SHARD_FILE,
+    Part,
+    TokenSetInfo,
+    check_labels,
+    check_shard,
+    differences,
+    part_path,
+    read_part,
+    read_shard_file,
+    shard_path,
+    whole_part,
+    write_part,
+)
 
 
-class _Shard:
-    """A shard that is being written: a state file counts its parts, so that a killed run continues behind the last one."""
-
-    def __init__(self, folder: Path, info: TokenSetInfo):
-        """Raises a ValueError where `folder` holds tokens made in another way than `info` says."""
-        self.folder, self.info, self.parts = folder, info, 0
-        self.state_file, self.done_file = folder / "state.json", folder / SHARD_FILE
-        self.is_done = self.done_file.exists()
-        folder.mkdir(parents=True, exist_ok=True)
-        known = self.done_file if self.is_done else self.state_file
-        if known.exists():
-            state = json.loads(known.read_text())
-            self.parts = state.pop("parts", 0)
-            self.info = TokenSetInfo(**state)
-            changed = [key for key, value in info.recipe().items() if self.info.recipe()[key] != value]
-            if changed:
-                raise ValueError(
-                    f"{folder} holds tokens made with another {', '.join(changed)}; choose another folder."
-                )
-        self.dtype = np.uint16 if info.codebook_size <= 2**16 else np.int32
-        ids = Sequence(Value(np.dtype(self.dtype).name), length=info.sample_size**2)
-        self.features = Features({"input_ids": ids, "label": Value("int32")})
-
-    def save_part(self, tokens: list[np.ndarray], labels: list[int]) -> None:
-        part = Dataset.from_dict({"input_ids": tokens, "label": labels}, features=self.features).data
-        with whole_file(self.folder / f"part-{self.parts:05d}.arrow") as path, pa.OSFile(str(path), "wb") as sink:
-            with pa.ipc.new_stream(sink, part.schema) as writer:
-                writer.write_table(part.table)
-        self.parts += 1
-        write_json(self.state_file, {**asdict(self.info), "parts": self.parts})
-
-    def finish(self) -> None:
-        write_json(self.done_file, asdict(self.info))
-        self.state_file.unlink(missing_ok=True)
+COMPARED = 16  # images, evenly spaced, whose hash tells one data set from another
 
 
 def tokenize_dataset(
@@ -73,83 +56,248 @@ def tokenize_dataset(
     images_per_part: int = 4096,
     show_progress: bool = True,
 ) -> TokenSetInfo:
-    """Write shard `i` of `n` of the token set of `dataset` to `output_dir`; a finished shard is left as it is.
+    """Write shard `i` of `n` of the token set of `dataset` to `output_dir`; of what is there already only what is damaged.
 
     Each row has `input_ids` (uint16 or int32, `[h * w]`) and `label` (-1 where there is none). With `flips` the
-    mirrored image follows as a row of its own.
+    mirrored image follows as a row of its own. Images that cannot be read are left out and counted.
 
     Raises:
-        ValueError: the folder holds tokens made in another way, the shard does not exist, or no image can be read.
+        ValueError: the folder holds tokens made in another way (says what is stored and what is asked), the shard does
+            not exist, a label is no class, or half or more of the images cannot be read.
+        OSError: the disk is full, or the folder may not be written; what was written is kept.
     """
     index, count = shard
     if not 0 <= index < count:
         raise ValueError(f"shard {index}/{count} does not exist: name one from 0/{count} to {count - 1}/{count}.")
+    for name, value in (("batch_size", batch_size), ("images_per_part", images_per_part)):
+        if value < 1:
+            raise ValueError(f"{name} = {value} must be at least 1.")
     factor = scale_factor(vqvae)
-    if resolution % factor:
+    if resolution < 1 or resolution % factor:
         raise ValueError(f"resolution {resolution} is not a multiple of the tokenizer's factor {factor}.")
-    wanted = TokenSetInfo(
+    rows = undecoded(dataset, image_column)
+    info = TokenSetInfo(
         model_hash(vqvae), vqvae.config.num_vq_embeddings, resolution // factor, resolution, flips,
-        label_names(dataset, label_column), count,
+        label_names(dataset, label_column), count, dataset.info.dataset_name, dataset.split and str(dataset.split),
+        image_column, label_column, len(dataset) if isinstance(dataset, Dataset) else None,
+        dataset_hash(rows, image_column, label_column), TRANSFORM, images_per_part,
     )  # fmt: skip
-    output = _Shard(Path(output_dir) / f"shard-{index:05d}-of-{count:05d}", wanted)
-    info = output.info
-    if output.is_done:
-        return info
-
     length = None
     if isinstance(dataset, Dataset):
-        dataset = dataset.shard(count, index)
-        length = len(dataset)
+        check_labels(_labels(dataset, label_column), info.label_names, "the data set")
+        if index >= len(dataset):
+            raise ValueError(f"shard {index}/{count} holds no image: {len(dataset)} are too few for so many shards.")
+        rows = rows.shard(count, index)
+        length = len(rows)
     elif count > 1:  # every `count`-th image of a stream: its length need not be known
-        dataset = dataset.filter(lambda _, i: i % count == index, with_indices=True)
-    done = output.parts * images_per_part
-    rows = dataset.skip(done) if done else dataset
+        rows = rows.filter(lambda _, i: i % count == index, with_indices=True)
 
+    folder = shard_path(output_dir, index, count)
+    if folder.is_symlink():
+        raise ValueError(f"{folder} is a link: name the folder that it leads to with --output_dir, or remove it.")
+    if (finished := _finished(folder, info, length)) is not None:
+        return finished
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SHARD_FILE).unlink(missing_ok=True)  # it stands for a whole shard only
+    whole = _whole_parts(folder, info)
+    read, encode = _reader(info, image_column, label_column, vqvae.config.in_channels), _encoder(vqvae, flips)
+    seen = sum(one.num_images + one.num_unreadable for one in whole.values())
+    with tqdm(total=length, initial=seen, unit="image", disable=not show_progress) as progress:
+        for number, part_rows in _missing(rows, images_per_part, whole):
+            part = replace(info, unreadable=[])
+            tokens: list[np.ndarray] = []
+            labels: list[int] = []
+            first = number * images_per_part
+            readable = read(part_rows, first, part)
+            while batch := list(itertools.islice(readable, batch_size)):
+                tokens += encode([image for image, _ in batch])
+                labels += [label for _, label in batch for _ in range(1 + flips)]
+                progress.n = seen + part.num_images + part.num_unreadable
+                progress.refresh()
+            write_part(part_path(folder, number), Part(np.array(tokens), np.array(labels, np.int64), part))
+            whole[number], seen = part, seen + part.num_images + part.num_unreadable
+    done = replace(info, num_parts=len(whole), unreadable=[])
+    for _, part in sorted(whole.items()):
+        done.num_images += part.num_images
+        done.num_unreadable += part.num_unreadable
+        done.unreadable = (done.unreadable + part.unreadable)[:NAMED]
+    UnreadableImages("the data set", done.num_images, done.num_unreadable, done.unreadable).check()
+    if not done.num_images:
+        raise ValueError(f"shard {index}/{count} holds no image: name a data set that has some.")
+    write_json(folder / SHARD_FILE, asdict(done))
+    check_shard(folder, done)
+    return done
+
+
+def dataset_hash(rows: Dataset | IterableDataset, image_column: str, label_column: str | None) -> str:
+    """First digits of the SHA-256 of some images and their labels, which tell one data set from another at little cost.
+
+    Args:
+        rows: `undecoded`. Of files it is their name and size that counts, so that folders may move.
+    """
+    digest = hashlib.sha256()
+    if isinstance(rows, Dataset):
+        some = rows.select(sorted({round(i) for i in np.linspace(0, len(rows) - 1, COMPARED)}) if len(rows) else [])
+    else:
+        some = rows.take(1)
+    for row in some:
+        image = row[image_column] or {}
+        content, path = image.get("bytes"), image.get("path") or ""
+        if content is None:
+            size = Path(path).stat().st_size if Path(path).is_file() else 0
+            content = f"{Path(path).name} {size}".encode()
+        digest.update(hashlib.sha256(content).digest())
+        digest.update(f"{row[label_column] if label_column else None};".encode())
+    return digest.hexdigest()[:DIGITS]
+
+
+def _labels(dataset: Dataset, label_column: str | None) -> np.ndarray:
+    """All labels of a data set as whole numbers; a ValueError names one that is none."""
+    if label_column is None:
+        return np.empty(0, np.int64)
+    return np.array([_label(label, i) for i, label in enumerate(dataset.select_columns(label_column)[label_column])])
+
+
+def _label(label: Any, index: int) -> int:
+    if (
+        isinstance(label, (bool, np.bool_))
+        or not isinstance(label, (int, np.integer))
+        or not -(2**31) <= label < 2**31
+    ):
+        raise ValueError(
+            f"image {index} has the label {label!r:.60}, which is no class id: name another --label_column, or none."
+        )
+    return int(label)
+
+
+def _finished(folder: Path, info: TokenSetInfo, length: int | None) -> TokenSetInfo | None:
+    """What a finished shard holds; None where there is none, or it is damaged and can be mended.
+
+    Raises:
+        ValueError: it holds other tokens.
+    """
+    if not (folder / SHARD_FILE).exists():
+        return None
+    try:
+        found = read_shard_file(folder / SHARD_FILE)
+    except ValueError as error:
+        warnings.warn(f"{error}: it is made anew from the parts.", stacklevel=3)
+        return None
+    if found.describes_parts:
+        _refuse_others(folder, found, info)
+    else:
+        _refuse_others(folder, found, replace(info, **{name: getattr(found, name) for name in _UNSAID}))
+        check_shard(folder, found)
+        seen = found.num_images + found.num_unreadable
+        if length not in (None, seen):
+            raise ValueError(f"{folder} holds the tokens of {seen} images, asked are {length}: {_elsewhere(folder)}.")
+        warnings.warn(f"{folder} does not say of which images it was made; there are as many as asked.", stacklevel=3)
+        return found
+    try:
+        check_shard(folder, found)
+    except ValueError as error:
+        warnings.warn(str(error).replace(f": {ANEW.format(folder)}", ""), stacklevel=3)
+        return None
+    return found
+
+
+# What a shard of an earlier version does not say.
+_UNSAID = (
+    "dataset", "split", "image_column", "label_column", "dataset_size", "dataset_hash", "image_transform", "images_per_part"
+)  # fmt: skip
+
+
+def _whole_parts(folder: Path, info: TokenSetInfo) -> dict[int, TokenSetInfo]:
+    """What the whole parts of an unfinished shard hold, by their number; damaged ones are named and will be made again.
+
+    Raises:
+        ValueError: one is of other tokens.
+    """
+    if (folder / "state.json").exists():  # beside parts that do not say how they were made
+        raise ValueError(
+            f"{folder} was begun by an earlier version, which cannot be continued: {ANEW.format(folder)}."
+        )
+    whole = {}
+    for path in sorted(folder.glob("part-*.arrow")):
+        try:
+            said = read_part(path).info
+        except ValueError as error:
+            warnings.warn(f"{error}: it is made again.", stacklevel=3)
+            continue
+        if said is None:
+            raise ValueError(f"{path} does not say how it was made: {ANEW.format(folder)}.")
+        _refuse_others(path, said, info)
+        try:
+            whole_part(path, info)
+        except ValueError as error:
+            warnings.warn(f"{error}: it is made again.", stacklevel=3)
+            continue
+        whole[int(path.stem.removeprefix("part-"))] = said
+    return whole
+
+
+def _refuse_others(path: Path, found: TokenSetInfo, asked: TokenSetInfo) -> None:
+    if different := differences(found, asked):
+        names = ", ".join(name for name, value in asked.recipe().items() if found.recipe()[name] != value)
+        raise ValueError(f"{path} holds tokens made with another {names} ({different}): {_elsewhere(path)}.")
+
+
+def _elsewhere(path: Path) -> str:
+    return f"choose another --output_dir, or remove {path if path.is_dir() else path.parent}"
+
+
+def _missing(
+    rows: Dataset | IterableDataset, size: int, whole: Collection[int]
+) -> Iterator[tuple[int, Iterator[dict[str, Any]]]]:
+    """Numbers and rows of the parts that are not there, in their order; of a stream, all rows have to be taken."""
+    if isinstance(rows, Dataset):
+        for number in range(math.ceil(len(rows) / size)):
+            if number not in whole:
+                yield number, iter(rows.select(range(number * size, min(len(rows), (number + 1) * size))))
+        return
+    first = next(number for number in itertools.count() if number not in whole)
+    stream = iter(rows.skip(first * size))
+    for number in itertools.count(first):
+        head = next(stream, None)
+        if head is None:
+            return
+        part = itertools.chain([head], itertools.islice(stream, size - 1))
+        if number in whole:
+            collections.deque(part, maxlen=0)
+        else:
+            yield number, part
+
+
+def _reader(info: TokenSetInfo, image_column: str, label_column: str | None, num_channels: int) -> Any:
+    met: set[int] = set()  # labels: of a stream they cannot be checked before
+
+    def read(rows: Iterator[dict[str, Any]], first: int, part: TokenSetInfo) -> Iterator[tuple[np.ndarray, int]]:
+        """Images as uint8 arrays with their labels; those that cannot be read are counted in `part`."""
+        unreadable = UnreadableImages("the data set")
+        for index, row in enumerate(rows, first):
+            label = _label(row[label_column], index) if label_column else -1
+            met.add(label)
+            check_labels(np.array([*met]), info.label_names, f"image {index}")
+            try:
+                stored = row[image_column] or {}
+                name = stored.get("path") or f"image {index} of the shard"
+                image = image_to_array(stored, info.resolution, num_channels, name)
+            except UnreadableImage as error:
+                unreadable.add(error)
+                part.num_unreadable, part.unreadable = unreadable.num_unreadable, unreadable.names
+            else:
+                part.num_images += 1
+                yield image, label
+
+    return read
+
+
+def _encoder(vqvae: VQModel, flips: bool) -> Any:
     def encode(images: list[np.ndarray]) -> list[np.ndarray]:
         pixels = torch.from_numpy(np.stack(images)).to(vqvae.device, vqvae.dtype).div_(255)
         ids = encode_images(vqvae, pixels)
         if flips:
             ids = torch.stack([ids, encode_images(vqvae, pixels.flip(-1))], dim=1).flatten(0, 1)
-        return list(ids.cpu().numpy().astype(output.dtype))
+        return list(ids.cpu().numpy())
 
-    tokens: list[np.ndarray] = []
-    labels: list[int] = []
-    images: list[np.ndarray] = []
-    readable = _readable(rows, info, image_column, label_column, vqvae.config.in_channels)
-    with tqdm(total=length, initial=done, unit="image", disable=not show_progress) as progress:
-        for seen, (image, label) in enumerate(readable, done + 1):
-            if image is not None:
-                images.append(image)
-                labels += [label] * (2 if flips else 1)
-                info.num_images += 1
-            if len(images) == batch_size or (images and seen % images_per_part == 0):
-                tokens += encode(images)
-                images = []
-            if seen % images_per_part == 0:
-                output.save_part(tokens, labels)
-                tokens, labels = [], []
-            progress.update()
-    if images:
-        tokens += encode(images)
-    if tokens:
-        output.save_part(tokens, labels)
-    if info.num_images == 0:
-        raise ValueError(f"none of the images could be read, e.g. {info.unreadable[:1]}.")
-    output.finish()
-    return info
-
-
-def _readable(
-    dataset: Dataset | IterableDataset, info: TokenSetInfo, image_column: str, label_column: str | None, channels: int
-) -> Iterator[tuple[np.ndarray | None, int]]:
-    """Images as uint8 arrays with their labels; None where a file cannot be read, which `info` counts and names."""
-    for index, row in enumerate(dataset.cast_column(image_column, Image(decode=False))):
-        image = row[image_column]
-        try:
-            source = io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]
-            array = image_to_array(PILImage.open(source), info.resolution, channels)
-        except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
-            info.num_unreadable += 1
-            info.unreadable.append(f"{image['path'] or f'image {index} of the shard'}: {error}")
-            array = None
-        yield array, int(row[label_column]) if label_column else -1
+    return encode
