@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from .command_line import error_line
 from .commands import compare, convert, cost, evaluate, generate, reference
 
 
@@ -19,8 +20,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, OSError) as error:
-        sys.exit(f"diffusers-autonat: {error}")
+    except Exception as error:
+        line = error_line(error)
+        if line is None:
+            raise
+        sys.exit(f"diffusers-autonat: {line}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +25,46 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        _name(error, path)
         raise
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """A folder `partial-<name>` beside `path` to fill; it becomes `path` when the block ends, and goes when it breaks.
+
+    Where `path` is there already, its files are replaced one by one once all new ones are on the disk; others stay.
+    """
+    path = Path(path)
+    partial = path.with_name(f"partial-{path.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        files = [file for file in sorted(partial.rglob("*")) if file.is_file()]
+        for file in files:
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+        if path.exists():
+            for file in files:
+                target = path / file.relative_to(partial)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, target)
+            shutil.rmtree(partial)
+        else:
+            os.replace(partial, path)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        _name(error, path)
+        raise
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """A full disk's error does not know of what file; now it says so."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        error.filename = str(path)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -16,7 +16,8 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from diffusers_autonat import AutoNATPipeline, ENATTransformer2DModel, GenerationStrategy
-from diffusers_autonat.training.loop import History, checkpoint_folders
+from diffusers_autonat.training.checkpoints import checkpoint_folders
+from diffusers_autonat.training.loop import History
 from diffusers_autonat.training.tokens import load_token_set
 from tests.conftest import tiny_vqvae
 
