@@ -38,7 +38,7 @@ from diffusers_autonat.command_line import Parser, number, one_line_errors, posi
 from diffusers_autonat.files import whole_folder
 from diffusers_autonat.provenance import model_hash
 from diffusers_autonat.training.averages import averaged_copy, averaged_model
-from diffusers_autonat.training.checkpoints import Checkpoints
+from diffusers_autonat.training.checkpoints import Checkpoints, check_resume
 from diffusers_autonat.training.checks import forget_folder, require_finite, require_memory, writable_folder
 from diffusers_autonat.training.conditions import ClassCondition, Condition
 from diffusers_autonat.training.data import add_data_arguments, images_of
@@ -189,6 +189,7 @@ def main():
         args.transformer = recipe_name(args.pretrained_model_name_or_path)
     recipe = RECIPES[args.transformer]
     writable_folder(args.output_dir)
+    check_resume(args.output_dir, args.resume_from_checkpoint)
     stored = stored_strategies(args, recipe)
     objective = recipe.objective(strategy, **taken_by(recipe.objective, vars(args)))
     if objective.needs_average and not args.use_ema:

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, whole
 from diffusers_autonat.files import whole_folder
 from diffusers_autonat.image_datasets import ImageTransform
-from diffusers_autonat.training.checkpoints import Checkpoints
+from diffusers_autonat.training.checkpoints import Checkpoints, check_resume
 from diffusers_autonat.training.checks import (
     forget_folder,
     require_finite,
@@ -180,6 +180,7 @@ def main():
     args = parse_args()
     end_with_launcher()
     writable_folder(args.output_dir)
+    check_resume(args.output_dir, args.resume_from_checkpoint)
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
         log_with=args.report_to,

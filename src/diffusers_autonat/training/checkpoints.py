@@ -45,6 +45,25 @@ def checkpoint_folders(output_dir: str | Path) -> list[Path]:
     return sorted(folders, key=lambda path: checkpoint_step(path) or 0)
 
 
+def check_resume(output_dir: str | Path, resume_from: str | None) -> None:
+    """
+    What can be said of `--resume_from_checkpoint` before anything is loaded.
+
+    Raises:
+        ValueError: it names no checkpoint folder, or it is not given and there are checkpoints of an earlier training.
+    """
+    folders = checkpoint_folders(output_dir)
+    if resume_from is None and folders:
+        raise ValueError(
+            f"{folders[-1]} is of an earlier training: add --resume_from_checkpoint latest to go on with it, or name another "
+            "--output_dir."
+        )
+    if resume_from not in (None, "latest"):
+        folder = Path(resume_from)
+        if not folder.is_dir() or checkpoint_step(folder) is None:
+            raise ValueError(f"--resume_from_checkpoint {resume_from} is not a folder named checkpoint-<step>.")
+
+
 class Checkpoints:
     """
     Writes and reads the checkpoints of one training. All methods are to be called by all processes.
@@ -126,12 +145,8 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             for leftover in self.output_dir.glob("partial-checkpoint-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
+        check_resume(self.output_dir, resume_from)
         if resume_from is None:
-            if folders:
-                raise ValueError(
-                    f"{folders[-1]} is of an earlier training: add --resume_from_checkpoint latest to go on with it, or name "
-                    "another --output_dir."
-                )
             return 0
         if resume_from == "latest":
             if not folders:
@@ -142,8 +157,6 @@ class Checkpoints:
                 print_line(f"{damaged} is passed over: {reason}.")
         else:
             folder, passed = Path(resume_from), {}
-            if not folder.is_dir() or checkpoint_step(folder) is None:
-                raise ValueError(f"--resume_from_checkpoint {resume_from} is not a folder named checkpoint-<step>.")
             try:
                 states = read_checkpoint(folder)
             except NotWhole as error:
