@@ -98,7 +98,7 @@ def parse_args():
     train.add_argument("--gradient_accumulation_steps", type=positive, default=1)
     train.add_argument("--num_train_epochs", type=positive, default=100)
     train.add_argument("--max_train_steps", type=positive, help="overrides --num_train_epochs")
-    train.add_argument("--learning_rate", type=number(0), default=4e-4)
+    train.add_argument("--learning_rate", type=number(0, 1e20), default=4e-4)
     train.add_argument("--scale_lr", action="store_true", help="multiply it by processes, accumulation and batch")
     train.add_argument("--lr_scheduler", choices=LR_SCHEDULERS, default="constant_with_warmup")
     train.add_argument("--lr_warmup_steps", type=whole(0), default=5000)

@@ -46,7 +46,7 @@ def parse_args():
     parser.add_argument("--depths", type=whole(1, 1000), nargs="+", default=[1, 1, 2])
     parser.add_argument("--num_train_epochs", type=positive, default=8)
     parser.add_argument("--train_batch_size", type=positive, default=128)
-    parser.add_argument("--learning_rate", type=number(0), default=3e-3)
+    parser.add_argument("--learning_rate", type=number(0, 1e20), default=3e-3)
     parser.add_argument("--weight_decay", type=number(0), default=0.02)
     parser.add_argument("--seed", type=whole(0, MAX_SEED), default=0)
     return parser.parse_args()

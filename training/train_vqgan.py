@@ -81,7 +81,9 @@ def parse_args():
         "--adversarial_start", type=whole(0), default=10_000, help="step at which the discriminator joins"
     )
     loss.add_argument("--discriminator_hidden_size", type=whole(4, 65536), default=64)
-    loss.add_argument("--discriminator_learning_rate", type=number(0), default=None, help="default: the generator's")
+    loss.add_argument(
+        "--discriminator_learning_rate", type=number(0, 1e20), default=None, help="default: the generator's"
+    )
     loss.add_argument(
         "--revive_steps", type=whole(0), default=200, help="re-seed codes unused for so many steps; 0: never"
     )
@@ -95,7 +97,7 @@ def parse_args():
     train.add_argument("--train_batch_size", type=positive, default=32)
     train.add_argument("--num_train_epochs", type=positive, default=1)
     train.add_argument("--max_train_steps", type=positive, help="overrides --num_train_epochs")
-    train.add_argument("--learning_rate", type=number(0), default=1e-4)
+    train.add_argument("--learning_rate", type=number(0, 1e20), default=1e-4)
     train.add_argument("--lr_scheduler", choices=LR_SCHEDULERS, default="cosine")
     train.add_argument("--lr_warmup_steps", type=whole(0), default=100)
     train.add_argument("--adam_beta1", type=number(0, 1), default=0.5)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from tqdm import tqdm
+
 
 TRACEBACK = "DIFFUSERS_AUTONAT_TRACEBACK"  # set to anything, an error shows where it was raised
 
@@ -96,5 +98,6 @@ def one_line_errors(program: str | None = None) -> Iterator[None]:
         line = error_line(error)
         if line is None or TRACEBACK in os.environ:
             raise
-        print(f"{program or os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
+        # By tqdm: not behind a progress bar, on the same line.
+        tqdm.write(f"{program or os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
         sys.exit(2)
