@@ -289,7 +289,7 @@ def test_vqgan_and_classifier_on_a_full_disk_keep_what_was_there(idx_folder, sma
     ):
         status, lines = run(script, args, monkeypatch, capsys)
         assert status == 2 and len(lines) == 1 and str(small_disk) in lines[0] and "free some space" in lines[0]
-        assert not [path for path in small_disk.rglob("*.safetensors")]
+        assert not list(small_disk.rglob("*.safetensors"))
 
 
 def test_nothing_saved_names_this_machines_folders(tokens, idx_folder, tmp_path, monkeypatch, capsys):

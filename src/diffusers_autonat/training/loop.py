@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,8 @@ class History:
             try:
                 with self.path.open("a") as file:
                     file.write(json.dumps(row) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())  # a checkpoint that comes later must not know more than the curve
             except OSError as error:  # a full disk's does not name the file
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
 
