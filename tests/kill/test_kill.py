@@ -10,7 +10,7 @@ import pytest
 
 RUN = Path(__file__).parent / "run.py"
 
-COUNTING = '''
+COUNTING = """
 import os
 from job import Job
 
@@ -33,7 +33,7 @@ class Counting(Job):
         return {"count": (output / "count").read_text()}
 
 JOBS = [Counting(WHOLE)]
-'''
+"""
 
 
 def kill(*args, folder=RUN.parent):
