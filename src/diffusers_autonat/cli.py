@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .command_line import error_line
+from .command_line import error_text
 from .commands import compare, convert, cost, evaluate, generate, reference
 
 
@@ -21,10 +21,10 @@ def main(argv: list[str] | None = None) -> None:
     try:
         args.run(args)
     except Exception as error:
-        line = error_line(error)
-        if line is None:
+        text = error_text(error)
+        if text is None:
             raise
-        sys.exit(f"diffusers-autonat: {line}")
+        sys.exit(f"diffusers-autonat: {text}")
 
 
 if __name__ == "__main__":

@@ -69,15 +69,20 @@ def number(low: float = -math.inf, high: float = math.inf) -> Callable[[str], fl
     return parse
 
 
-def error_line(error: BaseException) -> str | None:
-    """What to tell a user of an error that is theirs or the machine's, in one line with a remedy; None of a fault of ours."""
+def error_text(error: BaseException) -> str | None:
+    """What to tell a user of an error that is theirs or the machine's, with a remedy; None of a fault of ours.
+
+    It is one line but for a `ValueError` that has more, such as a list of what is wrong.
+    """
     text = " ".join(str(error).split())
     out_of_memory = isinstance(error, RuntimeError) and re.search(r"out of memory|can't allocate memory", text, re.I)
     if isinstance(error, MemoryError) or out_of_memory:
         return f"not enough memory: take a smaller model or batch ({text[:200] or 'MemoryError'})"
+    if isinstance(error, ValueError):
+        return str(error)
     # safetensors has an error of its own, which names the system's only in its text.
     foreign = type(error).__name__ == "SafetensorError"
-    if not isinstance(error, (ValueError, OSError)) and not foreign:
+    if not isinstance(error, OSError) and not foreign:
         return None
     number = getattr(error, "errno", None) or int((re.findall(r"os error (\d+)", text) or [0])[-1])
     remedy = _REMEDIES.get(number)
@@ -95,9 +100,10 @@ def one_line_errors(program: str | None = None) -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        line = error_line(error)
-        if line is None or TRACEBACK in os.environ:
+        text = error_text(error)
+        if text is None or TRACEBACK in os.environ:
             raise
         # By tqdm: not behind a progress bar, on the same line.
+        line = " ".join(text.split())
         tqdm.write(f"{program or os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
         sys.exit(2)
