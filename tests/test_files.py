@@ -59,3 +59,13 @@ def test_a_full_disk_names_the_file(tmp_path):
         with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'data'}'"), write(tmp_path / "data"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_folder_is_replaced_at_once(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    replaced = []
+    monkeypatch.setattr("os.replace", lambda *paths: replaced.append([path.name for path in paths]))
+    with whole_folder(tmp_path / "model") as partial:
+        (partial / "config").write_text("1")
+        (partial / "weights").write_text("1")
+    assert replaced == [["partial-model", "model"]]

@@ -35,7 +35,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """A folder `partial-<name>` beside `path` to fill; it becomes `path` when the block ends, and goes when it breaks.
 
-    Where `path` is there already, its files are replaced one by one once all new ones are on the disk; others stay.
+    Where `path` is there already and not empty, its files are replaced one by one once all new ones are on the disk; others stay.
     """
     path = Path(path)
     partial = path.with_name(f"partial-{path.name}")
@@ -47,7 +47,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         for file in files:
             with open(file, "rb") as opened:
                 os.fsync(opened.fileno())
-        if path.exists():
+        if path.is_symlink() or (path.is_dir() and any(path.iterdir())):
             for file in files:
                 target = path / file.relative_to(partial)
                 target.parent.mkdir(parents=True, exist_ok=True)

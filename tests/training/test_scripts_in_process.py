@@ -292,6 +292,18 @@ def test_vqgan_and_classifier_on_a_full_disk_keep_what_was_there(idx_folder, sma
         assert not list(small_disk.rglob("*.safetensors"))
 
 
+def test_a_read_only_disk_is_refused_at_once(tokens, idx_folder, small_disk, monkeypatch, capsys):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    for script, args in (
+        ("train_autonat.py", autonat_args(tokens, small_disk / "a")),
+        ("train_vqgan.py", vqgan_args("/nowhere", small_disk)),
+        ("train_classifier.py", classifier_args("/nowhere", small_disk / "b")),
+    ):
+        status, lines = run(script, args, monkeypatch, capsys)
+        assert status == 2 and len(lines) == 1 and f"Read-only file system: '{small_disk}" in lines[0]
+        assert lines[0].endswith("name a folder that can be written")
+
+
 def test_nothing_saved_names_this_machines_folders(tokens, idx_folder, tmp_path, monkeypatch, capsys):
     args = [*autonat_args(tokens, tmp_path / "autonat"), "--dataset_name", "/home/me/data", "--license", "mit"]
     monkeypatch.chdir(tmp_path)
