@@ -51,7 +51,7 @@ from diffusers_autonat.training.loop import (
     seed_step,
 )
 from diffusers_autonat.training.model_card import save_model_card
-from diffusers_autonat.training.processes import end_with_launcher
+from diffusers_autonat.training.processes import end_with_launcher, hold_folder
 from diffusers_autonat.training.recipes import RECIPES, Recipe, recipe_name, taken_by
 from diffusers_autonat.training.tokenizing import tokenize_dataset
 from diffusers_autonat.training.tokens import collate_tokens, is_token_set, load_token_set, warn_unreadable
@@ -213,6 +213,8 @@ def main():
             "under FSDP every process averages its own part of the weights: that cannot be resumed, nor give features to"
             " reuse. Leave --use_ema out, or train without FSDP."
         )
+    if accelerator.is_main_process:
+        hold_folder(args.output_dir)
     set_seed(args.seed)  # the same initial weights on every process
     torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
 

@@ -43,7 +43,7 @@ from diffusers_autonat.training.loop import (
     save_picture,
     seed_step,
 )
-from diffusers_autonat.training.processes import end_with_launcher
+from diffusers_autonat.training.processes import end_with_launcher, hold_folder
 from diffusers_autonat.training.vqgan import (
     CodebookUsage,
     PatchDiscriminator,
@@ -189,6 +189,8 @@ def main():
         project_config=ProjectConfiguration(args.output_dir, str(Path(args.output_dir, args.logging_dir))),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )
+    if accelerator.is_main_process:
+        hold_folder(args.output_dir)
     set_seed(args.seed)
 
     # 1. Data

@@ -93,9 +93,12 @@ class Checkpoints:
             ValueError: a weight, or what the optimiser keeps of it, is not finite; nothing is written then.
             OSError: it cannot be written; names the file.
         """
+        writes = self.accelerator.is_main_process
         tensors: dict[str, dict[str, torch.Tensor]] = {name: {} for name in self.parts}
-        states = {name: take_apart(part.state_dict(), tensors[name]) for name, part in self.parts.items()}
-        if self.accelerator.is_main_process:
+        states = {
+            name: take_apart(part.state_dict(), tensors[name] if writes else None) for name, part in self.parts.items()
+        }
+        if writes:
             self._require_finite(tensors, step)
             final = self.output_dir / f"checkpoint-{step}"
             with whole_folder(final) as folder:
@@ -248,12 +251,19 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     return state | {"parts": parts}
 
 
-def take_apart(state: Any, tensors: dict[str, torch.Tensor], name: str = "") -> Any:
-    """A state of dicts, lists and scalars as JSON can hold it; its tensors go to `tensors`, named by where they stood."""
+def take_apart(state: Any, tensors: dict[str, torch.Tensor] | None, name: str = "") -> Any:
+    """
+    A state of dicts, lists and scalars as JSON can hold it.
+
+    Args:
+        tensors: Gets its tensors, named by where they stood; None where another process writes them, which needs this one
+            to gather those that are sharded.
+    """
     if isinstance(state, torch.Tensor):
         if hasattr(state, "full_tensor"):  # sharded: every process gathers the whole
             state = state.full_tensor()
-        tensors[name] = state.detach().cpu().contiguous()
+        if tensors is not None:
+            tensors[name] = state.detach().cpu().contiguous()
         return None
     if isinstance(state, dict):
         return {str(key): take_apart(item, tensors, _below(name, key)) for key, item in state.items()}
