@@ -298,6 +298,7 @@ def main():
             history.append({"step": step, "seconds": round(time.time() - start, 1), **row})
         if args.revive_steps and step % args.revive_steps == 0 and step < max_steps:
             if step <= args.revive_until * max_steps:
+                require_finite({"the l1 loss": loss_l1.item()}, step)  # reviving waits for the device anyway
                 generator = torch.Generator().manual_seed(args.seed + step)
                 revived = usage.revive(codebook, accelerator.gather(latents.detach()), generator)
                 accelerator.log({"codes_revived": revived}, step=step)

@@ -210,11 +210,12 @@ def test_vqgan_saves_no_weights_that_are_not_finite(idx_folder, tmp_path, monkey
         assert all(
             tensor.isfinite().all() for file in folder.glob("*.safetensors") for tensor in load_file(file).values()
         )
-    shutil.rmtree(tmp_path)
-    status, lines = run(
-        "train_vqgan.py", [*args, "--learning_rate", "1e12", "--checkpointing_steps", 100], monkeypatch, capsys
-    )
-    assert status == 2 and len(lines) == 1 and "loss is " in lines[0] and "at step " in lines[0]
+    for options in (["--logging_steps", 1], ["--logging_steps", 100, "--revive_steps", 2, "--revive_until", 1]):
+        shutil.rmtree(tmp_path)
+        options += ["--learning_rate", "1e12", "--checkpointing_steps", 100]
+        status, lines = run("train_vqgan.py", [*args, *options], monkeypatch, capsys)
+        assert status == 2 and len(lines) == 1 and "loss is " in lines[0] and "at step " in lines[0]
+        assert not (tmp_path / "vqvae").exists()
 
 
 def test_autonat_saves_no_weights_that_are_not_finite(tokens, tmp_path, monkeypatch, capsys):
