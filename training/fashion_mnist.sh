@@ -41,13 +41,13 @@ train="--dropout 0 --label_smoothing 0 --use_ema --ema_decay 0.999 --train_batch
     --lr_scheduler cosine --lr_warmup_steps 100 --adam_beta1 0.9 --adam_beta2 0.98 --validation_steps 500
     --checkpointing_steps 200 --checkpoints_total_limit 2 --resume_from_checkpoint latest"
 heuristic="--remasking_temperature 2 --guidance_scale 2"
-$launch training/train_autonat.py $train --train_data_dir "$out/tokens-512" --vqvae "$out/vqgan-512/vqvae" \
+[ -f "$out/autonat-512/pipeline/README.md" ] || $launch training/train_autonat.py $train --train_data_dir "$out/tokens-512" --vqvae "$out/vqgan-512/vqvae" \
     --hidden_size 192 --num_layers 7 --num_attention_heads 6 $heuristic \
     --learning_rate 1.2e-3 --max_train_steps 2600 --output_dir "$out/autonat-512"
-$launch training/train_autonat.py $train --train_data_dir "$out/tokens" --vqvae "$out/vqgan/vqvae" \
+[ -f "$out/autonat/pipeline/README.md" ] || $launch training/train_autonat.py $train --train_data_dir "$out/tokens" --vqvae "$out/vqgan/vqvae" \
     --pretrained_model_name_or_path "$out/autonat-512/pipeline" $heuristic \
     --learning_rate 6e-4 --max_train_steps 800 --seed 1 --output_dir "$out/autonat"
-$launch training/train_autonat.py $train --train_data_dir "$out/tokens" --vqvae "$out/vqgan/vqvae" \
+[ -f "$out/enat/pipeline/README.md" ] || $launch training/train_autonat.py $train --train_data_dir "$out/tokens" --vqvae "$out/vqgan/vqvae" \
     --transformer enat --hidden_size 160 --num_layers 4 --num_decoder_layers 2 --num_attention_heads 5 \
     --learning_rate 1.2e-3 --max_train_steps 3400 --output_dir "$out/enat"
 

@@ -12,7 +12,6 @@ sharded: `accelerate launch --config_file training/fsdp.yaml`.
 """
 
 import argparse
-import math
 import time
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from accelerate.utils import (
     DataLoaderConfiguration,
     DistributedDataParallelKwargs,
     DistributedType,
+    GradientAccumulationPlugin,
     ProjectConfiguration,
     set_seed,
 )
@@ -29,89 +29,104 @@ from diffusers import DiffusionPipeline, ModelMixin, VQModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from huggingface_hub import create_repo, upload_folder
+from huggingface_hub.utils import validate_repo_id
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
+from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, whole
+from diffusers_autonat.files import whole_folder
 from diffusers_autonat.provenance import model_hash
 from diffusers_autonat.training.averages import averaged_copy, averaged_model
+from diffusers_autonat.training.checkpoints import Checkpoints, check_resume
+from diffusers_autonat.training.checks import forget_folder, require_finite, require_memory, writable_folder
 from diffusers_autonat.training.conditions import ClassCondition, Condition
 from diffusers_autonat.training.data import add_data_arguments, images_of
 from diffusers_autonat.training.loop import (
+    LR_SCHEDULERS,
+    MAX_SEED,
     History,
     endless_batches,
-    load_checkpoint,
     log_image,
-    save_checkpoint,
     seed_step,
 )
 from diffusers_autonat.training.model_card import save_model_card
+from diffusers_autonat.training.processes import end_with_launcher, hold_folder
 from diffusers_autonat.training.recipes import RECIPES, Recipe, recipe_name, taken_by
 from diffusers_autonat.training.tokenizing import tokenize_dataset
 from diffusers_autonat.training.tokens import collate_tokens, is_token_set, load_token_set, warn_unreadable
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_arguments(parser)
-    parser.add_argument("--resolution", type=int, default=256, help="used where images are tokenised")
+    parser.add_argument("--resolution", type=whole(1, 16384), default=256, help="used where images are tokenised")
     parser.add_argument("--no_flips", action="store_true", help="used where images are tokenised")
     model = parser.add_argument_group("model")
     model.add_argument("--vqvae", help="folder or Hub id of the VQModel; default: that of the pretrained pipeline")
     model.add_argument("--pretrained_model_name_or_path", help="continue from the transformer of this pipeline")
     model.add_argument("--transformer", choices=list(RECIPES), default="uvit")
-    model.add_argument("--hidden_size", type=int, default=512)
-    model.add_argument("--num_layers", type=int, default=13, help="blocks; of ENAT those of the encoder")
-    model.add_argument("--num_decoder_layers", type=int, default=2, help="ENAT's blocks for masked tokens")
-    model.add_argument("--num_attention_heads", type=int, default=8)
-    model.add_argument("--patch_size", type=int, default=1, help="of the U-ViT")
-    model.add_argument("--dropout", type=float, default=0.1)
+    model.add_argument("--hidden_size", type=whole(1, 65536), default=512)
+    model.add_argument("--num_layers", type=whole(1, 1000), default=13, help="blocks; of ENAT those of the encoder")
+    model.add_argument("--num_decoder_layers", type=whole(1, 1000), default=2, help="ENAT's blocks for masked tokens")
+    model.add_argument("--num_attention_heads", type=whole(1, 4096), default=8)
+    model.add_argument("--patch_size", type=whole(1, 64), default=1, help="of the U-ViT")
+    model.add_argument("--dropout", type=number(0, 1), default=0.1)
     model.add_argument("--gradient_checkpointing", action="store_true")
     strategy = parser.add_argument_group("strategies")
     strategy.add_argument("--mask_distribution", choices=["beta", "arccos", "fixed"], default="beta", help="p(r)")
-    strategy.add_argument("--mask_alpha", type=float, default=12.0)
-    strategy.add_argument("--mask_beta", type=float, default=3.0)
-    strategy.add_argument("--mask_ratio", type=float, default=0.8, help="r of --mask_distribution fixed")
-    strategy.add_argument("--reuse_prob", type=float, default=0.5, help="ENAT: share of batches that reuse features")
-    strategy.add_argument("--label_smoothing", type=float, default=0.1)
-    strategy.add_argument("--cond_dropout_prob", type=float, default=0.15, help="share of null-class samples")
-    strategy.add_argument("--num_inference_steps", type=int, nargs="+", default=[4, 8], help="strategies to store")
+    strategy.add_argument("--mask_alpha", type=number(), default=12.0)
+    strategy.add_argument("--mask_beta", type=number(), default=3.0)
+    strategy.add_argument("--mask_ratio", type=number(), default=0.8, help="r of --mask_distribution fixed")
+    strategy.add_argument(
+        "--reuse_prob", type=number(0, 1), default=0.5, help="ENAT: share of batches that reuse features"
+    )
+    strategy.add_argument("--label_smoothing", type=number(0, 1), default=0.1)
+    strategy.add_argument("--cond_dropout_prob", type=number(0, 1), default=0.15, help="share of null-class samples")
+    strategy.add_argument(
+        "--num_inference_steps", type=whole(0, 10_000), nargs="+", default=[4, 8], help="strategies to store"
+    )
     heuristic = "of the stored strategies; default: that of the transformer's paper"
-    strategy.add_argument("--sampling_temperature", type=float, help=f"tau1 {heuristic}")
-    strategy.add_argument("--remasking_temperature", type=float, help=f"lambda {heuristic}")
-    strategy.add_argument("--guidance_scale", type=float, help=f"k {heuristic}")
+    strategy.add_argument("--sampling_temperature", type=number(), help=f"tau1 {heuristic}")
+    strategy.add_argument("--remasking_temperature", type=number(), help=f"lambda {heuristic}")
+    strategy.add_argument("--guidance_scale", type=number(), help=f"k {heuristic}")
     train = parser.add_argument_group("training")
     train.add_argument("--output_dir", required=True)
     train.add_argument("--logging_dir", default="logs")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--train_batch_size", type=int, default=128, help="per process")
-    train.add_argument("--gradient_accumulation_steps", type=int, default=1)
-    train.add_argument("--num_train_epochs", type=int, default=100)
-    train.add_argument("--max_train_steps", type=int, help="overrides --num_train_epochs")
-    train.add_argument("--learning_rate", type=float, default=4e-4)
+    train.add_argument("--seed", type=whole(0, MAX_SEED), default=0)
+    train.add_argument("--train_batch_size", type=positive, default=128, help="per process")
+    train.add_argument("--gradient_accumulation_steps", type=positive, default=1)
+    train.add_argument("--num_train_epochs", type=positive, default=100)
+    train.add_argument("--max_train_steps", type=positive, help="overrides --num_train_epochs")
+    train.add_argument("--learning_rate", type=number(0, 1e20), default=4e-4)
     train.add_argument("--scale_lr", action="store_true", help="multiply it by processes, accumulation and batch")
-    train.add_argument("--lr_scheduler", default="constant_with_warmup")
-    train.add_argument("--lr_warmup_steps", type=int, default=5000)
-    train.add_argument("--adam_beta1", type=float, default=0.99)
-    train.add_argument("--adam_beta2", type=float, default=0.99)
-    train.add_argument("--adam_weight_decay", type=float, default=0.03)
-    train.add_argument("--adam_epsilon", type=float, default=1e-8)
-    train.add_argument("--max_grad_norm", type=float, default=1.0)
+    train.add_argument("--lr_scheduler", choices=LR_SCHEDULERS, default="constant_with_warmup")
+    train.add_argument("--lr_warmup_steps", type=whole(0), default=5000)
+    train.add_argument("--adam_beta1", type=number(0, 1), default=0.99)
+    train.add_argument("--adam_beta2", type=number(0, 1), default=0.99)
+    train.add_argument("--adam_weight_decay", type=number(0), default=0.03)
+    train.add_argument("--adam_epsilon", type=number(0), default=1e-8)
+    train.add_argument("--max_grad_norm", type=number(0), default=1.0)
     train.add_argument("--use_ema", action="store_true")
-    train.add_argument("--ema_decay", type=float, default=0.9999, help="reached gradually, so that EMA can warm up")
+    train.add_argument(
+        "--ema_decay", type=number(0, 1), default=0.9999, help="reached gradually, so that EMA can warm up"
+    )
     train.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default=None)
     train.add_argument("--allow_tf32", action="store_true")
-    train.add_argument("--dataloader_num_workers", type=int, default=0)
-    train.add_argument("--checkpointing_steps", type=int, default=1000)
-    train.add_argument("--checkpoints_total_limit", type=int)
+    train.add_argument("--dataloader_num_workers", type=whole(0, 1024), default=0)
+    train.add_argument("--checkpointing_steps", type=positive, default=1000)
+    train.add_argument("--checkpoints_total_limit", type=positive)
     train.add_argument("--resume_from_checkpoint", help="a checkpoint folder, or 'latest'")
-    train.add_argument("--validation_steps", type=int, default=1000, help="draw a grid of images so often")
-    train.add_argument("--logging_steps", type=int, default=20)
+    train.add_argument("--validation_steps", type=positive, default=1000, help="draw a grid of images so often")
+    train.add_argument("--logging_steps", type=positive, default=20)
     train.add_argument("--report_to", default="tensorboard", help="tensorboard, trackio, wandb or all")
     train.add_argument("--push_to_hub", action="store_true")
     train.add_argument("--hub_model_id")
     train.add_argument("--license", default="unknown", help="of the weights, for the card: an identifier of the Hub")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.hub_model_id:
+        validate_repo_id(args.hub_model_id)
+    return args
 
 
 def training_strategy(args) -> TrainingStrategy:
@@ -158,11 +173,14 @@ def build_transformer(args, recipe: Recipe, info, condition: Condition) -> Model
         return model
     names = ("hidden_size", "num_layers", "num_decoder_layers", "num_attention_heads", "patch_size", "dropout")
     sizes = {name: getattr(args, name) for name in names} | {"num_encoder_layers": args.num_layers}
-    return recipe.model_class(**wanted, **taken_by(recipe.model_class, sizes))
+    options = wanted | taken_by(recipe.model_class, sizes)
+    require_memory(lambda: recipe.model_class(**options), copies=4 + args.use_ema)
+    return recipe.model_class(**options)
 
 
 def main():
     args = parse_args()
+    end_with_launcher()
     # 0. Everything that can be wrong is looked at before anything slow starts.
     strategy = training_strategy(args)
     if args.vqvae is None and args.pretrained_model_name_or_path is None:
@@ -170,6 +188,8 @@ def main():
     if args.pretrained_model_name_or_path:
         args.transformer = recipe_name(args.pretrained_model_name_or_path)
     recipe = RECIPES[args.transformer]
+    writable_folder(args.output_dir)
+    check_resume(args.output_dir, args.resume_from_checkpoint)
     stored = stored_strategies(args, recipe)
     objective = recipe.objective(strategy, **taken_by(recipe.objective, vars(args)))
     if objective.needs_average and not args.use_ema:
@@ -178,7 +198,10 @@ def main():
         )
     accelerator = Accelerator(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not objective.uses_all_parameters)],
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        # Else the last batch of an epoch would end a step early, and a checkpoint lack gradients that are not used yet.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=args.gradient_accumulation_steps, sync_with_dataloader=False
+        ),
         mixed_precision=args.mixed_precision,
         log_with=args.report_to,
         project_config=ProjectConfiguration(args.output_dir, str(Path(args.output_dir, args.logging_dir))),
@@ -190,8 +213,15 @@ def main():
             "under FSDP every process averages its own part of the weights: that cannot be resumed, nor give features to"
             " reuse. Leave --use_ema out, or train without FSDP."
         )
+    if accelerator.is_main_process:
+        hold_folder(args.output_dir)
     set_seed(args.seed)  # the same initial weights on every process
     torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
+
+    if (
+        args.push_to_hub and accelerator.is_main_process
+    ):  # now, so that a wrong token or name is known before the training
+        repo_id = create_repo(args.hub_model_id or Path(args.output_dir).resolve().name, exist_ok=True).repo_id
 
     # 1. Tokenizer, tokens, condition
     if args.vqvae:
@@ -230,15 +260,16 @@ def main():
         num_training_steps=max_steps * world,
     )  # fmt: skip
     model, optimizer, loader, lr_scheduler = accelerator.prepare(model, optimizer, loader, lr_scheduler)
-    ema = None
+    parts, ema = {"transformer": model, "optimizer": optimizer, "lr_scheduler": lr_scheduler}, None
     if args.use_ema:
         ema = EMAModel(model.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         ema.to(accelerator.device)
-        accelerator.register_for_checkpointing(ema)
+        parts["ema"] = ema
 
+    checkpoints = Checkpoints(accelerator, args.output_dir, parts, args.checkpoints_total_limit)
+    first_step = checkpoints.resume(args.resume_from_checkpoint, max_steps)
     if accelerator.is_main_process:
         accelerator.init_trackers("autonat", {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str))})
-    first_step = load_checkpoint(accelerator, args.output_dir, args.resume_from_checkpoint)
     if ema is not None:
         ema.to(accelerator.device)  # a checkpoint is read to the CPU
     if objective.needs_average:
@@ -302,10 +333,7 @@ def main():
                 "lr": lr_scheduler.get_last_lr()[0],
                 "images_per_second": images / (now - logged_at),
             }
-            if not math.isfinite(loss_value):
-                raise ValueError(
-                    f"the loss is {loss_value} at step {step}; lower --learning_rate or use bf16, and resume."
-                )
+            require_finite({"the loss": loss_value}, step)
             totals.zero_()
             logged_at, logged_step = now, step
             progress.set_postfix({k: f"{v:.3g}" for k, v in row.items()})
@@ -314,23 +342,26 @@ def main():
         if step % args.validation_steps == 0 and step < max_steps:
             validate(step)
         if step % args.checkpointing_steps == 0 and step < max_steps:
-            save_checkpoint(accelerator, args.output_dir, step, args.checkpoints_total_limit)
+            checkpoints.save(step)
 
     # 4. Save the pipeline
     progress.close()
     if first_step < max_steps:
-        save_checkpoint(accelerator, args.output_dir, max_steps, args.checkpoints_total_limit)
+        checkpoints.save(max_steps)
     pipeline = validate(max_steps)
     if pipeline is not None:
         folder = Path(args.output_dir, "pipeline")
-        pipeline.save_pretrained(folder)
-        save_model_card(folder, pipeline, args, info, strategy, world)
+        for component in (pipeline.vqvae, pipeline.transformer):
+            forget_folder(component)
+        with whole_folder(folder) as partial:
+            pipeline.save_pretrained(partial)
+            save_model_card(partial, pipeline, args, info, strategy, world)
         accelerator.print(f"Pipeline saved to {folder}.")
         if args.push_to_hub:
-            repo_id = create_repo(args.hub_model_id or Path(args.output_dir).name, exist_ok=True).repo_id
             upload_folder(repo_id=repo_id, folder_path=folder, commit_message="End of training")
     accelerator.end_training()
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

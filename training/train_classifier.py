@@ -9,7 +9,6 @@ perceptual network of `train_vqgan.py` (train that one with another seed and wid
 import argparse
 import json
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -19,28 +18,37 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
 
-from diffusers_autonat.files import write_json
+from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, whole
+from diffusers_autonat.files import whole_folder, write_json
 from diffusers_autonat.image_datasets import ImageTransform, ReadableImages, label_names
+from diffusers_autonat.training.checks import (
+    require_finite,
+    require_finite_weights,
+    require_memory,
+    writable_folder,
+)
 from diffusers_autonat.training.data import add_data_arguments, images_of, random_flip
+from diffusers_autonat.training.loop import MAX_SEED
+from diffusers_autonat.training.processes import end_with_launcher
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_arguments(parser)
     parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--resolution", type=int, default=28, help="size at which images are read")
+    parser.add_argument("--resolution", type=whole(1, 16384), default=28, help="size at which images are read")
     parser.add_argument(
-        "--input_size", type=int, default=48, help="size that they are enlarged to: the stem halves it"
+        "--input_size", type=whole(1, 16384), default=48, help="size that they are enlarged to: the stem halves it"
     )
     parser.add_argument("--random_flip", action="store_true", help="mirror images at random")
     parser.add_argument("--num_channels", type=int, default=1, choices=[1, 3])
-    parser.add_argument("--hidden_sizes", type=int, nargs="+", default=[32, 64, 128])
-    parser.add_argument("--depths", type=int, nargs="+", default=[1, 1, 2])
-    parser.add_argument("--num_train_epochs", type=int, default=8)
-    parser.add_argument("--train_batch_size", type=int, default=128)
-    parser.add_argument("--learning_rate", type=float, default=3e-3)
-    parser.add_argument("--weight_decay", type=float, default=0.02)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hidden_sizes", type=whole(1, 65536), nargs="+", default=[32, 64, 128])
+    parser.add_argument("--depths", type=whole(1, 1000), nargs="+", default=[1, 1, 2])
+    parser.add_argument("--num_train_epochs", type=positive, default=8)
+    parser.add_argument("--train_batch_size", type=positive, default=128)
+    parser.add_argument("--learning_rate", type=number(0, 1e20), default=3e-3)
+    parser.add_argument("--weight_decay", type=number(0), default=0.02)
+    parser.add_argument("--seed", type=whole(0, MAX_SEED), default=0)
     return parser.parse_args()
 
 
@@ -70,30 +78,42 @@ def accuracy(model, loader, size: int) -> float:
 
 def main():
     args = parse_args()
+    end_with_launcher()
+    if len(args.hidden_sizes) != len(args.depths):
+        raise ValueError(
+            f"--hidden_sizes names {len(args.hidden_sizes)} stages and --depths {len(args.depths)}: name as many."
+        )
+    writable_folder(args.output_dir)
     accelerator = Accelerator()
     set_seed(args.seed)
     if args.label_column is None:
         raise ValueError("a classifier learns labels: name their column with --label_column.")
     datasets = {split: images_of(args, split) for split in (args.split, "test")}
     names = label_names(datasets[args.split], args.label_column)
+    if names is None:
+        raise ValueError(f"--label_column {args.label_column} has no names of classes: a classifier stores them.")
     transform = ImageTransform(args.resolution, args.num_channels, args.image_column, args.label_column)
     datasets = {split: ReadableImages(dataset, transform) for split, dataset in datasets.items()}
     loader = DataLoader(datasets[args.split], args.train_batch_size, shuffle=True, drop_last=True)
     test_loader = DataLoader(datasets["test"], 500)
-
-    model = RegNetForImageClassification(
-        RegNetConfig(
-            num_channels=args.num_channels,
-            embedding_size=32,
-            hidden_sizes=args.hidden_sizes,
-            depths=args.depths,
-            groups_width=32,
-            layer_type="y",
-            downsample_in_first_stage=False,  # the stem halves the image already
-            id2label=dict(enumerate(names)),
-            label2id={name: i for i, name in enumerate(names)},
+    if len(loader) < accelerator.num_processes:
+        raise ValueError(
+            f"{len(datasets[args.split])} images do not fill one batch of {args.train_batch_size} per process."
         )
+
+    config = RegNetConfig(
+        num_channels=args.num_channels,
+        embedding_size=32,
+        hidden_sizes=args.hidden_sizes,
+        depths=args.depths,
+        groups_width=32,
+        layer_type="y",
+        downsample_in_first_stage=False,  # the stem halves the image already
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
     )
+    require_memory(lambda: RegNetForImageClassification(config))
+    model = RegNetForImageClassification(config)
     model = model.to(memory_format=torch.channels_last)  # a third faster on a CPU
     optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=args.weight_decay)
     steps = args.num_train_epochs * len(loader)
@@ -112,10 +132,12 @@ def main():
                 lr_scheduler.step()
                 optimizer.zero_grad()
                 progress.update()
+            require_finite({"the loss": loss.item()}, (epoch + 1) * len(loader))
             progress.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.3f}")
 
     if accelerator.is_main_process:
         model = accelerator.unwrap_model(model)
+        require_finite_weights(model, steps)
         result = {
             "test_accuracy": accuracy(model.cpu(), test_loader, args.input_size),
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -123,15 +145,17 @@ def main():
             "seed": args.seed,
             "wall_time_s": round(time.time() - start),
         }
-        model.save_pretrained(args.output_dir)
-        ViTImageProcessorPil(
-            size={"height": args.input_size, "width": args.input_size},
-            image_mean=[0.5] * args.num_channels,
-            image_std=[0.5] * args.num_channels,
-        ).save_pretrained(args.output_dir)
-        write_json(Path(args.output_dir, "training.json"), result)
+        with whole_folder(args.output_dir) as folder:
+            model.save_pretrained(folder)
+            ViTImageProcessorPil(
+                size={"height": args.input_size, "width": args.input_size},
+                image_mean=[0.5] * args.num_channels,
+                image_std=[0.5] * args.num_channels,
+            ).save_pretrained(folder)
+            write_json(folder / "training.json", result)
         print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -23,9 +23,27 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, whole
+from diffusers_autonat.files import whole_folder
 from diffusers_autonat.image_datasets import ImageTransform, ReadableImages
+from diffusers_autonat.training.checkpoints import Checkpoints, check_resume
+from diffusers_autonat.training.checks import (
+    forget_folder,
+    require_finite,
+    require_finite_weights,
+    require_memory,
+    writable_folder,
+)
 from diffusers_autonat.training.data import add_data_arguments, images_of, random_flip
-from diffusers_autonat.training.loop import History, endless_batches, load_checkpoint, save_checkpoint, seed_step
+from diffusers_autonat.training.loop import (
+    LR_SCHEDULERS,
+    MAX_SEED,
+    History,
+    endless_batches,
+    save_picture,
+    seed_step,
+)
+from diffusers_autonat.training.processes import end_with_launcher, hold_folder
 from diffusers_autonat.training.vqgan import (
     CodebookUsage,
     PatchDiscriminator,
@@ -37,52 +55,62 @@ from diffusers_autonat.training.vqgan import (
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_arguments(parser)
     model = parser.add_argument_group("model")
     model.add_argument("--pretrained_model_name_or_path", help="continue from this VQModel")
-    model.add_argument("--resolution", type=int, default=256)
+    model.add_argument("--resolution", type=whole(1, 16384), default=256)
     model.add_argument("--random_flip", action="store_true", help="mirror images at random")
     model.add_argument("--num_channels", type=int, default=3, choices=[1, 3], help="image channels")
-    model.add_argument("--block_out_channels", type=int, nargs="+", default=[128, 128, 256, 256, 512])
-    model.add_argument("--layers_per_block", type=int, default=2)
-    model.add_argument("--codebook_size", type=int, help="default: 1024; more than a pretrained model has are added")
-    model.add_argument("--codebook_dim", type=int, default=256)
-    model.add_argument("--norm_num_groups", type=int, default=32)
+    model.add_argument("--block_out_channels", type=whole(1, 65536), nargs="+", default=[128, 128, 256, 256, 512])
+    model.add_argument("--layers_per_block", type=whole(1, 1000), default=2)
+    model.add_argument(
+        "--codebook_size", type=whole(2, 2**24), help="default: 1024; more than a pretrained model has are added"
+    )
+    model.add_argument("--codebook_dim", type=whole(1, 65536), default=256)
+    model.add_argument("--norm_num_groups", type=whole(1, 65536), default=32)
     model.add_argument("--mid_block_attention", action="store_true", help="self-attention at the lowest resolution")
     loss = parser.add_argument_group("losses")
-    loss.add_argument("--commitment_weight", type=float, default=0.25)
-    loss.add_argument("--l1_weight", type=float, default=1.0)
-    loss.add_argument("--l2_weight", type=float, default=0.0)
+    loss.add_argument("--commitment_weight", type=number(0), default=0.25)
+    loss.add_argument("--l1_weight", type=number(0), default=1.0)
+    loss.add_argument("--l2_weight", type=number(0), default=0.0)
     loss.add_argument("--perceptual_model", help="any transformers vision model, by Hub id or folder")
-    loss.add_argument("--perceptual_weight", type=float, default=1.0)
-    loss.add_argument("--adversarial_weight", type=float, default=0.8, help="0 trains without a discriminator")
-    loss.add_argument("--adversarial_start", type=int, default=10_000, help="step at which the discriminator joins")
-    loss.add_argument("--discriminator_hidden_size", type=int, default=64)
-    loss.add_argument("--discriminator_learning_rate", type=float, default=None, help="default: the generator's")
-    loss.add_argument("--revive_steps", type=int, default=200, help="re-seed codes unused for so many steps; 0: never")
-    loss.add_argument("--revive_until", type=float, default=0.6, help="share of the training after which codes rest")
+    loss.add_argument("--perceptual_weight", type=number(0), default=1.0)
+    loss.add_argument("--adversarial_weight", type=number(0), default=0.8, help="0 trains without a discriminator")
+    loss.add_argument(
+        "--adversarial_start", type=whole(0), default=10_000, help="step at which the discriminator joins"
+    )
+    loss.add_argument("--discriminator_hidden_size", type=whole(4, 65536), default=64)
+    loss.add_argument(
+        "--discriminator_learning_rate", type=number(0, 1e20), default=None, help="default: the generator's"
+    )
+    loss.add_argument(
+        "--revive_steps", type=whole(0), default=200, help="re-seed codes unused for so many steps; 0: never"
+    )
+    loss.add_argument(
+        "--revive_until", type=number(0, 1), default=0.6, help="share of the training after which codes rest"
+    )
     train = parser.add_argument_group("training")
     train.add_argument("--output_dir", required=True)
     train.add_argument("--logging_dir", default="logs")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--train_batch_size", type=int, default=32)
-    train.add_argument("--num_train_epochs", type=int, default=1)
-    train.add_argument("--max_train_steps", type=int, help="overrides --num_train_epochs")
-    train.add_argument("--learning_rate", type=float, default=1e-4)
-    train.add_argument("--lr_scheduler", default="cosine")
-    train.add_argument("--lr_warmup_steps", type=int, default=100)
-    train.add_argument("--adam_beta1", type=float, default=0.5)
-    train.add_argument("--adam_beta2", type=float, default=0.9)
-    train.add_argument("--max_grad_norm", type=float, default=1.0)
+    train.add_argument("--seed", type=whole(0, MAX_SEED), default=0)
+    train.add_argument("--train_batch_size", type=positive, default=32)
+    train.add_argument("--num_train_epochs", type=positive, default=1)
+    train.add_argument("--max_train_steps", type=positive, help="overrides --num_train_epochs")
+    train.add_argument("--learning_rate", type=number(0, 1e20), default=1e-4)
+    train.add_argument("--lr_scheduler", choices=LR_SCHEDULERS, default="cosine")
+    train.add_argument("--lr_warmup_steps", type=whole(0), default=100)
+    train.add_argument("--adam_beta1", type=number(0, 1), default=0.5)
+    train.add_argument("--adam_beta2", type=number(0, 1), default=0.9)
+    train.add_argument("--max_grad_norm", type=number(0), default=1.0)
     # The tokenizer overflows in fp16 (diffusers issue 5437), so that choice is not offered.
     train.add_argument("--mixed_precision", choices=["no", "bf16"], default=None)
-    train.add_argument("--dataloader_num_workers", type=int, default=0)
-    train.add_argument("--checkpointing_steps", type=int, default=500)
-    train.add_argument("--checkpoints_total_limit", type=int, default=2)
+    train.add_argument("--dataloader_num_workers", type=whole(0, 1024), default=0)
+    train.add_argument("--checkpointing_steps", type=positive, default=500)
+    train.add_argument("--checkpoints_total_limit", type=positive, default=2)
     train.add_argument("--resume_from_checkpoint", help="a checkpoint folder, or 'latest'")
-    train.add_argument("--validation_steps", type=int, default=500, help="reconstruct the same images so often")
-    train.add_argument("--logging_steps", type=int, default=20)
+    train.add_argument("--validation_steps", type=positive, default=500, help="reconstruct the same images so often")
+    train.add_argument("--logging_steps", type=positive, default=20)
     train.add_argument("--report_to", default="tensorboard")
     return parser.parse_args()
 
@@ -92,21 +120,23 @@ def build_model(args) -> VQModel:
         model = VQModel.from_pretrained(args.pretrained_model_name_or_path)
         return grow_codebook(model, args.codebook_size or model.config.num_vq_embeddings)
     levels = len(args.block_out_channels)
-    return VQModel(
-        in_channels=args.num_channels,
-        out_channels=args.num_channels,
-        down_block_types=["DownEncoderBlock2D"] * levels,
-        up_block_types=["UpDecoderBlock2D"] * levels,
-        block_out_channels=args.block_out_channels,
-        layers_per_block=args.layers_per_block,
-        latent_channels=args.codebook_dim,
-        sample_size=args.resolution,
-        num_vq_embeddings=args.codebook_size or 1024,
-        norm_num_groups=args.norm_num_groups,
-        vq_embed_dim=args.codebook_dim,
-        mid_block_add_attention=args.mid_block_attention,
-        lookup_from_codebook=True,  # decode() takes token ids, which generation needs
-    )
+    config = {
+        "in_channels": args.num_channels,
+        "out_channels": args.num_channels,
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "block_out_channels": args.block_out_channels,
+        "layers_per_block": args.layers_per_block,
+        "latent_channels": args.codebook_dim,
+        "sample_size": args.resolution,
+        "num_vq_embeddings": args.codebook_size or 1024,
+        "norm_num_groups": args.norm_num_groups,
+        "vq_embed_dim": args.codebook_dim,
+        "mid_block_add_attention": args.mid_block_attention,
+        "lookup_from_codebook": True,  # decode() takes token ids, which generation needs
+    }
+    require_memory(lambda: VQModel(**config))
+    return VQModel(**config)
 
 
 def grow_codebook(model: VQModel, codebook_size: int) -> VQModel:
@@ -128,18 +158,39 @@ def save_reconstructions(path: Path, images: torch.Tensor, reconstructions: torc
     rows = [row for pair in zip(images.split(8), reconstructions.split(8)) for row in pair]
     array = (torch.cat(rows).clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
     pictures = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in array]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    make_image_grid(pictures, rows=len(rows), cols=8).save(path)
+    save_picture(make_image_grid(pictures, rows=len(rows), cols=8), path)
+
+
+@torch.no_grad()
+def require_fitting(images: torch.Tensor, autoencoder, discriminator, perceptual) -> None:
+    """Call every network once: a size that does not fit is known before the training."""
+    try:
+        shape = autoencoder(images)[0].shape
+        discriminator(images)
+        if perceptual is not None:
+            perceptual(images, images)
+    except RuntimeError as error:
+        raise ValueError(f"images of {list(images.shape[1:])} do not fit the networks: {error}") from error
+    if shape != images.shape:
+        raise ValueError(
+            f"images of {list(images.shape[2:])} come back as {list(shape[2:])}: choose a --resolution that can be halved "
+            "as often as --block_out_channels asks for."
+        )
 
 
 def main():
     args = parse_args()
+    end_with_launcher()
+    writable_folder(args.output_dir)
+    check_resume(args.output_dir, args.resume_from_checkpoint)
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
         log_with=args.report_to,
         project_config=ProjectConfiguration(args.output_dir, str(Path(args.output_dir, args.logging_dir))),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )
+    if accelerator.is_main_process:
+        hold_folder(args.output_dir)
     set_seed(args.seed)
 
     # 1. Data
@@ -176,11 +227,19 @@ def main():
     plain, plain_discriminator = accelerator.unwrap_model(autoencoder), accelerator.unwrap_model(discriminator)
     codebook = plain.vqvae.quantize.embedding.weight
     usage = CodebookUsage(len(codebook), accelerator.device)
-    accelerator.register_for_checkpointing(usage)
-
+    require_fitting(validation[:1].to(accelerator.device), plain, plain_discriminator, perceptual)
+    parts = {
+        "autoencoder": autoencoder,
+        "discriminator": discriminator,
+        "optimizer": optimizer,
+        "discriminator_optimizer": discriminator_optimizer,
+        "lr_scheduler": lr_scheduler,
+        "codebook_usage": usage,
+    }
+    checkpoints = Checkpoints(accelerator, args.output_dir, parts, args.checkpoints_total_limit)
+    first_step = checkpoints.resume(args.resume_from_checkpoint, max_steps)
     if accelerator.is_main_process:
         accelerator.init_trackers("vqgan", {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str))})
-    first_step = load_checkpoint(accelerator, args.output_dir, args.resume_from_checkpoint)
     history = History(Path(args.output_dir, "history.jsonl"), first_step, accelerator.is_main_process)
     accelerator.print(
         f"{len(dataset)} images, {max_steps} steps, {sum(p.numel() for p in plain.parameters()):,} parameters"
@@ -232,12 +291,14 @@ def main():
         progress.update()
         if step % args.logging_steps == 0 or step == max_steps:
             row = {name: value.item() for name, value in logs.items()}
+            require_finite({f"the {name} loss": value for name, value in row.items()}, step)
             row |= {"codes_used": usage.used(), "perplexity": usage.perplexity(), "lr": lr_scheduler.get_last_lr()[0]}
             progress.set_postfix({k: f"{v:.3g}" for k, v in row.items()})
             accelerator.log(row, step=step)
             history.append({"step": step, "seconds": round(time.time() - start, 1), **row})
         if args.revive_steps and step % args.revive_steps == 0 and step < max_steps:
             if step <= args.revive_until * max_steps:
+                require_finite({"the l1 loss": loss_l1.item()}, step)  # reviving waits for the device anyway
                 generator = torch.Generator().manual_seed(args.seed + step)
                 revived = usage.revive(codebook, accelerator.gather(latents.detach()), generator)
                 accelerator.log({"codes_revived": revived}, step=step)
@@ -248,15 +309,19 @@ def main():
                 pictures = plain(validation.to(accelerator.device))[0]
             save_reconstructions(Path(args.output_dir, "samples", f"step-{step:06d}.png"), validation, pictures)
         if step % args.checkpointing_steps == 0 or step == max_steps:
-            save_checkpoint(accelerator, args.output_dir, step, args.checkpoints_total_limit)
+            checkpoints.save(step)
 
     progress.close()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        plain.vqvae.save_pretrained(Path(args.output_dir, "vqvae"))
+        require_finite_weights(plain.vqvae, max_steps)
+        forget_folder(plain.vqvae)
+        with whole_folder(Path(args.output_dir, "vqvae")) as folder:
+            plain.vqvae.save_pretrained(folder)
         accelerator.print(f"Tokenizer saved to {Path(args.output_dir, 'vqvae')}.")
     accelerator.end_training()
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

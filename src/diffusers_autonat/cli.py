@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from .command_line import error_text
 from .commands import compare, convert, cost, evaluate, generate, reference
 
 
@@ -19,8 +20,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, OSError) as error:
-        sys.exit(f"diffusers-autonat: {error}")
+    except Exception as error:
+        text = error_text(error)
+        if text is None:
+            raise
+        sys.exit(f"diffusers-autonat: {text}")
 
 
 if __name__ == "__main__":

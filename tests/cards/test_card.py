@@ -40,6 +40,8 @@ def test_a_command_shows_no_folder_of_this_machine():
     assert shell_command(command) == (
         "accelerate launch train.py --output_dir 'a run' --vqvae=vq --seed 0 --tokens outputs/tokens -o/x me/hub-id"
     )
+    told = ["~/a/b", "--x=~/a/b", "../../root/b", "file:///root/b", "C:\\Users\\me\\b", "--x=D:/me/b/"]
+    assert shell_command(told) == "b --x=b b b b --x=b"
 
 
 def test_a_card_is_the_readme_of_its_folder(tmp_path):

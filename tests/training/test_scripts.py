@@ -4,6 +4,7 @@ import json
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,8 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from diffusers_autonat import AutoNATPipeline, ENATTransformer2DModel, GenerationStrategy
-from diffusers_autonat.training.loop import History, checkpoint_folders
+from diffusers_autonat.training.checkpoints import checkpoint_folders
+from diffusers_autonat.training.loop import History
 from diffusers_autonat.training.tokens import load_token_set
 from tests.bad_images import write_bad_files
 from tests.conftest import tiny_vqvae
@@ -26,15 +28,18 @@ SCRIPTS = Path(__file__).parents[2] / "training"
 SHIPPED = Path(__file__).parents[2] / "model_cards" / "autonat-fashion-mnist"
 
 
-def launch(script, *args, processes=1):
+def launch_command(processes=1):
     """`accelerate launch` on the CPU, whatever hardware there is."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--num_processes", processes,
                "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]  # fmt: skip
     # `--cpu` would start one process only, silently; `--multi_gpu` starts as many as asked for, and these take the CPU.
-    command += ["--multi_gpu"] if processes > 1 else ["--cpu"]
+    return [*command, "--multi_gpu" if processes > 1 else "--cpu"]
+
+
+def launch(script, *args, processes=1):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
     result = subprocess.run(
-        [str(word) for word in (*command, SCRIPTS / script, *args)],
+        [str(word) for word in (*launch_command(processes), SCRIPTS / script, *args)],
         capture_output=True,
         text=True,
         env=environment,
@@ -196,6 +201,44 @@ def test_enat_trains_on_two_processes_and_resumes(tokens, tmp_path):
     assert pipeline.scheduler.get_strategy(8) == GenerationStrategy.enat(8)
     assert "transformer (ENAT, " in (folders[0] / "pipeline" / "README.md").read_text()
     assert pipeline("Ankle boot", 8).images[0].size == (28, 28)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_launcher_takes_its_workers_along(tokens, tmp_path, processes):
+    """As `accelerate launch` itself starts them; then the same command goes on."""
+    command = [*launch_command(processes), SCRIPTS / "train_autonat.py", *autonat_args(tokens, tmp_path, 10**6),
+               "--train_batch_size", 8, "--checkpointing_steps", 1, "--checkpoints_total_limit", 2,
+               "--resume_from_checkpoint", "latest"]  # fmt: skip
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+    launcher = subprocess.Popen(
+        list(map(str, command)), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+    def workers():
+        lines = {path: path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()}
+        return [int(path.parent.name) for path, line in lines.items() if str(tmp_path).encode() in line]
+
+    try:
+        until = time.monotonic() + 120
+        while not checkpoint_folders(tmp_path) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert len(workers()) == processes + 1
+        launcher.kill()
+        launcher.wait()
+        until = time.monotonic() + 20
+        while workers() and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not workers()
+    finally:
+        launcher.kill()
+        for worker in workers():
+            os.kill(worker, signal.SIGKILL)
+    step = checkpoint_folders(tmp_path)[-1].name.split("-")[1]
+    output = launch("train_autonat.py", *autonat_args(tokens, tmp_path, int(step) + 1, "--train_batch_size", 8,
+                    "--resume_from_checkpoint", "latest"), processes=processes)  # fmt: skip
+    assert f"checkpoint-{step}" in output and not list(tmp_path.glob("partial-checkpoint-*"))
 
 
 @pytest.mark.parametrize(

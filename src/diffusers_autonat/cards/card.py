@@ -41,5 +41,11 @@ def escape(text: str) -> str:
 
 
 def shell_command(words: Iterable[str]) -> str:
-    """A command line to show to others: of absolute paths, also in `--name=/a/path`, only the last component is left."""
-    return shlex.join(re.sub(r"^(--?[\w-]+=)?(/.*)$", lambda m: (m[1] or "") + Path(m[2]).name, one) for one in words)
+    """A command line to show to others: of paths that tell of this machine (absolute, of a home folder, leading out of the
+    working folder), also in `--name=/a/path`, only the last component is left."""
+    told = re.compile(r"(--?[\w-]+=)?((?:/|~|\.\.|file:|[A-Za-z]:[\\/]).*)", re.DOTALL)
+    shown = (
+        (match[1] or "") + re.split(r"[\\/]", match[2].rstrip("\\/"))[-1] if (match := told.fullmatch(word)) else word
+        for word in words
+    )
+    return shlex.join(shown)

@@ -6,11 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-
-def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return int(text)
+from ..command_line import positive
 
 
 def add_generation_arguments(parser: argparse._ActionsContainer) -> None:

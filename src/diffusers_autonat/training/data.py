@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from datasets import Dataset, IterableDataset
 
+from ..command_line import positive
 from ..image_datasets import load_images
 
 
@@ -22,7 +23,7 @@ def add_data_arguments(parser) -> None:
     group.add_argument("--split", default="train", help="split to read")
     group.add_argument("--image_column", default="image")
     group.add_argument("--label_column", type=_column, default="label", help="'none' for unlabelled images")
-    group.add_argument("--max_train_samples", type=int, help="use only the first so many images")
+    group.add_argument("--max_train_samples", type=positive, help="use only the first so many images")
 
 
 def _column(name: str) -> str | None:

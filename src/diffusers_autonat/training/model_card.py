@@ -33,12 +33,10 @@ def save_model_card(
     history = History.read(output_dir / "history.jsonl")
     plot_history(history, folder / "training.png", {"loss": "loss", "token_accuracy": "masked-token accuracy"})
     shutil.copy(max((output_dir / "samples").glob("step-*.png")), folder / "samples.png")
-    name, transformer = args.hub_model_id or output_dir.name, pipeline.transformer
+    name, transformer = args.hub_model_id or output_dir.resolve().name, pipeline.transformer
     call = f"image = pipe({_a_label(pipeline)!r}, num_inference_steps={max(args.num_inference_steps)}).images[0]"
     text = make_card(
-        metadata(
-            args.license, [args.transformer, "class-conditional"], [args.dataset_name] if args.dataset_name else []
-        ),
+        metadata(args.license, [args.transformer, "class-conditional"], _dataset_ids(args.dataset_name)),
         [
             f"# {name}",
             f"A class-conditional masked-token transformer ({PAPERS[type(transformer).__name__]}) of "
@@ -53,6 +51,11 @@ def save_model_card(
         ],
     )
     save_card(folder, text)
+
+
+def _dataset_ids(name: str | None) -> list[str]:
+    """The data set's id on the Hub; nothing where it is a folder of this machine."""
+    return [name] if name and not Path(name).is_absolute() and not Path(name).exists() else []
 
 
 def _a_label(pipeline: Any) -> str | int:

@@ -1,0 +1,91 @@
+"""Options that refuse nonsense, and errors in one line."""
+
+import errno
+import os
+import re
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from diffusers_autonat.command_line import Parser, error_text, number, one_line_errors, positive, whole
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "nan", "", "1e3", "9" * 400, "²", "0x10", "1_000"])
+def test_what_is_no_positive_number_is_refused(text, capsys):
+    parser = Parser(prog="train")
+    parser.add_argument("--steps", type=positive)
+    with pytest.raises(SystemExit) as stopped:
+        parser.parse_args(["--steps", text])
+    line = capsys.readouterr().err
+    assert stopped.value.code == 2 and line.count("\n") == 1
+    assert line.startswith("train: argument --steps: ") and "is not a whole number of at least 1" in line
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e400", "1.1", "-0.1", "much", ""])
+def test_what_is_no_share_is_refused(text, capsys):
+    parser = Parser()
+    parser.add_argument("--share", type=number(0, 1))
+    with pytest.raises(SystemExit):
+        parser.parse_args([f"--share={text}"])
+    assert "is not a finite number of at least 0 and at most 1" in capsys.readouterr().err
+
+
+def test_what_is_lawful_is_read():
+    assert (
+        whole(0, 10)("10") == 10 and whole(-5)("-5") == -5 and number(0)("1e300") == 1e300 and number()("-2") == -2.0
+    )
+
+
+def errors(tmp_path):
+    def open_missing():
+        open(tmp_path / "missing")
+
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a/file")
+
+    def damaged():
+        (tmp_path / "cut.safetensors").write_bytes(b"cut")
+        load_file(tmp_path / "cut.safetensors")
+
+    def several_lines():
+        raise ValueError("one\n  two")
+
+    def too_large():
+        torch.empty(10**15)
+
+    return {
+        open_missing: "No such file or directory: .*/missing'?: name one that exists$",
+        full: "No space left on device: '/a/file': free some space and run the same command again$",
+        damaged: "a file of weights is damaged; fetch or make it again$",
+        several_lines: "^one\\s+two$",
+        too_large: "^not enough memory: take a smaller model or batch",
+    }
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_errors_of_the_user_are_one_line_with_the_remedy(tmp_path, which, capsys):
+    raises, message = list(errors(tmp_path).items())[which]
+    with pytest.raises(Exception) as error:
+        raises()
+    text = error_text(error.value)
+    assert re.search(message, text), text
+    with pytest.raises(SystemExit) as stopped, one_line_errors("train.py"):
+        raises()
+    assert stopped.value.code == 2 and capsys.readouterr().err == f"train.py: {' '.join(text.split())}\n"
+
+
+def test_a_full_disk_in_safetensors_has_the_same_remedy():
+    error = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert error_text(error).endswith("(os error 28): free some space and run the same command again")
+
+
+def test_faults_of_ours_keep_their_traceback(monkeypatch):
+    for fault in (TypeError("x"), RuntimeError("x"), KeyError("x")):
+        assert error_text(fault) is None
+        with pytest.raises(type(fault)), one_line_errors():
+            raise fault
+    monkeypatch.setenv("DIFFUSERS_AUTONAT_TRACEBACK", "1")
+    with pytest.raises(ValueError), one_line_errors():
+        raise ValueError("x")

@@ -1,0 +1,65 @@
+import errno
+import os
+
+import pytest
+import torch
+from diffusers import VQModel
+
+from diffusers_autonat import UViTTransformer2DModel
+from diffusers_autonat.training.checks import (
+    forget_folder,
+    require_finite,
+    require_finite_weights,
+    require_memory,
+    writable_folder,
+)
+from tests.conftest import tiny_vqvae
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    assert writable_folder(tmp_path / "a" / "b").is_dir() and not list((tmp_path / "a" / "b").iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        writable_folder(tmp_path / "file")
+
+    def read_only(dir):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    with pytest.raises(OSError, match=f"Read-only file system: '{tmp_path}'"):
+        writable_folder(tmp_path)
+
+
+def test_a_model_that_no_memory_holds_is_refused_before_it_is_built():
+    state = torch.get_rng_state()
+    sizes = {"sample_size": 7, "codebook_size": 16, "num_layers": 3, "num_attention_heads": 4, "num_classes": 4}
+    require_memory(lambda: UViTTransformer2DModel(hidden_size=32, **sizes))
+    with pytest.raises(
+        ValueError, match="parameters, which take .* GiB with gradients and optimiser; there are .* GiB"
+    ):
+        require_memory(lambda: UViTTransformer2DModel(hidden_size=65536, **sizes))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_is_not_finite_stops_with_its_name_and_step():
+    require_finite({"the loss": 1.0}, 3)
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"the l1 loss is {value} at step 3: lower --learning_rate"):
+            require_finite({"the loss": 1.0, "the l1 loss": value}, 3)
+    model = torch.nn.Linear(2, 2)
+    require_finite_weights(model, 5)
+    model.bias.data[1] = float("-inf")
+    with pytest.raises(ValueError, match="bias is not finite at step 5: nothing was saved"):
+        require_finite_weights(model, 5)
+
+
+def test_a_saved_model_does_not_tell_where_it_was_loaded_from(tmp_path):
+    tiny_vqvae().save_pretrained(tmp_path / "mine")
+    model = VQModel.from_pretrained(tmp_path / "mine")
+    forget_folder(model)
+    model.save_pretrained(tmp_path / "again")
+    config = (tmp_path / "again" / "config.json").read_text()
+    assert '"_name_or_path": "mine"' in config and str(tmp_path) not in config
+    model.register_to_config(_name_or_path="someone/model")
+    forget_folder(model)
+    assert model.config._name_or_path == "someone/model"
