@@ -19,7 +19,13 @@ from diffusers_autonat.models.transformer_enat import ENATCache
 # `pytest --hypothesis-profile=long -k properties`.
 settings.register_profile("suite", max_examples=150, deadline=None, derandomize=True, database=None)
 settings.register_profile("long", max_examples=5_000, deadline=None)
-settings.load_profile("suite")
+
+
+def pytest_configure(config):
+    # Not at import: tests import this file a second time, when another profile may have been chosen.
+    if not config.getoption("--hypothesis-profile"):
+        settings.load_profile("suite")
+
 
 FIXTURES = Path(__file__).parent / "fixtures"
 LABELS = {0: "cat, kitty", 1: "dog", 2: "Crane", 3: "crane"}
