@@ -15,13 +15,13 @@ import optuna
 import torch
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
 from .interface import SharedSampler
+from .journal import open_journal
 from .workers import FAILURE, LOST, fail_lost_trial, finished_trials, is_nameless
 
 
@@ -39,11 +39,11 @@ def open_storage(location: str | Path) -> BaseStorage:
     """Open what all workers of a study share.
 
     Args:
-        location: A file (Optuna's JournalStorage, also on NFS), created with its folder; or the URL of a database,
-            such as `postgresql://...` or `sqlite:///study.db`, whose workers give signs of life.
+        location: A file (Optuna's JournalStorage, also on NFS), created with its folder, see `open_journal`; or the URL
+            of a database, such as `postgresql://...` or `sqlite:///study.db`, whose workers give signs of life.
 
     Raises:
-        ValueError: it cannot be written.
+        ValueError: it cannot be written, or is something else.
     """
     if "://" in str(location):
         try:
@@ -56,14 +56,11 @@ def open_storage(location: str | Path) -> BaseStorage:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab"):
             pass
+        if not os.access(path.parent, os.W_OK):
+            raise ValueError(f"the storage {location} cannot be locked: its folder is not writable")
+        return open_journal(path)
     except OSError as error:
         raise ValueError(f"the storage {location} cannot be written: {error.strerror}") from error
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"the storage {location} cannot be locked: its folder is not writable")
-    try:
-        return JournalStorage(JournalFileBackend(str(path)))
-    except ValueError as error:
-        raise ValueError(f"the storage {location} is not a journal of Optuna: {error}") from error
 
 
 def open_study(
