@@ -225,11 +225,11 @@ def as_strategies(given: GenerationStrategy | Sequence[GenerationStrategy]) -> l
     """What is passed as `strategy`, one or several, as a list; a ValueError for anything else, with the remedy."""
     strategies = [given] if isinstance(given, GenerationStrategy) else given
     if not isinstance(strategies, (list, tuple)) or not strategies:
-        remedies = {
-            Mapping: "make one of it with GenerationStrategy.from_dict(...)",
-            (str, Path): "read the file with diffusers_autonat.strategy_files.read_strategy(...)",
-        }
-        remedy = next((text for kind, text in remedies.items() if isinstance(given, kind)), "pass one, or a list")
+        remedy = "pass one, or a list"
+        if isinstance(given, Mapping):
+            remedy = "make one of it with GenerationStrategy.from_dict(...)"
+        elif isinstance(given, (str, Path)):
+            remedy = "read the file with diffusers_autonat.strategy_files.read_strategy(...)"
         raise ValueError(f"strategy = {shown(given)} is no GenerationStrategy: {remedy}.")
     for index, one in enumerate(strategies):
         if not isinstance(one, GenerationStrategy):
