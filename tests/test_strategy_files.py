@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusers_autonat import GenerationStrategy, NATScheduler
@@ -151,36 +151,30 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 anything = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner)
 )
-files = settings(deadline=None)  # a busy disk
 numbers = st.floats(0, 1) | st.floats() | st.integers(0, 10**400) | scalars
 schedules = st.lists(numbers, max_size=4) | anything
 
 
-@files
 @given(st.binary(max_size=200), st.sampled_from(["json", "yaml"]))
 def test_any_bytes(content, suffix):
     lawful_or_one_line(suffix, content)
 
 
-@files
 @given(st.fixed_dictionaries(dict.fromkeys(NAMES, schedules)), st.booleans())
 def test_any_json(strategy, stored):
     lawful_or_one_line("json", json.dumps({"strategies": [strategy]} if stored else strategy).encode())
 
 
-@files
 @given(anything)
 def test_any_json_config(content):
     lawful_or_one_line("json", json.dumps({"strategies": content}).encode())
 
 
-@files
 @given(st.fixed_dictionaries(dict.fromkeys(YAML_NAMES, schedules)))
 def test_any_yaml(strategy):
     lawful_or_one_line("yaml", json.dumps(strategy).encode())  # YAML, too
 
 
-@files
 @given(st.text("manual_cfg:[]{}!&*#0.1e-5,\n \t'\"|>?%@<", max_size=60))
 def test_any_text_that_looks_like_yaml(text):
     lawful_or_one_line("yaml", text.encode())
