@@ -16,7 +16,7 @@ import optuna
 import torch
 
 from diffusers_autonat import GenerationStrategy, TrainingStrategy
-from diffusers_autonat.commands.arguments import positive
+from diffusers_autonat.commands.arguments import check_writable, positive
 from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.metrics import LABEL_POLICIES, load_extractor, load_reference
 from diffusers_autonat.search.judge import Judge
@@ -27,6 +27,7 @@ from diffusers_autonat.strategy_files import read_strategies
 
 
 DEFAULT_JOURNAL = "search.journal"
+MAX_SEED = 2**31 - 1  # samplers add the number of a trial, and take 32 bits
 TRAINING_SCRIPT = Path(__file__).resolve().parents[1] / "training" / "train_autonat.py"
 
 
@@ -133,8 +134,6 @@ def judge_of(args: argparse.Namespace, pipeline: Any = None) -> Judge:
 
     Without a pipeline, because it has still to be trained, a reference's images are cropped as `--resolution` says.
     """
-    if args.confirm_top and args.confirm_seed == args.seed:
-        raise ValueError(f"--confirm-seed {args.seed} is that of the search: winners need fresh noise")
     extractor = load_extractor(args.feature_extractor).to(default_device())
     resolution = args.resolution
     if resolution is None and pipeline is not None:
@@ -172,8 +171,22 @@ def title_of(model: str, num_inference_steps: int | str, num_images: int | None 
     return title if num_images is None else f"{title}, N = {num_images:,}"
 
 
+def check(args: argparse.Namespace) -> None:
+    """What all scripts are given, before anything is made or read."""
+    check_writable(str(Path(args.output, DEFAULT_JOURNAL)))
+    for name in ("seed", "confirm_seed"):
+        if not 0 <= getattr(args, name) <= MAX_SEED:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} must be from 0 to {MAX_SEED}")
+    if args.confirm_top < 0:
+        raise ValueError(f"--confirm-top {args.confirm_top} must not be negative; 0 confirms nothing")
+    if args.confirm_top and args.confirm_seed == args.seed:
+        raise ValueError(f"--confirm-seed {args.seed} is that of the search: winners need fresh noise")
+    if args.study_name is not None and not args.study_name.strip():
+        raise ValueError("--study-name is empty: leave it out, or give a name")
+
+
 def main_of_script(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Run a script: quiet libraries, one-line errors (exit status 1), and an interruption that says how to go on (130)."""
+    """Run a script: quiet libraries, one-line errors (exit status 2), and an interruption that says how to go on (130)."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # failed trials are recorded with their reasons
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     warnings.filterwarnings("once", message="The covariance of")  # one note, not one for each trial
@@ -182,9 +195,11 @@ def main_of_script(run: Callable[[argparse.Namespace], None], args: argparse.Nam
         logging.getLogger(chatty).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as clusters end jobs
     try:
+        check(args)
         run(args)
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from here.", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    except (ValueError, OSError, optuna.exceptions.OptunaError) as error:
+        print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

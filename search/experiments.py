@@ -90,7 +90,12 @@ def parse_args():
 
 def floor_of(args, judge: Judge) -> float | None:
     """Distance of the tokenizer's reconstructions, below which no strategy can go."""
-    return Report.load(args.floor).values[judge.value_name] if args.floor else None
+    if args.floor is None:
+        return None
+    values = Report.load(args.floor).values
+    if judge.value_name not in values:
+        raise ValueError(f"--floor {args.floor} has no {judge.value_name}, only {', '.join(values)}")
+    return values[judge.value_name]
 
 
 def share_closed(value: float, baseline: float, floor: float | None) -> float | None:
@@ -120,10 +125,39 @@ def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SC
     )  # fmt: skip
 
 
+def heuristics(args) -> dict[str, GenerationStrategy]:
+    """The grid of the baseline."""
+    return {
+        f"lambda {lam:g}, k {k:g}": GenerationStrategy.cosine(
+            args.num_inference_steps, remasking_temperature=lam, guidance_scale=k
+        )
+        for lam, k in itertools.product(args.lambdas, args.ks)
+    }
+
+
+def check(args) -> None:
+    """What can be wrong, before a reference is read or an image made."""
+    if args.study_name and Path(args.study_name).name != args.study_name:
+        raise ValueError(f"--study-name {args.study_name} names the results too and must not have a /")
+    if getattr(args, "floor", None) is not None:
+        Report.load(args.floor)
+    if args.experiment in ("samplers", "free") and args.confirm_top < 1:
+        raise ValueError("--confirm-top 0: searches are compared by confirmed values")
+    if args.experiment == "baseline":
+        heuristics(args)
+    elif args.start != "stored":
+        space = FixedStepsSpace(start_strategy(args, args.num_inference_steps, None))
+        for name in getattr(args, "samplers", [getattr(args, "sampler", "random")]):
+            make_sampler(name, space.parameters, getattr(args, "num_trials", 1), args.seed)
+            if args.redraw_noise and not SAMPLERS[name].redraw_noise:
+                raise ValueError(f"--redraw-noise: {name} compares values of several rounds; leave it out")
+    if args.experiment in ("concurrent", "training"):
+        candidate_trainer(args)
+        training_space(TrainingStrategy(args.start_alpha, args.start_beta), args.alphas, args.betas)
+
+
 def confirmed_start(args, judge, pipeline, storage, name) -> Scored:
     """The start, which all searches of an experiment share and which is hence measured once."""
-    if args.confirm_top < 1:
-        raise ValueError("--confirm-top 0: searches are compared by confirmed values")
     start = start_strategy(args, args.num_inference_steps, pipeline)
     name = f"{name}-start-{args.confirm_images}-{args.confirm_seed}"
     identity = judge.confirm_identity(**pipeline_identity(args, pipeline))
@@ -150,11 +184,7 @@ def row_of(found: Found, start: Scored, floor: float | None) -> dict:
 def baseline(args, judge, storage, output):
     """the heuristic with lambda and k tuned by a grid, the best confirmed on fresh noise"""
     pipeline, steps = load_judged(args), args.num_inference_steps
-    of_pipeline = pipeline_identity(args, pipeline)
-    grid = {
-        f"lambda {lam:g}, k {k:g}": GenerationStrategy.cosine(steps, remasking_temperature=lam, guidance_scale=k)
-        for lam, k in itertools.product(args.lambdas, args.ks)
-    }
+    of_pipeline, floor, grid = pipeline_identity(args, pipeline), floor_of(args, judge), heuristics(args)
     name = args.study_name or f"baseline-T{steps}"
     rows = score_candidates(storage, name, judge.identity(**of_pipeline), grid, judge.score(pipeline))
     winners = {row.label: row.strategy for row in rows[: max(1, args.confirm_top)]}
@@ -162,7 +192,6 @@ def baseline(args, judge, storage, output):
         storage, f"{name}-confirm-{args.confirm_images}-{args.confirm_seed}", judge.confirm_identity(**of_pipeline), winners,
         judge.confirm_score(pipeline),
     )  # fmt: skip
-    floor = floor_of(args, judge)
     title = title_of(args.pipeline, steps, args.num_images)
     plot_bars({row.label: row.value for row in rows}, output / f"{name}.png", judge.value_name, floor, title)
     return name, {
@@ -293,6 +322,7 @@ def result(args, judge: Judge, data: dict) -> dict:
 
 
 def run(args):
+    check(args)
     storage, judge, output = open_storage(storage_location(args)), judge_of(args), Path(args.output)
     name, data = args.run(args, judge, storage, output)
     write_json(output / f"{name}.json", result(args, judge, data))

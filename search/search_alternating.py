@@ -14,6 +14,7 @@ times at once to share the work.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import optuna
@@ -42,7 +43,7 @@ from diffusers_autonat.search.confirm import Scored, score_candidates
 from diffusers_autonat.search.generation import search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import FixedStepsSpace
-from diffusers_autonat.search.report import origin_of, save_strategy
+from diffusers_autonat.search.report import origin_of, read_provenance, save_strategy
 from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, sampler_names
 from diffusers_autonat.search.spaces import training_space, training_strategy
 from diffusers_autonat.search.study import complete_trials, open_storage
@@ -117,6 +118,12 @@ def run(args):
     # 1. Everything that can be wrong, before the first training
     if args.confirm_top < 1:
         raise ValueError("--confirm-top 0: rounds are compared by confirmed values")
+    if math.isnan(args.epsilon):
+        raise ValueError("--epsilon nan is no number")
+    if args.start != "stored":  # else it is of a model that has still to be trained
+        first = start_strategy(args, args.num_inference_steps, None)
+        make_sampler(args.sampler, FixedStepsSpace(first).parameters, args.num_trials, args.seed)
+    read_provenance(args.output)
     storage, train = open_storage(storage_location(args)), candidate_trainer(args)
     training = TrainingStrategy(args.start_alpha, args.start_beta)
     training_space(training, args.alphas, args.betas)

@@ -26,7 +26,7 @@ from arguments import (
 )
 
 from diffusers_autonat import NATScheduler
-from diffusers_autonat.commands.arguments import positive
+from diffusers_autonat.commands.arguments import check_writable, positive
 from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.files import write_json
 from diffusers_autonat.plots import plot_front, plot_schedules, plot_search
@@ -34,7 +34,7 @@ from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import AnyStepsSpace, FixedStepsSpace
-from diffusers_autonat.search.report import origin_of, save_strategy, save_trials
+from diffusers_autonat.search.report import origin_of, read_provenance, save_strategy, save_trials
 from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, sampler_names
 from diffusers_autonat.search.spaces import SCHEDULE_NAMES
 from diffusers_autonat.search.study import complete_trials, open_storage
@@ -81,8 +81,23 @@ def check(args):
         raise ValueError(f"--rungs go with one objective and the samplers {able}, not {args.sampler}")
     if args.rungs and (sorted(set(args.rungs)) != args.rungs or args.rungs[-1] >= args.num_images):
         raise ValueError(f"--rungs {args.rungs} must rise and stay below --num-images {args.num_images}")
-    if args.write_to_pipeline and not Path(args.pipeline, "scheduler").is_dir():
-        raise ValueError(f"--write-to-pipeline: {args.pipeline} is not a local pipeline folder")
+    if args.write_to_pipeline:
+        if not Path(args.pipeline, "scheduler").is_dir():
+            raise ValueError(f"--write-to-pipeline: {args.pipeline} is not a local pipeline folder")
+        check_writable(str(Path(args.pipeline, "scheduler", NATScheduler.config_name)))
+    for folder in folders_of(args):
+        stored_in(folder)
+        read_provenance(folder)
+
+
+def folders_of(args) -> list[Path]:
+    """Where the strategies that are found are stored."""
+    return [Path(args.output), *([Path(args.pipeline, "scheduler")] if args.write_to_pipeline else [])]
+
+
+def stored_in(folder: Path) -> NATScheduler | None:
+    """What an earlier search or T has stored there, and which is kept."""
+    return NATScheduler.from_pretrained(folder) if Path(folder, NATScheduler.config_name).exists() else None
 
 
 def run(args):
@@ -153,12 +168,9 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
         if not same:
             continue
         best = min(same, key=lambda one: one.value)
-        for folder in [output, *([Path(args.pipeline, "scheduler")] if args.write_to_pipeline else [])]:
-            # What an earlier search or T has stored there is kept.
-            stored = Path(folder, NATScheduler.config_name).exists()
-            scheduler = NATScheduler.from_pretrained(folder) if stored else pipeline.scheduler
+        for folder in folders_of(args):
             of_trial = {"trial": best.label, "metric_name": name, "value": best.value}
-            save_strategy(folder, scheduler, best.strategy, {**of_trial, **origin})
+            save_strategy(folder, stored_in(folder) or pipeline.scheduler, best.strategy, {**of_trial, **origin})
         write_json(output / f"strategy-T{steps}.json", best.strategy.to_dict())
         suffix = f"-T{steps}" if with_cost else ""
         drawn = {f"found ({best.label})": best.strategy, start_label(args): start}

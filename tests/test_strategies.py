@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusers_autonat import GenerationStrategy, TrainingStrategy
+from diffusers_autonat.strategies import as_strategies
 
 
 RELEASED_YAML = """
@@ -63,6 +65,24 @@ def test_from_yaml_appends_the_last_step_and_turns_clamped_values_off(tmp_path):
         ({"sampling_temperatures": [1.0, -2.0]}, r"sampling_temperatures\[1\] = -2.0"),
         ({"remasking_temperatures": [float("nan"), 1.0]}, r"remasking_temperatures\[0\] = nan"),
         ({"guidance_scales": [0.0, float("inf")]}, r"guidance_scales\[1\] = inf"),
+        ({"guidance_scales": [0.0, 1e39]}, r"guidance_scales\[1\] = 1e\+39 must be finite .* as float32"),
+        ({"guidance_scales": [0.0, 10**400]}, r"guidance_scales\[1\] = 10+.* must be finite"),
+        ({"guidance_scales": [0.0, 10**5000]}, r"guidance_scales\[1\] = <int> must be finite"),
+        ({"guidance_scales": [True, False]}, r"guidance_scales\[0\] = True must be a number"),
+        ({"guidance_scales": np.array([True, False])}, r"guidance_scales\[0\] = True must be a number"),
+        ({"guidance_scales": ["1", "2"]}, r"guidance_scales\[0\] = '1' must be a number"),
+        ({"guidance_scales": [1j, 2]}, r"guidance_scales\[0\] = 1j must be a number"),
+        ({"guidance_scales": [[1.0], [2.0]]}, r"guidance_scales\[0\] = \[1.0\] must be a number"),
+        ({"guidance_scales": torch.ones(2, 1)}, r"guidance_scales\[0\] = \[1.0\] must be a number"),
+        ({"guidance_scales": torch.tensor(1.0)}, r"guidance_scales must be a list of floats, .* got tensor\(1.\)"),
+        ({"guidance_scales": {0: 1.0, 1: 2.0}}, r"guidance_scales must be a list of floats, .* got {0: 1.0, 1: 2.0}"),
+        ({"guidance_scales": {1.0, 2.0}}, r"guidance_scales must be a list of floats, .* got {1.0, 2.0}"),
+        ({"guidance_scales": "12"}, r"guidance_scales must be a list of floats, .* got '12'"),
+        ({"guidance_scales": b"12"}, r"guidance_scales must be a list of floats, .* got b'12'"),
+        ({"guidance_scales": bytearray(b"12")}, r"guidance_scales must be a list of floats"),
+        ({"guidance_scales": (float(i) for i in range(2))}, r"guidance_scales must be a list of floats"),
+        ({"guidance_scales": None}, r"guidance_scales must be a list of floats, .* got None"),
+        ({"guidance_scales": [[[[]]] * 9, 1.0]}, r"guidance_scales\[0\] = .* must be a number"),
     ],
 )
 def test_bad_values_are_named(change, message):
@@ -71,10 +91,41 @@ def test_bad_values_are_named(change, message):
         GenerationStrategy(**values)
 
 
-@pytest.mark.parametrize("steps", [0, -1, 1.5])
+@pytest.mark.parametrize("steps", [0, -1, 1.5, True, "4", None, float("nan"), float("inf"), 10**12, 10**400])
 def test_bad_numbers_of_steps(steps):
     with pytest.raises(ValueError, match="num_inference_steps"):
         GenerationStrategy.cosine(steps)
+
+
+@pytest.mark.parametrize("make", [GenerationStrategy.cosine, GenerationStrategy.enat])
+@pytest.mark.parametrize("name", ["sampling_temperature", "remasking_temperature", "guidance_scale"])
+@pytest.mark.parametrize("value", [float("nan"), -1.0, 1e39, "1", None, [1.0]])
+def test_bad_parameters_of_heuristics(make, name, value):
+    with pytest.raises(ValueError, match=name) as error:
+        make(4, **{name: value})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, r"strategy = {} is no GenerationStrategy: make one of it with GenerationStrategy.from_dict"),
+        ("s.yaml", r"strategy = 's.yaml' is no GenerationStrategy: read the file with .*read_strategy"),
+        (Path("s.yaml"), r"read the file with .*read_strategy"),
+        (0, r"strategy = 0 is no GenerationStrategy: pass one, or a list"),
+        ([], r"strategy = \[\] is no GenerationStrategy: pass one, or a list"),
+        ([GenerationStrategy.cosine(2), {}], r"strategy\[1\] = {} is no GenerationStrategy"),
+        ("ab", r"strategy = 'ab' is no GenerationStrategy"),
+    ],
+)
+def test_what_is_no_strategy_is_named(given, message):
+    with pytest.raises(ValueError, match=message):
+        as_strategies(given)
+
+
+def test_one_strategy_or_several():
+    one, other = GenerationStrategy.cosine(2), GenerationStrategy.enat(2)
+    assert as_strategies(one) == [one] and as_strategies((one, other)) == [one, other]
 
 
 positive = st.floats(0, 1e6, allow_nan=False)
@@ -124,8 +175,78 @@ def test_fixed():
         (lambda: TrainingStrategy(12, float("inf")), "beta = inf"),
         (lambda: TrainingStrategy.fixed(1.2), "ratio = 1.2"),
         (lambda: TrainingStrategy(distribution="cauchy"), "cauchy"),
+        (lambda: TrainingStrategy(distribution=["beta"]), r"distribution = \['beta'\]"),
+        (lambda: TrainingStrategy("12", 3), "alpha = '12' must be a number"),
+        (lambda: TrainingStrategy(True, 3), "alpha = True must be a number"),
+        (lambda: TrainingStrategy(12), "beta = None must be a number"),
+        (lambda: TrainingStrategy(1e39, 3), r"alpha = 1e\+39 must be finite"),
+        (lambda: TrainingStrategy(1e-46, 3), "alpha = 1e-46 must be positive"),
+        (lambda: TrainingStrategy(float("nan"), 3), "alpha = nan"),
+        (lambda: TrainingStrategy.fixed(float("nan")), "ratio = nan"),
+        (lambda: TrainingStrategy.fixed(0), r"ratio = 0 must be in \(0, 1\]"),
+        (lambda: TrainingStrategy("../../up", distribution="arccos"), "alpha = '../../up' is none of 'arccos'"),
+        (lambda: TrainingStrategy(1, 2, ratio=0.5), "ratio = 0.5 is none of 'beta'"),
     ],
 )
 def test_bad_training_strategies(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.binary(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.tuples(inner) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+VALUES = st.floats() | st.floats(0, 3.5e38) | st.integers(-1, 10**400)
+SCHEDULE = st.lists(st.floats(0, 1), max_size=3) | st.lists(VALUES, max_size=3) | ANYTHING
+
+
+@given(*[SCHEDULE] * 4)
+def test_any_schedules_are_a_lawful_strategy_or_one_line(r, tau1, tau2, s):
+    try:
+        strategy = GenerationStrategy(r, tau1, tau2, s)
+    except ValueError as error:
+        assert "\n" not in str(error) and len(str(error)) < 500
+        return
+    steps = strategy.num_inference_steps
+    for values in strategy.to_dict().values():
+        tensor = torch.tensor(values, dtype=torch.float32)
+        assert tensor.shape == (steps,) and tensor.isfinite().all() and (tensor >= 0).all()
+    assert strategy.mask_ratios[-1] == 0 and max(strategy.mask_ratios) <= 1 and len(strategy.steps()) == steps
+
+
+@given(ANYTHING | st.integers(0, 20), *[VALUES | ANYTHING] * 3)
+def test_any_heuristic_is_a_lawful_strategy_or_one_line(steps, tau1, tau2, s):
+    for make in (GenerationStrategy.cosine, GenerationStrategy.enat):
+        try:
+            assert make(steps, tau1, tau2, s).num_inference_steps == steps
+        except ValueError as error:
+            assert "\n" not in str(error) and len(str(error)) < 500
+
+
+@given(ANYTHING)
+def test_anything_as_strategy(given):
+    with pytest.raises(ValueError) as error:
+        as_strategies(given)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+    with pytest.raises(ValueError):
+        GenerationStrategy.from_dict(given)
+
+
+@given(*[VALUES | ANYTHING] * 2, st.sampled_from(["beta", "arccos", "fixed"]) | ANYTHING, VALUES | ANYTHING)
+def test_any_training_strategy_draws_ratios_or_is_one_line(alpha, beta, distribution, ratio):
+    try:
+        strategy = TrainingStrategy(alpha, beta, distribution, ratio)
+    except ValueError as error:
+        assert "\n" not in str(error) and len(str(error)) < 500
+        return
+    ratios = strategy.sample(10)
+    assert ratios.isfinite().all() and (ratios >= 0).all() and (ratios <= 1).all()
+
+
+@given(st.floats(1e-40, 1e39), st.floats(1e-40, 1e39))
+def test_every_beta_draws_ratios(alpha, beta):
+    test_any_training_strategy_draws_ratios_or_is_one_line.hypothesis.inner_test(alpha, beta, "beta", None)

@@ -1,8 +1,12 @@
 """Every kind of strategy file is read, and a wrong one is named in one line."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diffusers_autonat import GenerationStrategy, NATScheduler
 from diffusers_autonat.search.report import save_strategy
@@ -12,6 +16,9 @@ from tests.conversion.released import RELEASED_YAML
 
 T3, T5 = GenerationStrategy.cosine(3), GenerationStrategy.cosine(5, remasking_temperature=0.1 + 0.2)
 WRONG_FIELDS = {name: values[:2] for name, values in T3.to_dict().items()} | {"guidance_scales": [None, 0.0]}
+
+T3_TEXT = json.dumps(T3.to_dict())
+YAML = "{manual_ratios: [0.5], manual_temp: [0.1], manual_samp_temp: [1.0, 1.0], manual_cfg: [1, 1]}"
 
 
 @pytest.fixture
@@ -57,16 +64,52 @@ def test_files_of_one_strategy(tmp_path):
         (
             "s.yaml",
             "manual_ratios: 0.5\nmanual_temp: [1]\nmanual_samp_temp: [1, 1]\nmanual_cfg: [1, 1]",
-            "not iterable",
+            "manual_ratios must be a list of floats, one per step, got 0.5",
         ),
         ("s.yaml", "manual_ratios: [a]\nmanual_temp: [1]\nmanual_samp_temp: [1, 1]\nmanual_cfg: [1, 1]", "'a'"),
         ("s.json", "{", "Expecting property name"),
         ("s.json", "[1]", r"has the keys .*got \[1\]"),
-        ("s.json", json.dumps(WRONG_FIELDS), r"guidance_scales must be a list of floats.*\[None, 0.0\]"),
+        ("s.json", json.dumps(WRONG_FIELDS), r"guidance_scales\[0\] = None must be a number"),
         ("s.json", json.dumps({"_class_name": "DDIMScheduler"}), "got \\['_class_name'\\]"),
         ("s.json", json.dumps({"_class_name": "NATScheduler", "strategies": None}), "stores no strategy"),
         ("s.json", json.dumps({"strategies": [3]}), "has the keys .*got 3"),
         ("s.json", json.dumps({"strategies": 3}), "got 3"),
+        ("s.json", json.dumps({"strategies": 0}), "strategies must be a list of strategies, got 0"),
+        ("s.json", json.dumps({"strategies": ""}), "strategies must be a list of strategies, got ''"),
+        ("s.json", "[" * 50_000, "is nested too deeply"),
+        ("s.json", '{"strategies": ' * 50_000, "is nested too deeply"),
+        ("s.json", T3_TEXT.replace("2.0, 3.0", "2.0, 1" + "0" * 400), r"guidance_scales\[2\] = .* must be finite"),
+        ("s.json", T3_TEXT.replace("2.0, 3.0", "2.0, 1" + "0" * 5000), "is not JSON"),
+        (
+            "s.json",
+            T3_TEXT.replace("2.0, 3.0", "2.0, 1e39"),
+            r"guidance_scales\[2\] = 1e\+39 must be finite .* 3.4e\+38, as float32",
+        ),
+        ("s.json", T3_TEXT.replace("2.0, 3.0", "2.0, true"), r"guidance_scales\[2\] = True must be a number"),
+        ("s.json", T3_TEXT.replace("2.0, 3.0", "2.0, [3.0]"), r"guidance_scales\[2\] = \[3.0\] must be a number"),
+        ("s.json", T3_TEXT.replace("[1.0, 1.0, 1.0]", '"111"'), "sampling_temperatures must be a list .* got '111'"),
+        (
+            "s.json",
+            T3_TEXT.replace("[1.0, 1.0, 1.0]", '{"1": 1}'),
+            "sampling_temperatures must be a list .* got {'1': 1}",
+        ),
+        ("s.yaml", YAML.replace("0.1", "-5"), r"manual_temp\[0\] = -5 must be finite and not negative"),
+        ("s.yaml", YAML.replace("0.1", "1e-5"), r"manual_temp\[0\] = '1e-5' must be a number, .* with a point"),
+        ("s.yaml", YAML.replace("0.1", ".nan"), r"manual_temp\[0\] = nan must be finite"),
+        ("s.yaml", YAML.replace("0.1", "1.0e+39"), r"manual_temp\[0\] = 1e\+39 must be finite"),
+        ("s.yaml", YAML.replace("0.1", "yes"), r"manual_temp\[0\] = True must be a number"),
+        (
+            "s.yaml",
+            YAML.replace("0.1", "2024-01-02"),
+            r"manual_temp\[0\] = datetime.date\(2024, 1, 2\) must be a number",
+        ),
+        ("s.yaml", YAML.replace("[0.1]", "!!binary aGk="), r"manual_temp must be a list of floats, .* got b'hi'"),
+        ("s.yaml", YAML.replace("[0.1]", "{0.1}"), r"manual_temp must be a list .* got {0.1: None}"),
+        ("s.yaml", YAML.replace("[0.1]", "!!set {0.1}"), r"manual_temp must be a list .* got {0.1}"),
+        ("s.yaml", YAML.replace("0.1", "!!bool x"), "is not YAML"),
+        ("s.yaml", YAML.replace("0.1", "!!timestamp x"), "is not YAML"),
+        ("s.yaml", "[" * 5_000, "is not YAML"),
+        ("s.yaml", "!!python/object/apply:os.system ['touch /tmp/no']", "is not YAML"),
         ("s.json", json.dumps({"strategies": [T3.to_dict()] * 2}), "more than one strategy for one number of steps"),
     ],
 )
@@ -76,3 +119,63 @@ def test_wrong_files(tmp_path, name, content, message):
     with pytest.raises(ValueError, match=message) as error:
         read_strategy(str(path))
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_values_at_the_released_clamp_are_off(tmp_path):
+    (tmp_path / "s.yaml").write_text(YAML.replace("0.1", "0.0001"))
+    assert read_strategy(tmp_path / "s.yaml").remasking_temperatures == (0.0, 0.0)
+
+
+def test_a_file_of_one_strategy_names_itself(tmp_path):
+    (tmp_path / "s.json").write_text(T3_TEXT.replace("2.0, 3.0", "2.0, -1"))
+    with pytest.raises(ValueError, match=r"s.json: guidance_scales\[2\] = -1 must be"):
+        GenerationStrategy.from_json(tmp_path / "s.json")
+
+
+def lawful_or_one_line(suffix, content):
+    """Reading ends in strategies, or in a line that names the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"s.{suffix}")
+        path.write_bytes(content)
+        try:
+            strategies = read_strategies(path)
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error) and len(str(error)) < 500
+            return
+        assert strategies == [GenerationStrategy(**one.to_dict()) for one in strategies] != []
+
+
+NAMES = list(T3.to_dict())
+YAML_NAMES = ["manual_ratios", "manual_samp_temp", "manual_temp", "manual_cfg"]
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner)
+)
+numbers = st.floats(0, 1) | st.floats() | st.integers(0, 10**400) | scalars
+schedules = st.lists(numbers, max_size=4) | anything
+
+
+@given(st.binary(max_size=200), st.sampled_from(["json", "yaml"]))
+def test_any_bytes(content, suffix):
+    lawful_or_one_line(suffix, content)
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(NAMES, schedules)), st.booleans())
+def test_any_json(strategy, stored):
+    lawful_or_one_line("json", json.dumps({"strategies": [strategy]} if stored else strategy).encode())
+
+
+@given(anything)
+def test_any_json_config(content):
+    lawful_or_one_line("json", json.dumps({"strategies": content}).encode())
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(YAML_NAMES, schedules)))
+def test_any_yaml(strategy):
+    lawful_or_one_line("yaml", json.dumps(strategy).encode())  # YAML, too
+
+
+@given(st.text("manual_cfg:[]{}!&*#0.1e-5,\n \t'\"|>?%@<", max_size=60))
+def test_any_text_that_looks_like_yaml(text):
+    lawful_or_one_line("yaml", text.encode())
+    lawful_or_one_line("yaml", YAML.replace("[0.1]", text).encode())

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from pathlib import Path
-from reprlib import repr as shortened
+from typing import Any
 
+import numpy as np
 import torch
 
 from .files import write_json
@@ -21,6 +24,7 @@ from .files import write_json
 
 # r, tau1, tau2 and s over all steps; of one step they lose the plural's s.
 SCHEDULES = ("mask_ratios", "sampling_temperatures", "remasking_temperatures", "guidance_scales")
+FLOAT32 = torch.finfo(torch.float32)  # what steps compute in
 
 MAX_STEPS = 10_000  # more than a grid has tokens: every step reveals one at least
 
@@ -60,7 +64,7 @@ class StepParameters:
 
 @dataclass(frozen=True)
 class GenerationStrategy:
-    """What happens at each step t = 1..T; four tuples of T floats.
+    """What happens at each step t = 1..T; four tuples of T floats that are finite in float32.
 
     Args:
         mask_ratios: r(t), share of all tokens that is masked again after the step; in [0, 1], the last is 0.
@@ -79,14 +83,8 @@ class GenerationStrategy:
 
     def __post_init__(self):
         for field in fields(self):
-            values = getattr(self, field.name)
-            if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
-                raise ValueError(f"{field.name} must be a list of floats, one per step, got {values!r}.")
-            # float() makes NumPy and torch scalars serialisable, and a tuple cannot be changed behind a config's back.
-            try:
-                object.__setattr__(self, field.name, tuple(float(value) for value in values))
-            except (TypeError, ValueError):
-                raise ValueError(f"{field.name} must be a list of floats, one per step, got {values!r}.") from None
+            # A tuple cannot be changed behind a config's back.
+            object.__setattr__(self, field.name, _schedule(field.name, getattr(self, field.name)))
         steps = len(self.mask_ratios)
         if steps < 1:
             raise ValueError("a strategy needs at least one step, mask_ratios is empty.")
@@ -94,9 +92,6 @@ class GenerationStrategy:
             values = getattr(self, field.name)
             if len(values) != steps:
                 raise ValueError(f"{field.name} has {len(values)} values but mask_ratios has {steps}: one per step.")
-            for t, value in enumerate(values):
-                if not (math.isfinite(value) and value >= 0):
-                    raise ValueError(f"{field.name}[{t}] = {value} must be finite and not negative.")
         for t, ratio in enumerate(self.mask_ratios):
             if ratio > 1:
                 raise ValueError(f"mask_ratios[{t}] = {ratio} must be in [0, 1].")
@@ -131,6 +126,8 @@ class GenerationStrategy:
         s = k t / T with k the `guidance_scale`.
         """
         T = whole_steps(num_inference_steps)
+        remasking_temperature = _number("remasking_temperature", remasking_temperature)
+        guidance_scale = _number("guidance_scale", guidance_scale)
         return cls(
             mask_ratios=_cosine_ratios(T),
             sampling_temperatures=[sampling_temperature] * T,
@@ -152,6 +149,9 @@ class GenerationStrategy:
         s = `guidance_scale` (t - 1) / T.
         """
         T = whole_steps(num_inference_steps)
+        sampling_temperature = _number("sampling_temperature", sampling_temperature)
+        remasking_temperature = _number("remasking_temperature", remasking_temperature)
+        guidance_scale = _number("guidance_scale", guidance_scale)
         return cls(
             mask_ratios=_cosine_ratios(T),
             sampling_temperatures=[max(sampling_temperature * (1 - t / T), 1e-3) for t in range(1, T + 1)],
@@ -165,29 +165,36 @@ class GenerationStrategy:
 
         Its r and tau2 have T - 1 values, the last step's being 0. Their search kept values above 0.0001; one that
         ended there means "off" and becomes 0.
+
+        Raises:
+            ValueError: The file is something else, or a value is wrong; names the file, its field and the value.
+            OSError: It cannot be read.
         """
         import yaml
 
+        text = Path(path).read_bytes()
         try:
-            data = yaml.safe_load(Path(path).read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+            data = yaml.safe_load(text)
+        except Exception as error:  # PyYAML lets errors of its own constructors through: KeyError, RecursionError, ...
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{path} is not YAML: {reason}.") from None
         keys = ("manual_ratios", "manual_samp_temp", "manual_temp", "manual_cfg")
         missing = [key for key in keys if not isinstance(data, Mapping) or key not in data]
         if missing:
             raise ValueError(f"{path} is not a strategy file of the AutoNAT authors: it has no {', '.join(missing)}.")
         try:
-            r, tau1, tau2, s = ([0.0 if float(value) <= 1e-4 else float(value) for value in data[key]] for key in keys)
+            schedules = [_schedule(key, data[key]) for key in keys]
+            r, tau1, tau2, s = ([0.0 if value <= 1e-4 else value for value in values] for values in schedules)
             return cls([*r, 0.0], tau1, [*tau2, 0.0], s)
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Sequence[float]]) -> GenerationStrategy:
         names = {field.name for field in fields(cls)}
         if not isinstance(values, Mapping) or set(values) != names:
-            found = sorted(values) if isinstance(values, Mapping) else repr(values)
-            raise ValueError(f"a strategy has the keys {sorted(names)}, got {found}.")
+            found = sorted(map(str, values)) if isinstance(values, Mapping) else values
+            raise ValueError(f"a strategy has the keys {sorted(names)}, got {shown(found)}.")
         return cls(**values)
 
     def to_dict(self) -> dict[str, list[float]]:
@@ -195,7 +202,12 @@ class GenerationStrategy:
 
     @classmethod
     def from_json(cls, path: str | Path) -> GenerationStrategy:
-        return cls.from_dict(json.loads(Path(path).read_text()))
+        """Read what `to_json` has written; a ValueError that names the file where it holds something else."""
+        data = read_json(path)
+        try:
+            return cls.from_dict(data)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def to_json(self, path: str | Path) -> None:
         write_json(path, self.to_dict())
@@ -207,6 +219,22 @@ def by_steps(strategies: Sequence[GenerationStrategy]) -> dict[int, GenerationSt
     if len(set(steps)) < len(steps):
         raise ValueError(f"strategies hold more than one strategy for one number of steps: {sorted(steps)}.")
     return dict(zip(steps, strategies))
+
+
+def as_strategies(given: GenerationStrategy | Sequence[GenerationStrategy]) -> list[GenerationStrategy]:
+    """What is passed as `strategy`, one or several, as a list; a ValueError for anything else, with the remedy."""
+    strategies = [given] if isinstance(given, GenerationStrategy) else given
+    if not isinstance(strategies, (list, tuple)) or not strategies:
+        remedy = "pass one, or a list"
+        if isinstance(given, Mapping):
+            remedy = "make one of it with GenerationStrategy.from_dict(...)"
+        elif isinstance(given, (str, Path)):
+            remedy = "read the file with diffusers_autonat.strategy_files.read_strategy(...)"
+        raise ValueError(f"strategy = {shown(given)} is no GenerationStrategy: {remedy}.")
+    for index, one in enumerate(strategies):
+        if not isinstance(one, GenerationStrategy):
+            raise ValueError(f"strategy[{index}] = {shown(one)} is no GenerationStrategy: pass a list of those.")
+    return list(strategies)
 
 
 @dataclass(frozen=True)
@@ -223,16 +251,20 @@ class TrainingStrategy:
     ratio: float | None = None
 
     def __post_init__(self):
-        if self.distribution == "beta":
-            for name in ("alpha", "beta"):
-                value = getattr(self, name)
-                if value is None or not (math.isfinite(value) and value > 0):
-                    raise ValueError(f"{name} = {value} must be positive and finite.")
-        elif self.distribution == "fixed":
-            if self.ratio is None or not 0 < self.ratio <= 1:
-                raise ValueError(f"ratio = {self.ratio} must be in (0, 1].")
-        elif self.distribution != "arccos":
-            raise ValueError(f"distribution = {self.distribution!r} must be 'beta', 'arccos' or 'fixed'.")
+        used = {"beta": ("alpha", "beta"), "fixed": ("ratio",), "arccos": ()}
+        if not isinstance(self.distribution, str) or self.distribution not in used:
+            raise ValueError(f"distribution = {shown(self.distribution)} must be 'beta', 'arccos' or 'fixed'.")
+        for name in ("alpha", "beta", "ratio"):
+            value = getattr(self, name)
+            if name not in used[self.distribution]:
+                if value is not None:
+                    raise ValueError(f"{name} = {shown(value)} is none of {self.distribution!r}: leave it out.")
+                continue
+            number = _number(name, value)
+            if name == "ratio" and not 0 < number <= 1:
+                raise ValueError(f"ratio = {value} must be in (0, 1].")
+            if number < FLOAT32.tiny:
+                raise ValueError(f"{name} = {value} must be positive and finite.")
 
     @classmethod
     def arccos(cls) -> TrainingStrategy:
@@ -254,11 +286,56 @@ class TrainingStrategy:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file; a ValueError that names the file where it is something else."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply to be a strategy or a config.") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from None
+
+
+def shown(value: Any) -> str:
+    """A value of whatever kind and size as part of an error in one line."""
+    try:
+        text = " ".join(reprlib.repr(value).split())
+    except Exception:  # more digits than Python prints, or a `__repr__` of somebody else's
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _schedule(name: str, values: Any) -> tuple[float, ...]:
+    """The values of all steps as floats; a ValueError that names field, step and value."""
+    items = values.tolist() if isinstance(values, (np.ndarray, torch.Tensor)) else values
+    if not isinstance(items, Sequence) or isinstance(items, (str, bytes, bytearray, memoryview)):
+        raise ValueError(f"{name} must be a list of floats, one per step, got {shown(values)}.")
+    return tuple(_number(f"{name}[{t}]", value) for t, value in enumerate(items))
+
+
+def _number(name: str, value: Any) -> float:
+    """A number that is not negative and finite in float32, as JSON knows it: also of NumPy's and torch's scalars."""
+    if isinstance(value, (np.generic, torch.Tensor)) and value.ndim == 0:
+        value = value.item()
+    if not isinstance(value, Real) or isinstance(value, bool):
+        remedy = "without quotes and with a point, such as 1.0e-4" if isinstance(value, str) else "such as 1.5"
+        raise ValueError(f"{name} = {shown(value)} must be a number, {remedy}.")
+    try:
+        number = float(value)
+    except OverflowError:  # an integer
+        number = math.inf
+    if not 0 <= number <= FLOAT32.max:
+        raise ValueError(
+            f"{name} = {shown(value)} must be finite and not negative: from 0 to {FLOAT32.max:.2g}, as float32."
+        )
+    return number
+
+
 def whole_steps(num_inference_steps: int) -> int:
     """A number of steps as an int; a ValueError if it is none."""
     if isinstance(num_inference_steps, bool) or num_inference_steps not in range(1, MAX_STEPS + 1):
         raise ValueError(
-            f"num_inference_steps = {shortened(num_inference_steps)} must be a whole number from 1 to {MAX_STEPS:,}."
+            f"num_inference_steps = {shown(num_inference_steps)} must be a whole number from 1 to {MAX_STEPS:,}."
         )
     return int(num_inference_steps)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from .strategies import GenerationStrategy, by_steps
+from .strategies import GenerationStrategy, by_steps, read_json, shown
 
 
 def read_strategies(path: str | Path) -> list[GenerationStrategy]:
@@ -18,13 +17,14 @@ def read_strategies(path: str | Path) -> list[GenerationStrategy]:
     """
     if not str(path).endswith(".json"):
         return [GenerationStrategy.from_yaml(path)]
+    data = read_json(path)
     try:
-        data = json.loads(Path(path).read_text())
         if not isinstance(data, dict) or "strategies" not in data:
             return [GenerationStrategy.from_dict(data)]
-        if not isinstance(data["strategies"] or [], list):
-            raise ValueError(f"strategies must be a list of strategies, got {data['strategies']!r}.")
-        stored = by_steps([GenerationStrategy.from_dict(one) for one in data["strategies"] or []])
+        strategies = [] if data["strategies"] is None else data["strategies"]
+        if not isinstance(strategies, list):
+            raise ValueError(f"strategies must be a list of strategies, got {shown(strategies)}.")
+        stored = by_steps([GenerationStrategy.from_dict(one) for one in strategies])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if not stored:

@@ -1,6 +1,9 @@
 """Optuna's samplers, made so that what they propose follows from the storage alone."""
 
+import pickle
+
 import optuna
+import pytest
 from optuna.trial import TrialState
 
 from diffusers_autonat.search import (
@@ -12,7 +15,7 @@ from diffusers_autonat.search import (
     run_study,
     suggest,
 )
-from diffusers_autonat.search.workers import CLAIM, claim_of, is_lost, slot_of
+from diffusers_autonat.search.workers import CLAIM, FAILURE, claim_of, is_lost, slot_of
 
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -65,3 +68,30 @@ def test_silent_worker_of_another_machine(tmp_path):
     study.sampler = ResumableSampler(sampler._make, stale_after=0.0)
     study.ask()
     assert is_lost(study.trials[0]) and slot_of(study.trials[2]) == [0, 0]
+
+
+class Touch:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("kind", ["call", "text", "global"])
+def test_a_study_cannot_run_code(tmp_path, kind):
+    """Optuna's CMA-ES keeps its optimizer as a pickle in the trials' attributes."""
+    harm = {"call": pickle.dumps(Touch(tmp_path / "harm")).hex(), "text": "no hex", "global": pickle.dumps(exec).hex()}
+
+    def objective(trial):
+        if trial.number == 29:
+            study._storage.set_trial_system_attr(trial._trial_id, "cma:optimizer:0", harm[kind])
+        return value(trial)
+
+    study = open_study(open_storage(tmp_path / "s"), "s", IDENTITY, make_sampler("cmaes", SPACE, 50))
+    run_study(study, objective, 30, progress=False)
+    assert any("cma:optimizer:0" in trial.system_attrs for trial in study.trials[:29])  # it goes on from such states
+    run_study(study, objective, 31, progress=False)
+    reason = study.trials[-1].user_attrs[FAILURE]
+    assert "trial 29 holds no state of CMA-ES (" in reason and "choose another study" in reason and "\n" not in reason
+    assert not (tmp_path / "harm").exists()

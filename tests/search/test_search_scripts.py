@@ -94,6 +94,17 @@ def test_results_load(searched, tiny):
         (["--objective", "distance,cost", "--sampler", "cmaes"], "--sampler cmaes has one objective"),
         (["--rungs", 50], "--rungs [50] must rise and stay below --num-images 12"),
         (["--confirm-seed", 0, "--confirm-top", 1], "winners need fresh noise"),
+        (["--confirm-top", -1], "--confirm-top -1 must not be negative"),
+        (["--seed", -1], "--seed -1 must be from 0 to 2147483647"),
+        (["--confirm-seed", 10**30], "must be from 0 to 2147483647"),
+        (["--study-name", " "], "--study-name is empty"),
+        (["--output", "/proc/nothing"], "/proc/nothing/search.journal cannot be written"),
+        (["--start", "nothing.json"], "nothing.json"),
+        (["--remasking-temperature", "nan"], "remasking_temperature = nan must be finite"),
+        (["--guidance-scale", "1e39"], "guidance_scale = 1e+39 must be finite"),
+        (["--num-inference-steps", 10**9], "must be a whole number from 1 to 10,000"),
+        (["--sampler", "finite-difference"], "1 trials are not enough for one update"),
+        (["--reference", "nothing.npz"], "nothing.npz"),
     ],
 )  # fmt: skip
 def test_clear_errors(tiny, tmp_path_factory, change, message, in_process, capsys):
@@ -102,29 +113,86 @@ def test_clear_errors(tiny, tmp_path_factory, change, message, in_process, capsy
             "--study-name", "mine", "--output", folder]  # fmt: skip
     if not folder.exists():
         in_process(args)
+        capsys.readouterr()
+    assert message in error_of(lambda: in_process([*args, *change]), capsys)
+
+
+def error_of(call, capsys):
+    """The line that a script ends with, before the first trial."""
     with pytest.raises(SystemExit) as stopped:
-        in_process([*args, *change])
-    text = str(stopped.value.code) if isinstance(stopped.value.code, str) else capsys.readouterr().err
-    assert message in text
+        call()
+    assert stopped.value.code == 2
+    printed = capsys.readouterr()
+    assert not printed.out and "trial/s" not in printed.err and "Traceback" not in printed.err
+    return printed.err.splitlines()[-1]
 
 
-def test_wrong_feature_width(tiny, tmp_path, in_process):
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("search.json", "[]", "search.json does not say where strategies come from"),
+        ("search.json", "{", "search.json is not JSON"),
+        ("scheduler_config.json", '{"strategies": 0}', "strategies"),
+        ("search.journal", "notes\n", "search.journal is not a journal of Optuna"),
+    ],
+)
+def test_what_lies_in_the_output_folder_is_read_first(tiny, tmp_path, in_process, capsys, name, content, message):
+    (tmp_path / name).write_text(content)
+    assert message in error_of(lambda: in_process([tiny / "pipeline", "--output", tmp_path]), capsys)
+    assert (tmp_path / name).read_text() == content
+
+
+def test_a_torn_journal_of_a_finished_search_is_told_in_one_line(tiny, tmp_path, in_process, capsys, caplog):
+    args = [tiny / "pipeline", "--num-inference-steps", 4, "--sampler", "random", "--num-trials", 2, "--confirm-top", 0,
+            "--output", tmp_path]  # fmt: skip
+    in_process(args)
+    result, journal = json.loads((tmp_path / "result.json").read_text()), tmp_path / "search.journal"
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":6,"worker')
+    for _ in range(2):
+        in_process(args)
+    assert json.loads((tmp_path / "result.json").read_text())["candidates"] == result["candidates"]
+    [line] = [record.getMessage() for record in caplog.records if "torn" in record.getMessage()]
+    assert str(journal) in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            ["samplers", "--redraw-noise", "--samplers", "finite-difference"],
+            "--redraw-noise: finite-difference compares",
+        ),
+        (["samplers", "--num-trials", 3, "--samplers", "released"], "3 trials are not enough for one update"),
+        (["samplers", "--floor", "nothing.json"], "nothing.json"),
+        (["samplers", "--study-name", "../up"], "--study-name ../up names the results too"),
+        (["baseline", "--lambdas", "nan"], "remasking_temperature = nan"),
+        (["free", "--start", "nothing.yaml"], "nothing.yaml"),
+        (["training", "--alphas", 1, 1, "--", "--train_data_dir", "x"], "a grid needs at least two"),
+        (["training"], "name no data"),
+    ],
+)
+def test_experiments_are_checked_before_the_reference_is_read(tmp_path, in_process, capsys, args, message):
+    args = [*args[:1], *([] if args[0] == "training" else ["no-pipeline"]), "--reference", "no-reference.npz",
+            "--output", tmp_path, *args[1:]]  # fmt: skip
+    assert message in error_of(lambda: in_process(args, "experiments.py"), capsys)
+    assert not (tmp_path / "search.journal").exists()
+
+
+def test_wrong_feature_width(tiny, tmp_path, in_process, capsys):
     import numpy as np
 
     np.savez(tmp_path / "wide.npz", mu=np.zeros(9), sigma=np.eye(9))
-    with pytest.raises(SystemExit, match="9 features"):
-        in_process(
-            [tiny / "pipeline", "--sampler", "random", "--reference", tmp_path / "wide.npz", "--output", tmp_path]
-        )
+    args = [tiny / "pipeline", "--sampler", "random", "--reference", tmp_path / "wide.npz", "--output", tmp_path]
+    assert "9 features" in error_of(lambda: in_process(args), capsys)
     assert not trials_count(tmp_path)
 
 
-def test_samplers_are_compared_by_confirmed_values(tiny, tmp_path, in_process):
+def test_samplers_are_compared_by_confirmed_values(tiny, tmp_path, in_process, capsys):
     args = ["samplers", tiny / "pipeline", "--samplers", "random", "tpe", "--repetitions", 2, "--num-trials", 2,
             "--confirm-images", 14, "--output", tmp_path]  # fmt: skip
-    with pytest.raises(SystemExit, match="--confirm-top 0"):
-        in_process([*args, "--confirm-top", 0], "experiments.py")
-    assert not trials_count(tmp_path)
+    line = error_of(lambda: in_process([*args, "--confirm-top", 0], "experiments.py"), capsys)
+    assert "--confirm-top 0" in line and not (tmp_path / "search.journal").exists()
     in_process([*args, "--confirm-top", 1], "experiments.py")
     result = json.loads((tmp_path / "samplers-T4.json").read_text())
     assert [(row["sampler"], row["seed"], row["trials"]) for row in result["rows"]] == [

@@ -17,11 +17,14 @@ from .spaces import DescentParameter
 from .workers import (
     Slot,
     Worker,
+    all_trials,
     end_claim,
     fail_lost_trials,
     finished_trials,
+    is_lost,
     is_running,
     patience_with,
+    slot_of,
     take_slot,
     this_worker,
     wait_for_slot,
@@ -68,7 +71,10 @@ class SharedSampler(BaseSampler):
         open_slots: Iterable[tuple[Slot, dict[str, Any]]],
     ) -> bool:
         """`workers.take_slot` with the patience of this sampler."""
-        return take_slot(study, trial, worker, trials, open_slots, patience_with(trials, self._stale_after))
+        waiting = (other for other in trials if is_running(other) and slot_of(other) is None)
+        others_wait = any(other.number != trial.number for other in waiting)
+        patience = patience_with(trials, self._stale_after) if others_wait else 0.0  # which looks at all trials
+        return take_slot(study, trial, worker, trials, open_slots, patience)
 
     def has_ended(self, study: Study, num_trials: int | None = None) -> bool:
         """Whether a study that is to have `num_trials` trials, of all workers together, needs no other."""
@@ -76,8 +82,9 @@ class SharedSampler(BaseSampler):
 
     def is_taken(self, study: Study, num_trials: int | None = None) -> bool:
         """Whether all trials that a study still needs are with other workers, which may die: look again later."""
-        running = sum(is_running(trial) for trial in study.get_trials(deepcopy=False))
-        return len(finished_trials(study)) + running >= (num_trials or 0)
+        trials = all_trials(study)
+        taken = sum(is_running(trial) or (trial.state.is_finished() and not is_lost(trial)) for trial in trials)
+        return taken >= (num_trials or 0)
 
     def fail_lost_trials(self, study: Study, own: int | None = None) -> list[FrozenTrial]:
         """Mark lost trials as failed and return all trials after that; `own` is the number of the trial that asks."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 import itertools
+import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -123,8 +125,35 @@ def _kind(
     return SamplerKind(make_resumable, num_objectives, rungs=rungs)
 
 
+class CmaEsSampler(optuna.samplers.CmaEsSampler):
+    """Optuna's, which keeps the optimizer as a pickle in the study: whoever can write there could have code run here."""
+
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
+        for trial in reversed(completed_trials):
+            attrs = {key: text for key, text in trial.system_attrs.items() if key.startswith(self._attr_key_optimizer)}
+            if attrs:
+                try:
+                    state = bytes.fromhex(self._concat_optimizer_attrs(attrs))
+                    return _OptimizerState(io.BytesIO(state)).load()
+                except Exception as error:
+                    text = f"trial {trial.number} holds no state of CMA-ES ({error}): choose another study"
+                    raise ValueError(text) from error
+        return None
+
+
+class _OptimizerState(pickle.Unpickler):
+    """Knows the optimizer and NumPy's arrays and nothing else, so that nothing can be called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        arrays = ("_reconstruct", "_frombuffer", "scalar", "ndarray", "dtype")
+        is_array = module.split(".")[0] == "numpy" and name in arrays
+        if not is_array and (module, name) != ("cmaes._cma", "CMA"):
+            raise pickle.UnpicklingError(f"{module}.{name} is not of an optimizer")
+        return super().find_class(module, name)
+
+
 def _cmaes(seed: int, start: Point) -> BaseSampler:
-    return optuna.samplers.CmaEsSampler(seed=seed, x0=start, warn_independent_sampling=False)
+    return CmaEsSampler(seed=seed, x0=start, warn_independent_sampling=False)
 
 
 def _gp(seed: int, start: Point) -> BaseSampler:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from optuna.study import Study
 from ..files import write_json
 from ..provenance import pipeline_hash, versions
 from ..schedulers.scheduling_nat import NATScheduler
-from ..strategies import GenerationStrategy
+from ..strategies import GenerationStrategy, read_json
 from .objective import STRATEGY
 
 
@@ -27,6 +26,15 @@ def origin_of(identity: Mapping[str, Any], pipeline: Any, **more: Any) -> dict[s
     return {**more, **identity, "pipeline": pipeline_hash(pipeline), "versions": versions(*packages)}
 
 
+def read_provenance(folder: str | Path) -> dict[str, Any]:
+    """What a folder's `search.json` says by number of steps; a ValueError that names it where it is something else."""
+    path = Path(folder, PROVENANCE)
+    known = read_json(path) if path.exists() else {}
+    if not isinstance(known, dict):
+        raise ValueError(f"{path} does not say where strategies come from: move it away")
+    return known
+
+
 def save_strategy(
     folder: str | Path, scheduler: NATScheduler, strategy: GenerationStrategy, provenance: Mapping[str, Any]
 ) -> None:
@@ -37,8 +45,12 @@ def save_strategy(
         scheduler: Its other strategies are kept; one of the same number of steps is replaced.
         strategy: What was found.
         provenance: Study, trial, metric, N, seed, versions and so on, as JSON data.
+
+    Raises:
+        ValueError: the folder's `search.json` is something else.
     """
     folder, steps = Path(folder), strategy.num_inference_steps
+    known = read_provenance(folder)
     kept = [one for number, one in scheduler.stored_strategies.items() if number != steps]
     strategies = sorted([*kept, strategy], key=lambda one: one.num_inference_steps)
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,9 +59,7 @@ def save_strategy(
     NATScheduler(scheduler.config.mask_token_id, [one.to_dict() for one in strategies]).save_pretrained(partial)
     os.replace(partial / NATScheduler.config_name, folder / NATScheduler.config_name)
     shutil.rmtree(partial)
-    path = folder / PROVENANCE
-    known = json.loads(path.read_text()) if path.exists() else {}
-    write_json(path, {**known, str(steps): dict(provenance)})
+    write_json(folder / PROVENANCE, {**known, str(steps): dict(provenance)})
 
 
 def save_trials(study: Study, path: str | Path) -> None:

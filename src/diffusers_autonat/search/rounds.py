@@ -5,10 +5,10 @@ from __future__ import annotations
 import abc
 import copy
 import dataclasses
-import itertools
 import json
 import math
-from collections.abc import Generator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -37,6 +37,7 @@ Rounds = Generator[list[Point], list[Any], None]  # points, and what came of eac
 
 SETTINGS = "autonat:sampler"  # study system attribute: the settings that all workers must share
 ATTEMPTS = 2  # a point whose objective failed is tried once more
+_REPLAYING = threading.Lock()  # threads may share a sampler, and with it the generator
 
 
 @dataclasses.dataclass
@@ -58,12 +59,53 @@ class Round:
         return [i for i, value in enumerate(self.values) if value is None and self.holders[i] is None]
 
 
+@dataclasses.dataclass
+class Replay:
+    """A search that stands at a round: all before it are complete in the storage, and that never changes."""
+
+    study: Study
+    search: Rounds
+    outcome: Callable[[Sequence[FrozenTrial], float], Any]
+    points: list[Point]
+    number: int = 0
+
+    def current(self, trials: list[FrozenTrial]) -> Round:
+        """What trials say about the round at which the search stands."""
+        return self._rounds(trials)(self.number, self.points)
+
+    def advance(self, trials: list[FrozenTrial]) -> Round:
+        """Run the search on the recorded values, up to the first round that lacks one."""
+        look = self._rounds(trials)
+        while (current := look(self.number, self.points)).ended:
+            try:
+                self.points = self.search.send([value for value in current.values if value is not None])
+            except StopIteration:
+                break
+            self.number += 1
+        return current
+
+    def _rounds(self, trials: list[FrozenTrial]) -> Callable[[int, list[Point]], Round]:
+        sign = -1.0 if self.study.direction == StudyDirection.MAXIMIZE else 1.0
+        slots: dict[tuple[int, int], list[FrozenTrial]] = {}
+        for trial in trials:
+            if (slot := slot_of(trial)) is not None and slot[0] >= self.number:
+                slots.setdefault((slot[0], slot[1]), []).append(trial)
+
+        def look(number: int, points: list[Point]) -> Round:
+            tried = [slots.get((number, index), []) for index in range(len(points))]
+            values = [self.outcome(attempts, sign) for attempts in tried]
+            holders = [next((t for t in attempts if is_running(t)), None) for attempts in tried]
+            return Round(number, points, holders, values)
+
+        return look
+
+
 class RoundSampler(SharedSampler):
     """Base of searches that proceed in rounds of points, where all points of a round can be evaluated in parallel.
 
     A subclass writes the search as a generator `_rounds`, which yields the points of a round and is sent their values.
-    It is run from the study's storage alone: before each trial the generator is replayed from its beginning on the
-    recorded values, up to the first round that lacks one, and the trial claims a point of that round.
+    It is run from the study's storage alone: before each trial the generator is replayed on the recorded values, up to
+    the first round that lacks one, and the trial claims a point of that round.
 
     - **Workers** may be threads, processes or machines, and may come and go. No point is evaluated twice. When a round
       has no open point left, a worker waits for the last ones, since the next round depends on them.
@@ -96,6 +138,10 @@ class RoundSampler(SharedSampler):
         super().__init__(stale_after)
         self._space: Mapping[str, Parameter] = dict(space)
         self._independent_sampler = independent_sampler or RandomSampler()
+        self._replayed: Replay | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_replayed": None}  # a generator cannot be copied
 
     @abc.abstractmethod
     def _rounds(self) -> Rounds:
@@ -162,8 +208,11 @@ class RoundSampler(SharedSampler):
         told = copy.copy(trial)
         told.state, told.values = state, values
         told.system_attrs = {**trial.system_attrs, CLAIM: claim}
-        if self._replay(study, [told if t.number == trial.number else t for t in all_trials(study)]).ended:
-            _stop(study)
+        trials = [told if t.number == trial.number else t for t in all_trials(study)]
+        with _REPLAYING:
+            # What is told is not stored yet, so the search that is kept must not go on from it.
+            if self._kept(study).current(trials).ended and self._begin(study).advance(trials).ended:
+                _stop(study)
 
     def _claim(self, study: Study, trial: FrozenTrial, worker: Worker) -> bool:
         """Try to take a point; True if the trial has one, or if the search has ended and it never will."""
@@ -187,27 +236,18 @@ class RoundSampler(SharedSampler):
         return False
 
     def _replay(self, study: Study, trials: list[FrozenTrial]) -> Round:
-        """Run the search on the recorded values, up to the first round that lacks one."""
-        sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
-        slots: dict[tuple[int, int], list[FrozenTrial]] = {}
-        for trial in trials:
-            if (slot := slot_of(trial)) is not None:
-                slots.setdefault((slot[0], slot[1]), []).append(trial)
+        """The round in progress; looking again costs no more than what is new."""
+        with _REPLAYING:
+            return self._kept(study).advance(trials)
 
+    def _kept(self, study: Study) -> Replay:
+        if self._replayed is None or self._replayed.study is not study:
+            self._replayed = self._begin(study)
+        return self._replayed
+
+    def _begin(self, study: Study) -> Replay:
         search = self._rounds()
-        points = next(search)
-        for number in itertools.count():
-            tried = [slots.get((number, index), []) for index in range(len(points))]
-            values = [self._outcome(attempts, sign) for attempts in tried]
-            holders = [next((t for t in attempts if is_running(t)), None) for attempts in tried]
-            current = Round(number, points, holders, values)
-            if not current.ended:
-                break
-            try:
-                points = search.send([value for value in values if value is not None])
-            except StopIteration:
-                break
-        return current
+        return Replay(study, search, self._outcome, next(search))
 
     def _outcome(self, attempts: Sequence[FrozenTrial], sign: float) -> Any:
         """What the search is sent for a point from the trials that held it: their value, to be minimised.

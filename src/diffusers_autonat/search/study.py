@@ -15,14 +15,14 @@ import optuna
 import torch
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.study import Study
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
 from .interface import SharedSampler
-from .workers import FAILURE, LOST, fail_lost_trial, finished_trials, is_nameless
+from .journal import open_journal
+from .workers import FAILURE, LOST, all_trials, fail_lost_trial, is_lost, is_nameless
 
 
 logger = logging.getLogger(__name__)
@@ -39,11 +39,11 @@ def open_storage(location: str | Path) -> BaseStorage:
     """Open what all workers of a study share.
 
     Args:
-        location: A file (Optuna's JournalStorage, also on NFS), created with its folder; or the URL of a database,
-            such as `postgresql://...` or `sqlite:///study.db`, whose workers give signs of life.
+        location: A file (Optuna's JournalStorage, also on NFS), created with its folder, see `open_journal`; or the URL
+            of a database, such as `postgresql://...` or `sqlite:///study.db`, whose workers give signs of life.
 
     Raises:
-        ValueError: it cannot be written.
+        ValueError: it cannot be written, or is something else.
     """
     if "://" in str(location):
         try:
@@ -56,14 +56,11 @@ def open_storage(location: str | Path) -> BaseStorage:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab"):
             pass
+        if not os.access(path.parent, os.W_OK):
+            raise ValueError(f"the storage {location} cannot be locked: its folder is not writable")
+        return open_journal(path)
     except OSError as error:
         raise ValueError(f"the storage {location} cannot be written: {error.strerror}") from error
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"the storage {location} cannot be locked: its folder is not writable")
-    try:
-        return JournalStorage(JournalFileBackend(str(path)))
-    except ValueError as error:
-        raise ValueError(f"the storage {location} is not a journal of Optuna: {error}") from error
 
 
 def open_study(
@@ -126,7 +123,7 @@ def complete_trials(study: Study) -> list[FrozenTrial]:
         raise ValueError(f"study {study.study_name!r} has no finished trial{because}")
     if len(study.directions) > 1:
         return complete
-    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
+    sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
     return sorted(complete, key=lambda t: (sign * t.values[0], t.number))
 
 
@@ -188,11 +185,15 @@ class _Progress:
         self.bar = bar
 
     def __call__(self, study: Study) -> None:
-        trials = study.get_trials(deepcopy=False)
-        self.bar.n = len(finished_trials(study))
-        shown = {}
-        if len(study.directions) == 1 and any(t.state == TrialState.COMPLETE for t in trials):
-            shown = {"best": f"{study.best_value:.4g}"}
+        if self.bar.disable:
+            return
+        trials = all_trials(study)
+        self.bar.n = sum(trial.state.is_finished() and not is_lost(trial) for trial in trials)
+        shown: dict[str, Any] = {}
+        values = [trial.values[0] for trial in trials if trial.state == TrialState.COMPLETE]
+        if len(study.directions) == 1 and values:
+            best = max(values) if study.direction == StudyDirection.MAXIMIZE else min(values)
+            shown = {"best": f"{best:.4g}"}
         failed = sum(t.state == TrialState.FAIL for t in trials)
         self.bar.set_postfix({**shown, **({"failed": failed} if failed else {})})
 

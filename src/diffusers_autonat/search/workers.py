@@ -23,7 +23,7 @@ CLAIM = "autonat:claim"  # trial system attribute: who runs the trial since when
 EARLIER_CLAIM = "autonat:run"  # the same, of studies from before samplers in rounds and others claimed alike
 FAILURE = "failure"  # trial user attribute: why there is no value
 LOST = "lost: "  # how the reason begins where the worker is to blame and not the trial
-WEEK = 7 * 24 * 3600.0
+SHORTEST_PATIENCE, WEEK = 60.0, 7 * 24 * 3600.0
 
 
 def all_trials(study: Study) -> list[FrozenTrial]:
@@ -81,9 +81,10 @@ def claim_of(trial: FrozenTrial) -> dict[str, Any] | None:
 
     None for trials that have no claim: enqueued by hand, or not begun by a sampler of this package.
     """
-    if CLAIM not in trial.system_attrs and (old := trial.system_attrs.get(EARLIER_CLAIM)) is not None:
+    attrs = trial.system_attrs
+    if CLAIM not in attrs and (old := attrs.get(EARLIER_CLAIM)) is not None:
         return {**old, "slot": [old["index"], 0]}
-    return trial.system_attrs.get(CLAIM)
+    return attrs.get(CLAIM)
 
 
 def slot_of(trial: FrozenTrial) -> Slot | None:
@@ -142,7 +143,7 @@ def take_slot(
     Returns:
         Whether the trial has a slot now; otherwise try again.
     """
-    claims = [claim_of(other) for other in trials if other.number < trial.number and is_running(other)]
+    claims = [claim_of(other) for other in trials if is_running(other) and other.number < trial.number]
     ahead = [claim for claim in claims if claim and claim["slot"] is None and not same_thread(claim["worker"], worker)]
     position = sum(time.time() - claim["since"] < patience for claim in ahead)
     chosen = next(itertools.islice(open_slots, position, None), None)
@@ -150,8 +151,8 @@ def take_slot(
         return False
     slot, notes = chosen
     write_claim(study, trial, {"worker": worker, "since": time.time(), "slot": slot, **notes})
-    holders = {other.number for other in all_trials(study) if slot_of(other) == slot}
-    if holders - {trial.number} <= {other.number for other in trials if slot_of(other) == slot}:
+    holders = {other.number for other in all_trials(study) if slot_of(other) == slot} - {trial.number}
+    if not holders or holders <= {other.number for other in trials if slot_of(other) == slot}:
         return True
     wait_for_slot(study, trial, worker)
     return False
@@ -174,8 +175,10 @@ def end_claim(study: Study, trial: FrozenTrial, state: TrialState) -> dict[str, 
 
 def is_lost(trial: FrozenTrial) -> bool:
     """Whether a trial ended with its worker: killed, interrupted, or failed by the storage for want of a heartbeat."""
+    if trial.state != TrialState.FAIL:
+        return False
     unexplained = "" if (claim_of(trial) or {}).get("failed") else LOST
-    return trial.state == TrialState.FAIL and trial.user_attrs.get(FAILURE, unexplained).startswith(LOST)
+    return trial.user_attrs.get(FAILURE, unexplained).startswith(LOST)
 
 
 def finished_trials(study: Study) -> list[FrozenTrial]:
@@ -189,7 +192,7 @@ def patience_with(trials: Iterable[FrozenTrial], stale_after: float | None = Non
         return stale_after
     claims = [claim_of(trial) for trial in trials if trial.state == TrialState.COMPLETE]
     seconds = [claim["seconds"] for claim in claims if claim and "seconds" in claim]
-    return max(60.0, 10 * max(seconds)) if seconds else WEEK
+    return max(SHORTEST_PATIENCE, 10 * max(seconds)) if seconds else WEEK
 
 
 def fail_lost_trials(study: Study, stale_after: float | None = None, own: int | None = None) -> list[FrozenTrial]:
@@ -200,16 +203,17 @@ def fail_lost_trials(study: Study, stale_after: float | None = None, own: int | 
         own: Number of the trial that asks.
     """
     trials = all_trials(study)
-    patience = patience_with(trials, stale_after)
-    lost = False
+    soon = SHORTEST_PATIENCE if stale_after is None else stale_after  # saves a look at all trials
+    lost = []
     for trial in trials:
-        claim = claim_of(trial)
-        if claim is None or trial.state != TrialState.RUNNING or trial.number == own:
+        claim = claim_of(trial) if trial.state == TrialState.RUNNING and trial.number != own else None
+        if claim is None:
             continue
-        overdue = claim["slot"] is not None and time.time() - claim["since"] > patience
-        if overdue or is_gone(claim["worker"]):
-            fail_lost_trial(study, trial)
-            lost = True
+        seconds = 0.0 if claim["slot"] is None else time.time() - claim["since"]
+        if is_gone(claim["worker"]) or (seconds > soon and seconds > patience_with(trials, stale_after)):
+            lost.append(trial)
+    for trial in lost:
+        fail_lost_trial(study, trial)
     return all_trials(study) if lost else trials
 
 
