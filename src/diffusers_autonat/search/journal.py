@@ -49,12 +49,12 @@ def open_journal(path: str | Path) -> JournalStorage:
     path = Path(path).resolve()  # a link would have a lock of its own
     if not _is_journal(path):
         raise ValueError(f"{path} is not a journal of Optuna: name another file")
-    with _held(JournalLock(path)):
+    with held(JournalLock(path)):
         pass
     try:
         return JournalStorage(JournalFileBackend(str(path), JournalLock(path)))
     except (ValueError, TypeError, LookupError, AssertionError, RecursionError):
-        with _held(JournalLock(path)):
+        with held(JournalLock(path)):
             _split_lines(path)
     try:
         return JournalStorage(JournalFileBackend(str(path), JournalLock(path)))
@@ -154,7 +154,8 @@ def _last_line(file) -> tuple[int, bytes]:
 
 
 @contextmanager
-def _held(lock: JournalLock) -> Iterator[None]:
+def held(lock: JournalFileSymlinkLock) -> Iterator[None]:
+    """While the block runs nobody else holds the lock, also on other machines."""
     lock.acquire()
     try:
         yield
