@@ -66,10 +66,11 @@ def open_journal(path: str | Path) -> JournalStorage:
 
 def mend(path: str | Path) -> None:
     """Make a journal end with a whole line. Its lock must be held, so that no living worker is writing that line."""
-    with open(path, "rb+") as file:
+    with open(path, "rb") as file:
         start, line = _last_line(file)
-        if line.endswith(b"\n") and _is_operation(line):
-            return
+    if line.endswith(b"\n") and _is_operation(line):
+        return
+    with open(path, "rb+") as file:
         operations, rest = _operations(line)
         if rest.strip():
             _set_aside(Path(path), [rest])
