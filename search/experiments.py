@@ -43,7 +43,7 @@ from diffusers_autonat.search.confirm import Scored, score_candidates
 from diffusers_autonat.search.generation import Found, search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import FixedStepsSpace, StrategyObjective
-from diffusers_autonat.search.report import save_trials
+from diffusers_autonat.search.report import save_trials, writing
 from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, sampler_names
 from diffusers_autonat.search.spaces import SCHEDULE_NAMES, training_space
 from diffusers_autonat.search.study import complete_trials, open_storage, open_study, run_study, wait_for_workers
@@ -214,7 +214,7 @@ def samplers(args, judge, storage, output):
         rows.append({"sampler": sampler, "seed": seed, **row_of(found, start, floor)})
         curves.setdefault(sampler, []).append(best_so_far(found.study, args.num_images))
         plot_curves(curves, output / f"{name}.png", "generated images", f"best {judge.value_name} so far", title=title)
-        write_json(output / f"{name}.json", result(args, judge, {"floor": floor, "rows": rows, "best_so_far": curves}))
+        save(args, judge, name, {"floor": floor, "rows": rows, "best_so_far": curves})
     means = {s: sum(r["value"] for r in rows if r["sampler"] == s) / args.repetitions for s in args.samplers}
     title = title_of(args.pipeline, args.num_inference_steps, args.confirm_images)
     plot_bars(means, output / f"{name}-confirmed.png", f"{judge.value_name}, confirmed", floor, title)
@@ -238,7 +238,7 @@ def free(args, judge, storage, output):
         rows.append({"free": list(schedules), "label": label, **row_of(found, start, floor)})
         bars = {start_label(args): start.value, **{row["label"]: row["value"] for row in rows}}
         plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", floor, title)
-        write_json(output / f"{name}.json", result(args, judge, {"floor": floor, "rows": rows}))
+        save(args, judge, name, {"floor": floor, "rows": rows})
     return name, {"floor": floor, "rows": rows}
 
 
@@ -275,7 +275,8 @@ def concurrent(args, judge, storage, output):
         rows.append({"trial": trial.number, "training": chosen.to_dict(), "value": row.value, "search_value": trial.values[0],
                      "values": row.record["values"], "strategy": strategy.to_dict()})  # fmt: skip
     rows.sort(key=lambda row: row["value"])
-    save_trials(study, output / f"{name}.csv")
+    with writing(output):
+        save_trials(study, output / f"{name}.csv")
     curve = best_so_far(study, args.num_images)
     title = title_of("trained candidates", args.num_inference_steps, args.num_images)
     plot_curves({"concurrent": [curve]}, output / f"{name}.png", "generated images", f"best {judge.value_name} so far",
@@ -321,11 +322,17 @@ def result(args, judge: Judge, data: dict) -> dict:
     }
 
 
+def save(args, judge: Judge, name: str, data: dict) -> None:
+    """Write what is known so far."""
+    with writing(args.output):
+        write_json(Path(args.output, f"{name}.json"), result(args, judge, data))
+
+
 def run(args):
     check(args)
     storage, judge, output = open_storage(storage_location(args)), judge_of(args), Path(args.output)
     name, data = args.run(args, judge, storage, output)
-    write_json(output / f"{name}.json", result(args, judge, data))
+    save(args, judge, name, data)
     print(f"Written to {output}/{name}.json and its plots")
 
 

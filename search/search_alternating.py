@@ -43,7 +43,7 @@ from diffusers_autonat.search.confirm import Scored, score_candidates
 from diffusers_autonat.search.generation import search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import FixedStepsSpace
-from diffusers_autonat.search.report import origin_of, read_provenance, save_strategy
+from diffusers_autonat.search.report import origin_of, read_provenance, save_strategy, writing
 from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, sampler_names
 from diffusers_autonat.search.spaces import training_space, training_strategy
 from diffusers_autonat.search.study import complete_trials, open_storage
@@ -144,9 +144,10 @@ def run(args):
         training, value = alternation.training(f"round{number}-training", strategy, training)
         rounds.append({"round": number, "after_generation": found.value, "after_training": value,
                        "training": training.to_dict(), "strategy": strategy.to_dict()})  # fmt: skip
-        write_json(output / "alternating.json", {
-            "metric_name": judge.value_name, "epsilon": args.epsilon, **judge.confirm_identity(), "rounds": rounds
-        })  # fmt: skip
+        with writing(output):
+            write_json(output / "alternating.json", {
+                "metric_name": judge.value_name, "epsilon": args.epsilon, **judge.confirm_identity(), "rounds": rounds
+            })  # fmt: skip
         print(f"Round {number}: {judge.value_name} {found.value:.4f}, then {value:.4f} with {describe(training)}")
         if number > 1 and abs(value - rounds[-2]["after_training"]) <= args.epsilon:
             break
@@ -167,7 +168,8 @@ def run(args):
         judge.confirm_identity(), pipeline, study=alternation.name, metric_name=judge.value_name, value=value,
         training=training.to_dict(), confirmed=True,
     )  # fmt: skip
-    save_strategy(output, pipeline.scheduler, strategy, origin)
+    with writing(output):
+        save_strategy(output, pipeline.scheduler, strategy, origin)
     plot_schedules({"found": strategy, start_label(args): first}, output / "schedules.png",
                    title_of(args.final_pipeline or describe(training), args.num_inference_steps))  # fmt: skip
     print(f"{judge.value_name} {value:.4f}: {describe(training)} and {output}/scheduler_config.json")

@@ -34,7 +34,7 @@ from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import AnyStepsSpace, FixedStepsSpace
-from diffusers_autonat.search.report import origin_of, read_provenance, save_strategy, save_trials
+from diffusers_autonat.search.report import origin_of, read_provenance, save_strategy, save_trials, writing
 from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, sampler_names
 from diffusers_autonat.search.spaces import SCHEDULE_NAMES
 from diffusers_autonat.search.study import complete_trials, open_storage
@@ -143,7 +143,8 @@ def run(args):
     )
 
     # 3. Report
-    report(args, found, pipeline, judge, starts, with_cost)
+    with writing(args.output):
+        report(args, found, pipeline, judge, starts, with_cost)
 
 
 def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):

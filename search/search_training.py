@@ -31,7 +31,7 @@ from diffusers_autonat.commands.arguments import positive
 from diffusers_autonat.files import write_json
 from diffusers_autonat.plots import plot_bars
 from diffusers_autonat.search.confirm import score_candidates
-from diffusers_autonat.search.report import save_trials
+from diffusers_autonat.search.report import save_trials, writing
 from diffusers_autonat.search.spaces import training_space, training_strategy
 from diffusers_autonat.search.study import complete_trials, open_storage
 from diffusers_autonat.search.training import describe, search_training
@@ -82,16 +82,17 @@ def run(args):
 
     # 3. Report
     output, best = Path(args.output), found[rows[0][0]]
-    save_trials(study, output / "trials.csv")
     num_images = args.confirm_images if args.confirm_top else args.num_images
     title = title_of("trained candidates", strategy.num_inference_steps, num_images)
     plot_bars(dict(rows), output / "candidates.png", judge.value_name, title=title)
-    write_json(output / "training_strategy.json", {
-        **best.to_dict(), "metric_name": judge.value_name, "value": rows[0][1], "study": name,
-        "confirmed": bool(args.confirm_top),
-        **(judge.confirm_identity(**recipe) if args.confirm_top else judge.identity(**recipe)),
-        "candidates": [{"label": label, **found[label].to_dict(), "value": value} for label, value in rows],
-    })  # fmt: skip
+    with writing(output):
+        save_trials(study, output / "trials.csv")
+        write_json(output / "training_strategy.json", {
+            **best.to_dict(), "metric_name": judge.value_name, "value": rows[0][1], "study": name,
+            "confirmed": bool(args.confirm_top),
+            **(judge.confirm_identity(**recipe) if args.confirm_top else judge.identity(**recipe)),
+            "candidates": [{"label": label, **found[label].to_dict(), "value": value} for label, value in rows],
+        })  # fmt: skip
     print(f"Best p(r): {rows[0][0]}, {judge.value_name} {rows[0][1]:.4f}. Written to {output}")
 
 

@@ -49,12 +49,12 @@ def open_journal(path: str | Path) -> JournalStorage:
     path = Path(path).resolve()  # a link would have a lock of its own
     if not _is_journal(path):
         raise ValueError(f"{path} is not a journal of Optuna: name another file")
-    with _held(JournalLock(path)):
+    with held(JournalLock(path)):
         pass
     try:
         return JournalStorage(JournalFileBackend(str(path), JournalLock(path)))
     except (ValueError, TypeError, LookupError, AssertionError, RecursionError):
-        with _held(JournalLock(path)):
+        with held(JournalLock(path)):
             _split_lines(path)
     try:
         return JournalStorage(JournalFileBackend(str(path), JournalLock(path)))
@@ -66,10 +66,11 @@ def open_journal(path: str | Path) -> JournalStorage:
 
 def mend(path: str | Path) -> None:
     """Make a journal end with a whole line. Its lock must be held, so that no living worker is writing that line."""
-    with open(path, "rb+") as file:
+    with open(path, "rb") as file:
         start, line = _last_line(file)
-        if line.endswith(b"\n") and _is_operation(line):
-            return
+    if line.endswith(b"\n") and _is_operation(line):
+        return
+    with open(path, "rb+") as file:
         operations, rest = _operations(line)
         if rest.strip():
             _set_aside(Path(path), [rest])
@@ -154,7 +155,8 @@ def _last_line(file) -> tuple[int, bytes]:
 
 
 @contextmanager
-def _held(lock: JournalLock) -> Iterator[None]:
+def held(lock: JournalFileSymlinkLock) -> Iterator[None]:
+    """While the block runs nobody else holds the lock, also on other machines."""
     lock.acquire()
     try:
         yield

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.study import Study
 
-from ..files import write_json
+from ..files import whole_file, write_json
 from ..provenance import pipeline_hash, versions
 from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import GenerationStrategy, read_json
+from .journal import held
 from .objective import STRATEGY
 
 
@@ -24,6 +25,15 @@ def origin_of(identity: Mapping[str, Any], pipeline: Any, **more: Any) -> dict[s
     """What `search.json` says about a stored strategy: what its value depends on, hash of the weights, versions."""
     packages = ("diffusers-autonat", "optuna", "torch", "diffusers")
     return {**more, **identity, "pipeline": pipeline_hash(pipeline), "versions": versions(*packages)}
+
+
+@contextmanager
+def writing(folder: str | Path) -> Iterator[None]:
+    """Write results into a folder alone: all workers of a search end at the same moment, and each writes them."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(JournalFileSymlinkLock(str(folder / "results"), grace_period=120)):
+        yield
 
 
 def read_provenance(folder: str | Path) -> dict[str, Any]:
@@ -53,12 +63,9 @@ def save_strategy(
     known = read_provenance(folder)
     kept = [one for number, one in scheduler.stored_strategies.items() if number != steps]
     strategies = sorted([*kept, strategy], key=lambda one: one.num_inference_steps)
-    folder.mkdir(parents=True, exist_ok=True)
-    # Written elsewhere and moved, so that a kill leaves the pipeline's scheduler whole.
-    partial = folder / "partial"
-    NATScheduler(scheduler.config.mask_token_id, [one.to_dict() for one in strategies]).save_pretrained(partial)
-    os.replace(partial / NATScheduler.config_name, folder / NATScheduler.config_name)
-    shutil.rmtree(partial)
+    found = NATScheduler(scheduler.config.mask_token_id, [one.to_dict() for one in strategies])
+    with whole_file(folder / NATScheduler.config_name) as partial:
+        found.to_json_file(partial)
     write_json(folder / PROVENANCE, {**known, str(steps): dict(provenance)})
 
 
@@ -73,5 +80,5 @@ def save_trials(study: Study, path: str | Path) -> None:
         for name, value in recorded.items() if isinstance(recorded, dict) else ():
             frame.loc[index, name] = value
     frame.columns = [column.removeprefix("params_").removeprefix("user_attrs_") for column in frame.columns]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False)
+    with whole_file(path) as partial:
+        frame.to_csv(partial, index=False)
