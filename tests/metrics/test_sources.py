@@ -101,7 +101,7 @@ def test_every_path_sees_the_same_pixels(tmp_path, fashion_mnist):
     _, make_images, requests = reconstruction(tiny_pipeline(), str(tmp_path))
     with torch.no_grad():
         made = make_images(torch.arange(3), requests)
-    assert torch.equal(made[0], made[1]) and torch.equal(made[0], made[2])
+    assert (made - made[0]).abs().max() < 1 / 255  # products round differently at other places of a batch
 
 
 def test_damaged_data_sets_and_archives_are_named(tmp_path, fashion_mnist):

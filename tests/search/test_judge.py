@@ -9,7 +9,7 @@ import torch
 from diffusers_autonat import TrainingStrategy
 from diffusers_autonat.metrics import Reference, load_extractor, load_reference
 from diffusers_autonat.search.judge import Judge
-from search.arguments import add_evaluation_arguments, judge_of
+from search.arguments import add_evaluation_arguments, check, judge_of
 from tests.conftest import tiny_pipeline
 
 
@@ -65,7 +65,7 @@ def test_a_training_strategy_is_scored_by_the_pipeline_trained_with_it(judge, ti
     assert trained == [TrainingStrategy(12, 3)] and scored == [(half, torch.bfloat16)]
 
 
-def test_a_judge_from_the_command_line(judge, tiny):
+def test_a_judge_from_the_command_line(judge, tiny, tmp_path):
     parser = argparse.ArgumentParser()
     add_evaluation_arguments(parser)
     words = ["--reference", str(tiny / "reference.npz"), "--feature-extractor", str(tiny / "judge")]
@@ -84,5 +84,6 @@ def test_a_judge_from_the_command_line(judge, tiny):
     made = judge_of(parser.parse_args([*words, *more]), tiny_pipeline())
     expected = dataclasses.replace(judge, label_policy="uniform", seed=5, dtype="float16")
     assert made.identity() == expected.identity() and made.confirm_identity() == expected.confirm_identity()
+    parser.set_defaults(output=str(tmp_path), study_name=None)
     with pytest.raises(ValueError, match="--confirm-seed 7 is that of the search"):
-        judge_of(parser.parse_args([*words, "--seed", "7", "--confirm-seed", "7"]))
+        check(parser.parse_args([*words, "--seed", "7", "--confirm-seed", "7"]))

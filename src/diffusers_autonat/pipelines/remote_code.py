@@ -14,8 +14,15 @@ from ..files import write_text
 
 
 FILE = "pipeline.py"
+TEXT = """\
+# diffusers runs this file of all folders in one module, and wants one class there: what another has left goes.
+for _name in [name for name, value in globals().items() if isinstance(value, type)]:
+    del globals()[_name]
+
+from diffusers_autonat import {name}  # noqa: E402, F401
+"""
 
 
 def save_remote_code(pipeline_class: type, folder: str | Path) -> None:
     """Write the file; folder and class as in `save_pretrained`."""
-    write_text(Path(folder, FILE), f"from diffusers_autonat import {pipeline_class.__name__}  # noqa: F401\n")
+    write_text(Path(folder, FILE), TEXT.format(name=pipeline_class.__name__))
