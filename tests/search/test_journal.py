@@ -182,6 +182,15 @@ def test_two_names_of_one_journal_have_one_lock(journal, tmp_path):
     assert len(finished(journal)) == 5 and open_storage(tmp_path / "link")._backend._file_path == str(journal)
 
 
+def test_a_lock_that_a_kill_left_is_found_stale(tmp_path, monkeypatch):
+    """Optuna looks at what the lock points to; a name relative to somewhere else it would wait for, for ever."""
+    monkeypatch.chdir(tmp_path)
+    lock = open_storage("folder/search.journal")._backend._lock
+    lock.acquire()
+    assert os.stat("folder/search.journal.lock").st_mtime > 0
+    lock.release()
+
+
 def test_mending_a_whole_journal_changes_nothing(journal):
     content = journal.read_bytes()
     mend(journal)

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import multiprocessing
+import time
 
 import optuna
 import pytest
@@ -15,6 +17,7 @@ from diffusers_autonat.search import (
     save_strategy,
     save_trials,
 )
+from diffusers_autonat.search.report import writing
 from tests.conftest import tiny_pipeline
 
 
@@ -69,3 +72,41 @@ def test_all_trials_are_in_the_table(tmp_path, study):
             assert float(row["value"]) == float(row["frechet_distance"]) == trial.value
             assert float(row["class_consistency"]) == 0.25
     assert {row["state"] for row in rows} == {"COMPLETE", "FAIL"}
+
+
+def hold(folder, seconds):
+    with writing(folder):
+        (folder / "held").touch()
+        time.sleep(seconds)
+
+
+def test_workers_write_results_one_after_another_and_a_killed_one_blocks_nobody(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    holder = fork.Process(target=hold, args=(tmp_path, 60))
+    holder.start()
+    while not (tmp_path / "held").exists():
+        time.sleep(0.01)
+    follower = fork.Process(target=hold, args=(tmp_path, 0))
+    follower.start()
+    follower.join(0.3)
+    assert follower.is_alive()
+    holder.kill()
+    follower.join(20)
+    assert follower.exitcode == 0
+
+
+def write_all(folder, number):
+    for _ in range(10):
+        with writing(folder):
+            save_strategy(folder, NATScheduler(16), GenerationStrategy.cosine(number), {"by": number})
+
+
+def test_six_workers_write_the_strategies_they_found(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    workers = [fork.Process(target=write_all, args=(tmp_path, number)) for number in range(1, 7)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0] * 6
+    assert json.loads((tmp_path / "search.json").read_text()).keys() == set("123456")

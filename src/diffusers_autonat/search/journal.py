@@ -46,15 +46,16 @@ def open_journal(path: str | Path) -> JournalStorage:
         ValueError: The file is no journal, and is left as it is; or a line was overwritten later, which is named.
         OSError: It cannot be read or written.
     """
-    path = Path(path).resolve()  # a link would have a lock of its own
+    # A link would have a lock of its own; and that of a relative path, left by a kill, is never broken by Optuna.
+    path = Path(path).resolve()
     if not _is_journal(path):
         raise ValueError(f"{path} is not a journal of Optuna: name another file")
-    with held(JournalLock(path)):
+    with _held(JournalLock(path)):
         pass
     try:
         return JournalStorage(JournalFileBackend(str(path), JournalLock(path)))
     except (ValueError, TypeError, LookupError, AssertionError, RecursionError):
-        with held(JournalLock(path)):
+        with _held(JournalLock(path)):
             _split_lines(path)
     try:
         return JournalStorage(JournalFileBackend(str(path), JournalLock(path)))
@@ -155,8 +156,7 @@ def _last_line(file) -> tuple[int, bytes]:
 
 
 @contextmanager
-def held(lock: JournalFileSymlinkLock) -> Iterator[None]:
-    """While the block runs nobody else holds the lock, also on other machines."""
+def _held(lock: JournalLock) -> Iterator[None]:
     lock.acquire()
     try:
         yield

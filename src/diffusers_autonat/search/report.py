@@ -7,14 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from optuna.storages.journal import JournalFileSymlinkLock
+from filelock import FileLock
 from optuna.study import Study
 
 from ..files import whole_file, write_json
 from ..provenance import pipeline_hash, versions
 from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import GenerationStrategy, read_json
-from .journal import held
 from .objective import STRATEGY
 
 
@@ -29,10 +28,12 @@ def origin_of(identity: Mapping[str, Any], pipeline: Any, **more: Any) -> dict[s
 
 @contextmanager
 def writing(folder: str | Path) -> Iterator[None]:
-    """Write results into a folder alone: all workers of a search end at the same moment, and each writes them."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with held(JournalFileSymlinkLock(str(folder / "results"), grace_period=120)):
+    """Write results into a folder alone: all workers of a search end at the same moment, and each writes them.
+
+    The lock of a worker that is killed goes with its process.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with FileLock(Path(folder, ".results.lock")):
         yield
 
 
