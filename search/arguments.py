@@ -16,7 +16,8 @@ import optuna
 import torch
 
 from diffusers_autonat import GenerationStrategy, TrainingStrategy
-from diffusers_autonat.commands.arguments import check_writable, positive
+from diffusers_autonat.command_line import number, one_line_errors, positive, whole
+from diffusers_autonat.commands.arguments import check_writable
 from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.metrics import LABEL_POLICIES, load_extractor, load_reference
 from diffusers_autonat.search.judge import Judge
@@ -49,15 +50,18 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--metric", choices=list(METRICS), default="fid", help="distance on the extractor's features")
     group.add_argument("--num-images", type=positive, default=1000, help="for each trial")
     group.add_argument(
-        "--seed", type=int, default=0, help="of labels and noise, the same in each trial, and of samplers"
+        "--seed",
+        type=whole(0, MAX_SEED),
+        default=0,
+        help="of labels and noise, the same in each trial, and of samplers",
     )
     group.add_argument("--redraw-noise", action="store_true", help="new noise for each round (or trial)")
     group.add_argument("--label-policy", choices=LABEL_POLICIES, default="balanced")
     group.add_argument("--batch-size", type=positive, default=128)
     group.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    group.add_argument("--confirm-top", type=int, default=5, help="trials measured again on fresh noise; 0: none")
+    group.add_argument("--confirm-top", type=whole(0), default=5, help="trials measured again on fresh noise; 0: none")
     group.add_argument("--confirm-images", type=positive, default=5000)
-    group.add_argument("--confirm-seed", type=int, default=1_000_003, help="of the fresh noise")
+    group.add_argument("--confirm-seed", type=whole(0, MAX_SEED), default=1_000_003, help="of the fresh noise")
 
 
 def add_start_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,8 +71,8 @@ def add_start_arguments(parser: argparse.ArgumentParser) -> None:
         default="heuristic",
         help="heuristic, released (where the paper's search starts), stored, or a file, also of another number of steps",
     )
-    group.add_argument("--remasking-temperature", type=float, default=4.5, help="lambda of the heuristic")
-    group.add_argument("--guidance-scale", type=float, default=3.0, help="k of the heuristic")
+    group.add_argument("--remasking-temperature", type=number(0), default=4.5, help="lambda of the heuristic")
+    group.add_argument("--guidance-scale", type=number(0), default=3.0, help="k of the heuristic")
 
 
 def start_strategy(args: argparse.Namespace, num_inference_steps: int, pipeline: Any) -> GenerationStrategy:
@@ -102,10 +106,10 @@ def start_label(args: argparse.Namespace) -> str:
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("candidates of the training strategy")
-    group.add_argument("--start-alpha", type=float, default=1.0)
-    group.add_argument("--start-beta", type=float, default=1.0)
-    group.add_argument("--alphas", type=float, nargs="+", default=[1, 2, 4, 8, 12, 16, 24])
-    group.add_argument("--betas", type=float, nargs="+", default=[0.5, 1, 2, 3, 4, 6])
+    group.add_argument("--start-alpha", type=number(0), default=1.0)
+    group.add_argument("--start-beta", type=number(0), default=1.0)
+    group.add_argument("--alphas", type=number(0), nargs="+", default=[1, 2, 4, 8, 12, 16, 24])
+    group.add_argument("--betas", type=number(0), nargs="+", default=[0.5, 1, 2, 3, 4, 6])
     group.add_argument("--launcher", default="", help="e.g. 'accelerate launch --multi_gpu'; default: this Python")
     group.add_argument("--candidates", help="folder of the trained candidates; default: candidates in --output")
 
@@ -174,11 +178,6 @@ def title_of(model: str, num_inference_steps: int | str, num_images: int | None 
 def check(args: argparse.Namespace) -> None:
     """What all scripts are given, before anything is made or read."""
     check_writable(str(Path(args.output, DEFAULT_JOURNAL)))
-    for name in ("seed", "confirm_seed"):
-        if not 0 <= getattr(args, name) <= MAX_SEED:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} must be from 0 to {MAX_SEED}")
-    if args.confirm_top < 0:
-        raise ValueError(f"--confirm-top {args.confirm_top} must not be negative; 0 confirms nothing")
     if args.confirm_top and args.confirm_seed == args.seed:
         raise ValueError(f"--confirm-seed {args.seed} is that of the search: winners need fresh noise")
     if args.study_name is not None and not args.study_name.strip():
@@ -194,12 +193,12 @@ def main_of_script(run: Callable[[argparse.Namespace], None], args: argparse.Nam
     for chatty in ("httpx", "alembic", "diffusers", "transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as clusters end jobs
-    try:
-        check(args)
-        run(args)
-    except KeyboardInterrupt:
-        print("Stopped. The same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError, optuna.exceptions.OptunaError) as error:
-        print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+    with one_line_errors():
+        try:
+            check(args)
+            run(args)
+        except KeyboardInterrupt:
+            print("Stopped. The same command goes on from here.", file=sys.stderr)
+            raise
+        except optuna.exceptions.OptunaError as error:  # such as a trial that other workers have given up
+            raise ValueError(str(error)) from error

@@ -34,7 +34,7 @@ from arguments import (
 )
 
 from diffusers_autonat import GenerationStrategy, TrainingStrategy
-from diffusers_autonat.commands.arguments import positive
+from diffusers_autonat.command_line import Parser, number, positive
 from diffusers_autonat.files import write_json
 from diffusers_autonat.metrics import Report
 from diffusers_autonat.plots import plot_bars, plot_curves, plot_schedules
@@ -54,7 +54,7 @@ SEEDS = 1_000  # between the seeds of two repetitions, which are also those of t
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, dest="experiment", metavar="EXPERIMENT")
     several = sampler_names()
     for run in (baseline, samplers, free, concurrent, training):
@@ -66,8 +66,8 @@ def parse_args():
         else:
             command.add_argument("pipeline", help="folder or Hub id")
         if run is baseline:
-            command.add_argument("--lambdas", type=float, nargs="+", default=[1.0, 2.0, 3.0, 4.5, 6.0, 9.0])
-            command.add_argument("--ks", type=float, nargs="+", default=[0.5, 1.0, 1.5, 2.0, 3.0])
+            command.add_argument("--lambdas", type=number(0), nargs="+", default=[1.0, 2.0, 3.0, 4.5, 6.0, 9.0])
+            command.add_argument("--ks", type=number(0), nargs="+", default=[0.5, 1.0, 1.5, 2.0, 3.0])
         else:
             add_start_arguments(command)
         if run in (samplers, free, concurrent):

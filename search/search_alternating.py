@@ -14,7 +14,6 @@ times at once to share the work.
 """
 
 import argparse
-import math
 from pathlib import Path
 
 import optuna
@@ -35,7 +34,7 @@ from arguments import (
 )
 
 from diffusers_autonat import GenerationStrategy, TrainingStrategy
-from diffusers_autonat.commands.arguments import positive
+from diffusers_autonat.command_line import Parser, number, positive
 from diffusers_autonat.files import write_json
 from diffusers_autonat.plots import plot_bars, plot_schedules
 from diffusers_autonat.provenance import pipeline_hash
@@ -51,10 +50,10 @@ from diffusers_autonat.search.training import CandidateTrainer, describe, search
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-inference-steps", type=positive, default=4)
     parser.add_argument("--rounds", type=positive, default=3, help="at most")
-    parser.add_argument("--epsilon", type=float, default=0.05, help="change of the distance that ends the search")
+    parser.add_argument("--epsilon", type=number(), default=0.05, help="change of the distance that ends the search")
     parser.add_argument("--sampler", choices=sampler_names(), default="finite-difference")
     parser.add_argument("--num-trials", type=positive, default=300, help="of each generation search")
     parser.add_argument("--final-pipeline", help="a bigger model, searched once from where the rounds ended")
@@ -118,8 +117,6 @@ def run(args):
     # 1. Everything that can be wrong, before the first training
     if args.confirm_top < 1:
         raise ValueError("--confirm-top 0: rounds are compared by confirmed values")
-    if math.isnan(args.epsilon):
-        raise ValueError("--epsilon nan is no number")
     if args.start != "stored":  # else it is of a model that has still to be trained
         first = start_strategy(args, args.num_inference_steps, None)
         make_sampler(args.sampler, FixedStepsSpace(first).parameters, args.num_trials, args.seed)

@@ -26,7 +26,8 @@ from arguments import (
 )
 
 from diffusers_autonat import NATScheduler
-from diffusers_autonat.commands.arguments import check_writable, positive
+from diffusers_autonat.command_line import Parser, positive
+from diffusers_autonat.commands.arguments import check_writable
 from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.files import write_json
 from diffusers_autonat.plots import plot_front, plot_schedules, plot_search
@@ -41,7 +42,7 @@ from diffusers_autonat.search.study import complete_trials, open_storage
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pipeline", help="folder or Hub id")
     parser.add_argument(
         "--num-inference-steps", type=positive, nargs="+", default=[8], help="several with a cost only"

@@ -27,7 +27,7 @@ from arguments import (
 )
 
 from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
-from diffusers_autonat.commands.arguments import positive
+from diffusers_autonat.command_line import Parser, positive
 from diffusers_autonat.files import write_json
 from diffusers_autonat.plots import plot_bars
 from diffusers_autonat.search.confirm import score_candidates
@@ -39,7 +39,7 @@ from diffusers_autonat.strategy_files import read_strategy
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-inference-steps", type=positive, default=8)
     parser.add_argument("--strategy", help="strategy file or scheduler_config.json to score with; default: heuristic")
     add_training_arguments(parser)
