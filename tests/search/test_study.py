@@ -195,3 +195,16 @@ def test_database(tmp_path):
     study = open_study(open_storage(f"sqlite:///{tmp_path}/s.db"), "s", IDENTITY, make_sampler("random", SPACE, 3))
     run_study(study, value, 3, progress=False)
     assert len(complete_trials(study)) == 3
+
+
+def test_of_equal_trials_the_earlier_slot_is_first_whoever_ran_it(tmp_path):
+    """A worker dies at the first point; another, which is at the second, makes up for it afterwards."""
+    study = open_it(tmp_path / "s", "random")
+    first, second = study.ask(), study.ask()
+    study._storage.set_trial_user_attr(first._trial_id, FAILURE, "lost: worker 1 ended")
+    study.tell(first, state=TrialState.FAIL)
+    study.tell(second, 1.0)
+    study.tell(study.ask(), 1.0)
+    study.tell(study.ask(), 0.5)
+    assert [slot_of(trial)[0] for trial in complete_trials(study)] == [2, 0, 1]
+    assert [trial.number for trial in complete_trials(study)] == [3, 2, 1]

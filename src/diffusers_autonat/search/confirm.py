@@ -92,8 +92,10 @@ def _in_order(num_candidates: int) -> ResumableSampler:
 def best_trials(study: Study, top: int) -> list[FrozenTrial]:
     """The `top` best trials of different strategies; of two objectives, so many of the front, spread over it."""
     if len(study.directions) == 1:
-        different = {str(trial.user_attrs[STRATEGY]): trial for trial in reversed(complete_trials(study))}
-        return sorted(different.values(), key=lambda trial: (trial.values[0], trial.number))[:top]
+        different: dict[str, FrozenTrial] = {}
+        for trial in complete_trials(study):
+            different.setdefault(str(trial.user_attrs[STRATEGY]), trial)
+        return list(different.values())[:top]
     complete_trials(study)  # an error where there is none
     front = sorted({tuple(t.values): t for t in reversed(study.best_trials)}.values(), key=lambda t: t.values[-1])
     if len(front) <= top:

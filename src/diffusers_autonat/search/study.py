@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from .interface import SharedSampler
 from .journal import open_journal
-from .workers import FAILURE, LOST, all_trials, fail_lost_trial, is_lost, is_nameless
+from .workers import FAILURE, LOST, all_trials, fail_lost_trial, is_lost, is_nameless, slot_of
 
 
 logger = logging.getLogger(__name__)
@@ -112,6 +112,8 @@ def _as_json(value: Any) -> Any:
 def complete_trials(study: Study) -> list[FrozenTrial]:
     """Trials with a value, best first where there is one objective, otherwise by number.
 
+    Of equal ones the earlier in the course of the search is first, whoever ran it and however often.
+
     Raises:
         ValueError: there is none, with the reason of the first failure.
     """
@@ -124,7 +126,7 @@ def complete_trials(study: Study) -> list[FrozenTrial]:
     if len(study.directions) > 1:
         return complete
     sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
-    return sorted(complete, key=lambda t: (sign * t.values[0], t.number))
+    return sorted(complete, key=lambda t: (sign * t.values[0], slot_of(t) or [], t.number))
 
 
 def run_study(study: Study, objective: Objective, num_trials: int | None, progress: bool = True) -> None:
