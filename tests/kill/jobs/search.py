@@ -41,7 +41,7 @@ class Search(Job):
     def run(self, folder: Path, output: Path) -> None:
         journal.JournalLock = HastyLock
         run_script(SCRIPT, folder / "pipeline", "--reference", folder / "reference.npz", "--feature-extractor",
-                   folder / "judge", "--num-images", 12, "--num-inference-steps", 4, "--free", "guidance_scales",
+                   folder / "judge", "--num-images", 12, "--num-inference-steps", 4, "--free", "sampling_temperatures",
                    "--sampler", "released", "--num-trials", 11, "--confirm-top", 2, "--confirm-images", 24,
                    "--output", output)  # fmt: skip
 
