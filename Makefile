@@ -1,5 +1,6 @@
 # make demo    images from the shipped model, in outputs/demo.png
 # make test    the test suite, and what checks the code
+# make test-lowest    what does not train, with the lowest versions of all dependencies, in a virtual environment of its own
 # make train   the shipped model again, from Fashion-MNIST to a pipeline (about four hours on two cores)
 #
 # Each sets up what it needs: a virtual environment in .venv with torch for this machine's hardware.
@@ -12,7 +13,7 @@ EXTRAS ?= dev
 CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,--constraint constraints/cpu.txt)
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test lint train data clean
+.PHONY: demo test test-lowest lint train data clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready-demo
@@ -20,6 +21,13 @@ demo: $(VENV)/.ready-demo
 
 test: $(VENV)/.ready-$(EXTRAS) lint
 	$(BIN)/python -m pytest
+
+# Everything but training and benchmarks, which take longest and use nothing else of the libraries.
+CORE ?= --ignore=tests/training --ignore=tests/benchmarks --ignore=tests/kill tests
+LOWEST := $(VENV)-lowest
+test-lowest:
+	$(MAKE) $(LOWEST)/.ready-dev VENV=$(LOWEST) CONSTRAINTS="$(CONSTRAINTS) --constraint constraints/lowest.txt"
+	$(LOWEST)/bin/python -m pytest $(CORE)
 
 lint: $(VENV)/.ready-$(EXTRAS)
 	$(BIN)/ruff check .
@@ -43,7 +51,7 @@ $(VENV)/bin/python:
 		|| { echo "make: '$(PYTHON) -m venv' failed; on Debian and Ubuntu install the package python3-venv." >&2; rm -rf $(VENV); exit 1; }
 
 # Torch first and on its own: installed as a dependency it would be chosen before the constraint's build is seen.
-$(VENV)/.ready-%: $(VENV)/bin/python pyproject.toml constraints/cpu.txt
+$(VENV)/.ready-%: $(VENV)/bin/python pyproject.toml $(wildcard constraints/*.txt)
 	@echo "Installing the package with its '$*' extra into $(VENV) (a few minutes the first time) ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check $(CONSTRAINTS) torch \
 		&& $(BIN)/python -m pip install -q --disable-pip-version-check $(CONSTRAINTS) -e ".[$*]" \
@@ -51,4 +59,4 @@ $(VENV)/.ready-%: $(VENV)/bin/python pyproject.toml constraints/cpu.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) $(LOWEST) outputs
