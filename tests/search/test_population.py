@@ -12,8 +12,13 @@ from diffusers_autonat.metrics import Reference
 from diffusers_autonat.metrics.conditions import class_conditions
 from diffusers_autonat.metrics.noise import image_generators
 from diffusers_autonat.search import StrategyObjective, open_storage, open_study, run_study
-from diffusers_autonat.search.population import NOISE, PopulationSampler, PopulationScore, PopulationSpace
-from diffusers_autonat.search.samplers import make_sampler
+from diffusers_autonat.search.population import (
+    NOISE,
+    POPULATION_KIND,
+    PopulationSampler,
+    PopulationScore,
+    PopulationSpace,
+)
 
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -70,7 +75,7 @@ def objective(evaluator, num_images=200, seed=0):
 def test_it_finds_what_matters_with_few_images():
     evaluator = Evaluator()
     space, score = objective(evaluator)
-    study = optuna.create_study(sampler=make_sampler("population", space.parameters, num_trials=42))
+    study = optuna.create_study(sampler=POPULATION_KIND.make(space.parameters, 42, 0, []))
     study.optimize(score)
     assert len(study.trials) == 42 and evaluator.made == 40 * 200
     ends = [trial for trial in study.trials if trial.params[NOISE] == 0]
@@ -135,7 +140,7 @@ def test_populations_are_of_pairs(num_images):
 def test_too_few_trials_are_refused():
     space, _ = objective(Evaluator())
     with pytest.raises(ValueError, match="3 trials are not enough for one update"):
-        make_sampler("population", space.parameters, num_trials=3)
+        POPULATION_KIND.make(space.parameters, 3, 0, [])
 
 
 def test_it_needs_a_reference():

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import finite_difference, optuna_samplers, population
+from . import finite_difference, optuna_samplers
 from .interface import SamplerKind, SharedSampler
 from .spaces import DescentParameter
 
 
 SAMPLERS: dict[str, SamplerKind] = {
     "finite-difference": finite_difference.WITH_LINE_SEARCH,
-    "population": population.POPULATION_KIND,
     "released": finite_difference.RELEASED,
     "tpe": optuna_samplers.TPE,
     "cmaes": optuna_samplers.CMAES,
