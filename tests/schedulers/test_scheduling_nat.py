@@ -314,3 +314,9 @@ def test_reference_stochastic_run_with_its_recorded_draws(reference):
             count = mask_count(256, torch.tensor([[RELEASED.mask_ratios[t]]]))
             ids = mask_lowest(ids, score, masked, count, mask_id)
     assert torch.equal(ids, tensors["stochastic.final_ids"])
+
+
+@pytest.mark.parametrize("strategy", [{}, [], "found.yaml", 0, [{}]])
+def test_a_plan_of_what_is_no_strategy_is_refused_in_a_line(strategy):
+    with pytest.raises(ValueError, match="is no GenerationStrategy"):
+        NATScheduler(MASK).plan(strategy=strategy)

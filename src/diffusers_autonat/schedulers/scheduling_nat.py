@@ -11,7 +11,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 
-from ..strategies import SCHEDULES, GenerationStrategy, StepParameters, by_steps, whole_steps
+from ..strategies import SCHEDULES, GenerationStrategy, StepParameters, as_strategies, by_steps, whole_steps
 from .masked_sampling import column, draw_tokens, gumbel_noise, log_confidence, mask_count, mask_lowest
 
 
@@ -139,7 +139,7 @@ class NATScheduler(SchedulerMixin, ConfigMixin):
         """One strategy for all samples, or one for each."""
         if strategy is None:
             strategy = self.get_strategy(num_inference_steps)
-        strategies = [strategy] if isinstance(strategy, GenerationStrategy) else list(strategy)
+        strategies = as_strategies(strategy)
         lengths = {one.num_inference_steps for one in strategies}
         if num_inference_steps is not None:
             lengths.add(whole_steps(num_inference_steps))
