@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
-from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 
+from .attention import attend
 from .sizes import check_sizes
 
 
@@ -200,17 +200,7 @@ class ENATAttnProcessor:
             key = torch.cat([attn.add_k_proj(encoder_hidden_states), key], dim=1)  # [B, m + n, D]
             value = torch.cat([attn.add_v_proj(encoder_hidden_states), value], dim=1)  # [B, m + n, D]
 
-        if attention_mask is not None:
-            attention_mask = attention_mask[:, None, None, :]  # [B, 1, 1, m + n], which every backend takes
-        hidden_states = dispatch_attention_fn(
-            query.unflatten(-1, (attn.heads, -1)),  # [B, n, H, D/H]
-            key.unflatten(-1, (attn.heads, -1)),  # [B, m + n, H, D/H]
-            value.unflatten(-1, (attn.heads, -1)),
-            attn_mask=attention_mask,
-            backend=self._attention_backend,
-            parallel_config=self._parallel_config,
-        )
-        return attn.to_out(hidden_states.flatten(2))  # [B, n, D]
+        return attn.to_out(attend(self, query, key, value, attn.heads, attention_mask))  # [B, n, D]
 
 
 class ENATAttention(nn.Module, AttentionModuleMixin):

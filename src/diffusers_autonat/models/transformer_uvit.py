@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
-from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 
+from .attention import attend
 from .sizes import check_sizes
 
 
@@ -108,14 +108,7 @@ class UViTAttnProcessor:
         else:
             query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
 
-        hidden_states = dispatch_attention_fn(
-            query.unflatten(-1, (attn.heads, -1)),  # [B, L, H, D/H]
-            key.unflatten(-1, (attn.heads, -1)),
-            value.unflatten(-1, (attn.heads, -1)),
-            backend=self._attention_backend,
-            parallel_config=self._parallel_config,
-        )
-        return attn.to_out(hidden_states.flatten(2))  # [B, L, D]
+        return attn.to_out(attend(self, query, key, value, attn.heads))  # [B, L, D]
 
 
 class UViTAttention(nn.Module, AttentionModuleMixin):

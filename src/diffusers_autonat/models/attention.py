@@ -1,0 +1,61 @@
+"""Attention of both transformers: diffusers' dispatcher, and plain products where those are faster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+
+def attend(
+    processor: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    heads: int,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """
+    Multi-head attention of projected queries, by the backend that `processor` was given, so that every registered one can
+    be used.
+
+    A training in bfloat16 on a CPU is the exception where no backend was named: there the backward pass of torch's fused
+    kernel takes several times as long as that of two matrix products, a third of a whole training step
+    (`benchmarks/training_attention.py`).
+
+    Args:
+        processor: Attention processor with `_attention_backend` and `_parallel_config`.
+        query: `[B, n, D]`. key, value: `[B, m, D]`. heads: H, a divisor of D.
+        mask: bool `[B, m]`, True for keys that are seen; None sees all.
+
+    Returns:
+        `[B, n, D]`.
+    """
+    query, key, value = (states.unflatten(-1, (heads, -1)) for states in (query, key, value))  # [B, n or m, H, D/H]
+    if mask is not None:
+        mask = mask[:, None, None, :]  # [B, 1, 1, m], which every backend takes
+    trained_on_cpu = query.requires_grad and query.device.type == "cpu" and query.dtype == torch.bfloat16
+    if trained_on_cpu and processor._attention_backend is None:
+        hidden_states = plain_attention(query, key, value, mask)
+    else:
+        hidden_states = dispatch_attention_fn(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            backend=processor._attention_backend,
+            parallel_config=processor._parallel_config,
+        )
+    return hidden_states.flatten(2)  # [B, n, D]
+
+
+def plain_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Softmax attention as two batched products; `[B, n, H, d]` and `[B, m, H, d]` to `[B, n, H, d]`."""
+    query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # [B, H, n or m, d]
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # [B, H, n, m]
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2)
