@@ -20,6 +20,7 @@ from diffusers_autonat.command_line import number, one_line_errors, positive, wh
 from diffusers_autonat.commands.arguments import check_writable
 from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.metrics import LABEL_POLICIES, load_extractor, load_reference
+from diffusers_autonat.search.constraints import Constraint
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import METRICS
 from diffusers_autonat.search.spaces import generation_start, resample_strategy
@@ -48,6 +49,7 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
                        help="side that the reference's images are cropped to; default: the pipeline's")  # fmt: skip
     group.add_argument("--feature-extractor", default="inception", help="inception, or a transformers vision model")
     group.add_argument("--metric", choices=list(METRICS), default="fid", help="distance on the extractor's features")
+    group.add_argument("--constraint", help="what strategies have to keep, such as 'class_consistency>=0.92'")
     group.add_argument("--num-images", type=positive, default=1000, help="for each trial")
     group.add_argument(
         "--seed",
@@ -157,6 +159,7 @@ def judge_of(args: argparse.Namespace, pipeline: Any = None) -> Judge:
         confirm_images=args.confirm_images,
         confirm_seed=args.confirm_seed,
         progress=someone_looks,
+        constraint=None if args.constraint is None else Constraint.parse(args.constraint),
     )
 
 
@@ -178,6 +181,8 @@ def title_of(model: str, num_inference_steps: int | str, num_images: int | None 
 def check(args: argparse.Namespace) -> None:
     """What all scripts are given, before anything is made or read."""
     check_writable(str(Path(args.output, DEFAULT_JOURNAL)))
+    if args.constraint is not None:
+        Constraint.parse(args.constraint)
     if args.confirm_top and args.confirm_seed == args.seed:
         raise ValueError(f"--confirm-seed {args.seed} is that of the search: winners need fresh noise")
     if args.study_name is not None and not args.study_name.strip():

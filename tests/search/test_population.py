@@ -13,6 +13,7 @@ from diffusers_autonat.metrics.conditions import class_conditions
 from diffusers_autonat.metrics.noise import image_generators
 from diffusers_autonat.search import FixedStepsSpace, StrategyObjective, open_storage, open_study, run_study
 from diffusers_autonat.search.confirm import best_trials
+from diffusers_autonat.search.constraints import Constraint
 from diffusers_autonat.search.population import (
     NOISE,
     POPULATION_KIND,
@@ -132,6 +133,35 @@ def test_a_failed_batch_is_left_out():
     study = optuna.create_study(sampler=PopulationSampler(space.parameters, num_updates=2))
     study.optimize(failing, catch=(ArithmeticError,))
     assert [t.params[NOISE] for t in study.trials][-2:] == [0, 0]
+
+
+class Doubtful(Extractor):
+    """Recognises images whose second level, which tau1 decides, is above the middle."""
+
+    def __call__(self, images, indices):
+        features, _ = super().__call__(images, indices)
+        known = (features[:, 1] > 0.5).long() * (indices // 2 % 3 * 2 % 3 + 1)  # the class that was asked for, or none
+        return features, torch.nn.functional.one_hot((known - 1) % 4, 4).float()
+
+
+def test_a_constraint_is_kept_at_the_expense_of_the_distance():
+    def search(constraint):
+        evaluator = Evaluator()
+        evaluator.extractor = Doubtful()
+        space = PopulationSpace(FixedStepsSpace(START, ["sampling_temperatures"]))
+        score = PopulationScore(evaluator, 200, 0, centre_score, space, constraint=constraint)
+        study = optuna.create_study(sampler=PopulationSampler(space.parameters, num_updates=10))
+        study.optimize(StrategyObjective(space, score))
+        return study.trials[-1].params["sampling_temperatures.0"]
+
+    free, bound = search(None), search(Constraint("class_consistency", 0.9, True))
+    assert free == pytest.approx(2.0, abs=0.4) and bound > free + 0.5
+
+
+def test_only_recognition_can_be_kept():
+    with pytest.raises(ValueError, match="no other constraint than that: kid<=1"):
+        PopulationScore(Evaluator(), 4, 0, centre_score, PopulationSpace(FixedStepsSpace(START)), None,
+                        Constraint("kid", 1.0, False))  # fmt: skip
 
 
 @pytest.mark.parametrize("num_images", [3, 2, 0])

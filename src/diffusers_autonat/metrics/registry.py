@@ -16,6 +16,7 @@ from torchmetrics import Metric, MetricCollection
 
 from .distances import FrechetDistance, KernelDistance
 from .extractors import FeatureExtractor
+from .influence import FrechetError
 from .manifold import NEAREST_K, ManifoldScores
 from .references import Reference
 from .scores import ClassConsistency, ClassifierScore
@@ -52,6 +53,12 @@ METRICS: dict[str, RegisteredMetric] = {
     "fid": RegisteredMetric(
         lambda extractor, num_images, reference: FrechetDistance(reference),
         values=("fid", "frechet_distance"),
+        needs_reference=True,
+        needs_covariance=True,
+    ),
+    "fid_error": RegisteredMetric(
+        lambda extractor, num_images, reference: FrechetError(reference),
+        values=("fid_error", "frechet_distance_error"),
         needs_reference=True,
         needs_covariance=True,
     ),

@@ -10,8 +10,10 @@ import optuna
 import torch
 
 from ..loading import default_device, load_pipeline
+from ..metrics import METRICS as METRICS_BY_NAME
 from ..metrics import Evaluator, FeatureExtractor, Reference
 from ..strategies import GenerationStrategy, TrainingStrategy
+from .constraints import Constraint
 from .objective import METRICS, EvaluatorScore
 from .passes import PassCounter
 from .replay import ReplayingEvaluator
@@ -33,6 +35,7 @@ class Judge:
         dtype: Of pipelines that are loaded to be judged, as torch names it.
         confirm_images, confirm_seed: What winners are measured again with.
         progress: Show a bar while confirming.
+        constraint: What strategies have to keep.
 
     Raises:
         ValueError: the reference was made with another extractor.
@@ -50,6 +53,7 @@ class Judge:
     confirm_images: int = 5000
     confirm_seed: int = 1_000_003
     progress: bool = False
+    constraint: Constraint | None = None
 
     def __post_init__(self):
         self.reference.check_extractor(self.extractor)
@@ -58,32 +62,47 @@ class Judge:
         """The pipeline of a folder or Hub id, as it is judged: in `dtype`, on the accelerator where there is one."""
         return load_pipeline(name, getattr(torch, self.dtype), default_device())
 
-    def evaluator(self, pipeline: Any, progress: bool = False) -> Evaluator:
-        same_classes = (
-            self.extractor.id2label and self.extractor.num_classes == pipeline.transformer.config.num_classes
-        )
-        return Evaluator(
+    def evaluator(self, pipeline: Any, progress: bool = False, error: bool = False) -> Evaluator:
+        """Distance, where the extractor knows the pipeline's classes their recognition, and the distance's `error`."""
+        metrics, classes = [self.metric], getattr(pipeline.transformer.config, "num_classes", None)
+        if self.extractor.id2label and self.extractor.num_classes == classes:
+            metrics.append("class")
+        if error and self.metric == "fid":  # the kernel distance has its own
+            metrics.append("fid_error")
+        evaluator = Evaluator(
             pipeline,
             self.extractor,
             self.reference,
-            metrics=(self.metric, "class") if same_classes else (self.metric,),
+            metrics=metrics,
             label_policy=self.label_policy,
             batch_size=self.batch_size,
             progress=progress,
         )
+        known = [value for name in metrics for value in METRICS_BY_NAME[name].values]
+        if self.constraint is not None and self.constraint.name not in known:
+            raise ValueError(f"the constraint is on {self.constraint.name}; measured are {', '.join(known)}")
+        return evaluator
 
     def score(self, pipeline: Any, rungs: list[int] | None = None) -> EvaluatorScore:
         """The score of the search's trials, which share what is equal in their images."""
         evaluator = ReplayingEvaluator(self.evaluator(pipeline))
         passes = PassCounter(pipeline.transformer)
         return EvaluatorScore(
-            evaluator, self.num_images, self.seed, self.metric, self.redraw_noise, rungs or (), passes
+            evaluator,
+            self.num_images,
+            self.seed,
+            self.metric,
+            self.redraw_noise,
+            rungs or (),
+            passes,
+            self.constraint,
         )
 
     def confirm_score(self, pipeline: Any) -> EvaluatorScore:
         """The score of the winners: fresh noise, more images, and a bar of its own where someone looks."""
+        evaluator = self.evaluator(pipeline, self.progress, error=True)
         return EvaluatorScore(
-            self.evaluator(pipeline, self.progress), self.confirm_images, self.confirm_seed, self.metric
+            evaluator, self.confirm_images, self.confirm_seed, self.metric, constraint=self.constraint
         )
 
     def training_score(self, train: Train, strategy: GenerationStrategy, confirm: bool = False) -> TrainingScore:
@@ -107,6 +126,7 @@ class Judge:
             "extractor": self.extractor.weights_hash,
             "extractor_batch_size": self.extractor.batch_size,
             "reference": self.reference.hash,
+            **({} if self.constraint is None else {"constraint": str(self.constraint)}),
             **more,
         }
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import optuna
 
 from ..strategies import GenerationStrategy
+from .constraints import Constraint
 from .passes import PassCounter
 from .strategy_spaces import StrategySpace
 from .workers import turn_of
@@ -50,6 +51,7 @@ class EvaluatorScore:
         redraw: Draw new noise as the search goes on.
         rungs: Numbers of images below N at which the study's pruner may give a trial up.
         passes: Watches the transformer; then a trial says how many passes it took.
+        constraint: What strategies have to keep; the distance of those that do not counts more.
     """
 
     evaluator: Evaluator
@@ -59,6 +61,7 @@ class EvaluatorScore:
     redraw: bool = False
     rungs: Sequence[int] = ()
     passes: PassCounter | None = None
+    constraint: Constraint | None = None
 
     def __call__(self, strategy: GenerationStrategy, trial: optuna.Trial) -> float:
         seed = self.seed + (turn_of(trial) if self.redraw else 0)
@@ -84,7 +87,8 @@ class EvaluatorScore:
     def _record(self, trial: optuna.Trial, num_images: int, values: Mapping[str, float]) -> float:
         trial.set_user_attr("num_images", num_images)
         trial.set_user_attr("values", dict(values))
-        return values[next(name for name in METRICS[self.metric] if name in values)]
+        distance = values[next(name for name in METRICS[self.metric] if name in values)]
+        return distance if self.constraint is None else self.constraint.penalised(distance, values)
 
 
 class StrategyObjective:

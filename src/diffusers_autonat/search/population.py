@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,10 @@ from torch import Tensor
 from ..metrics import Evaluator
 from ..metrics.distances import FrechetDistance
 from ..metrics.extractors.base import to_uint8
+from ..metrics.influence import FrechetInfluence, Population
 from ..strategies import GenerationStrategy
-from .influence import Effects, FrechetInfluence, Population
+from .constraints import PENALTY, Constraint
+from .effects import CONSISTENT, Effects
 from .interface import Point, SamplerKind
 from .objective import POPULATION, EvaluatorScore, Score
 from .passes import PassCounter
@@ -38,14 +41,15 @@ from .workers import slot_of
 
 
 NOISE = "noise"  # parameter of a trial: size of the noise in units of `_Coordinate`; 0: the centre itself is measured
+RECOGNISED = "class_consistency"
 EFFECTS = "effects"  # trial user attribute: the slopes that a population showed
 
 BATCHES = 2  # trials that make an update
-BANK = 3  # updates whose images are pooled: a covariance from one batch is rough
+BANK = 3  # earlier updates whose images help to know the covariance, which from one batch is rough
+FADED = 0.5  # what an image of an earlier update counts, for each update since
 MEMORY = 0.5  # weight of an update's slopes in the next one's
 RADIUS = 1.0  # longest move of a parameter, in noise
 CERTAIN = 3.0  # standard errors from which on a slope is worth the longest move
-TURNED = 0.5  # of the longest move of a parameter that has gone past
 SETTLED = 0.85  # of the noise when the whole centre has
 CLIPPED = 0.02  # share of the rewards at either end that count no more than the next
 
@@ -124,6 +128,7 @@ class PopulationScore:
         centre_score: What a trial without noise is worth.
         space: Of the trials.
         passes: Watches the transformer; then a trial says how many passes it took.
+        constraint: On the share of images that are recognised as what they were asked to be, if any.
     """
 
     def __init__(
@@ -134,7 +139,10 @@ class PopulationScore:
         centre_score: Score,
         space: PopulationSpace,
         passes: PassCounter | None = None,
+        constraint: Constraint | None = None,
     ):
+        if constraint is not None and (constraint.name != RECOGNISED or not constraint.at_least):
+            raise ValueError(f"a population keeps {RECOGNISED}>=BOUND and no other constraint than that: {constraint}")
         if num_images % 2 or num_images < 4:
             raise ValueError(f"a population is of pairs: num_images = {num_images} must be an even number from 4")
         if evaluator.reference is None:
@@ -142,7 +150,7 @@ class PopulationScore:
         self.evaluator, self.reference = evaluator, evaluator.reference
         self.num_images, self.seed, self.centre_score = num_images, seed, centre_score
         self.space, self.coordinates, self.passes = space, _coordinates(space.parameters), passes
-        self.influence = FrechetInfluence(self.reference)
+        self.constraint, self.influence = constraint, FrechetInfluence(self.reference)
 
     def __call__(self, strategy: GenerationStrategy, trial: optuna.Trial) -> float:
         if trial.params[NOISE] == 0:
@@ -153,23 +161,31 @@ class PopulationScore:
         half = torch.randn(shape, generator=generator, dtype=torch.float64)
         noise = torch.stack([half, -half], dim=1).flatten(0, 1)  # [n, P]
         before = 0 if self.passes is None else self.passes.count
-        features = self._images(self._strategies(trial.params, noise), seed)
+        features, recognised = self._images(self._strategies(trial.params, noise), seed)
         if self.passes is not None:
             trial.set_user_attr("passes", self.passes.count - before)
         seen = self.influence.project(features)
         population = Population.of(seen)
-        rewards = self.influence(seen, Population.pooled([*self._bank(trial.study, turn), population]))
+        # The mean is that of the present images: with that of earlier ones the centre would run on in its old direction.
+        own = replace(population, mean=torch.zeros_like(population.mean))
+        spread = Population.pooled([*self._bank(trial.study, turn), own]).covariance
+        rewards = self.influence(seen, Population(len(seen), population.mean, spread))
         # Otherwise a few images far from all others would decide the slopes, and their errors would be large.
         rewards = rewards.clamp(*torch.quantile(rewards, rewards.new_tensor([CLIPPED, 1 - CLIPPED])))
+        distance = FrechetDistance(self.reference)
+        distance.update(features)
+        [value] = (value.item() for value in distance.compute().values())
+        if self.constraint is not None:
+            values = {RECOGNISED: recognised.mean().item()}
+            if self.constraint.violation(values) > 0:  # then every recognised image makes the penalty smaller
+                rewards -= PENALTY * value / self.constraint.bound * recognised
+            value = self.constraint.penalised(value, values)
         effects = Effects.of_pairs(half, rewards.view(-1, 2))
         trial.set_user_attr("seed", seed)
         trial.set_user_attr("num_images", self.num_images)
         trial.set_user_attr(POPULATION, population.to_json())
         trial.set_user_attr(EFFECTS, effects.to_json())
-        distance = FrechetDistance(self.reference)
-        distance.update(features)
-        [value] = distance.compute().values()
-        return value.item()
+        return value
 
     def _strategies(self, params: Mapping[str, float], noise: Tensor) -> list[GenerationStrategy]:
         """One for each row of noise."""
@@ -178,23 +194,33 @@ class PopulationScore:
         return [self.space.strategy(_point(self.coordinates, point)) for point in points]
 
     @torch.no_grad()
-    def _images(self, strategies: list[GenerationStrategy], seed: int) -> Tensor:
-        """Features `[n, D]` of images with these strategies; two by two they share what they are asked for and noise."""
+    def _images(self, strategies: list[GenerationStrategy], seed: int) -> tuple[Tensor, Tensor]:
+        """
+        Features `[n, D]` of images with these strategies, and `[n]` 1 for those that are recognised; two by two they share
+        what they are asked for and noise.
+        """
         extractor = self.evaluator.extractor
         pairs = self.evaluator.conditions.requests(len(strategies) // 2, seed)
-        features = []
+        features, recognised = [], []
         for rows in torch.arange(len(strategies)).split(extractor.batch_size):
             make_images, _ = self.evaluator.generation(1, seed, [strategies[row] for row in rows])
-            images = to_uint8(make_images(rows // 2, pairs[rows // 2]))
-            features.append(extractor(images, rows)[0].cpu())
-        return torch.cat(features)
+            asked = pairs[rows // 2]
+            seen, logits = extractor(to_uint8(make_images(rows // 2, asked)), rows)
+            features.append(seen.cpu())
+            if self.constraint is not None:
+                recognised.append(logits.argmax(dim=1).cpu() == asked.class_labels)
+        return torch.cat(features), torch.cat(recognised).double() if recognised else torch.empty(0)
 
     @staticmethod
     def _bank(study: optuna.Study, turn: int) -> list[Population]:
-        """What the updates before have seen: the same for all trials of an update, whoever runs them and when."""
+        """What the updates before have seen, around their own means and faded: the same for all trials of an update."""
         trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
         found = [(slot, trial) for trial in trials if (slot := slot_of(trial)) and turn - BANK <= slot[0] < turn]
-        return [Population.from_json(trial.user_attrs[POPULATION]) for _, trial in sorted(found, key=lambda f: f[0])]
+        bank = []
+        for slot, trial in sorted(found, key=lambda one: one[0]):
+            seen = Population.from_json(trial.user_attrs[POPULATION])
+            bank.append(replace(seen, count=seen.count * FADED ** (turn - slot[0]), mean=torch.zeros_like(seen.mean)))
+        return bank
 
 
 class PopulationSampler(RoundSampler):
@@ -202,9 +228,9 @@ class PopulationSampler(RoundSampler):
 
     An update is `batches` trials at one centre. Their slopes are averaged with those of the updates before, which count
     less and less. Every parameter moves as far as its slope is certain, the error of the slope being the unit: sizes of
-    slopes differ by orders between parameters, errors hardly do. The longest move is `radius` times the noise; a parameter
-    that has gone past, whose new slope points back, has it halved. Where the moves as a whole turn back, the noise shrinks.
-    At the end the last centre and the mean of the later ones are measured without noise, with the same images, and compete.
+    slopes differ by orders between parameters, errors hardly do. The longest move is `radius` times the noise, and none
+    goes further than to where the last two slopes say that there is none left. Where the slopes as a whole point back, the
+    noise shrinks. At the end the last centre and the mean of the later ones are measured without noise, with the same images, and compete.
 
     Args:
         space: From `PopulationSpace`.
@@ -239,20 +265,23 @@ class PopulationSampler(RoundSampler):
     def _rounds(self) -> Rounds:
         coordinates = self._coordinates
         centre = _place(coordinates, {name: self._space[name].start for name in coordinates})
-        centres, noise, known, moved = [centre], 1.0, None, torch.zeros_like(centre)
-        longest = torch.full_like(centre, self._radius)  # of each parameter, in noise
+        centres, noise, known, last, moved = [centre], 1.0, None, None, torch.zeros_like(centre)
         for _ in range(self._num_updates):
             outcomes = yield [{**_point(coordinates, centre.tolist()), NOISE: noise}] * self._batches
             seen = [outcome for outcome in outcomes if isinstance(outcome, Effects)]
             if not seen:  # all failed
                 continue
             now = Effects.mean_of(seen).scaled(1 / noise)  # in noise of size 1, as the centre is
-            back = now.certainty * moved  # positive where a move was followed by a slope that points back
-            longest = torch.where((back > 0) & (now.certainty.abs() > 1), TURNED * longest, longest)
-            if back.sum() > 0:
+            if torch.dot(now.certainty, moved) > 0:  # the slopes point back
                 noise *= SETTLED
             known = now if known is None else known.remembered(now, MEMORY)
-            step = noise * longest * (known.certainty / CERTAIN).clamp(-1, 1)
+            step = noise * self._radius * (known.certainty / CERTAIN).clamp(-1, 1)
+            if last is not None:
+                # No further than to where the slope will be zero, if it goes on as it changed with the last move.
+                change, error = now.slopes - last.slopes, torch.hypot(now.slope_errors, last.slope_errors)
+                reach = (known.slopes * moved / change).abs()
+                step = torch.where(change * moved.sign() > CONSISTENT * error, step.clamp(-reach, reach), step)
+            last = now
             # Bounds hold for the centre too, which would otherwise wander off where nothing changes.
             before, centre = centre, _place(coordinates, _point(coordinates, (centre - step).tolist()))
             moved = centre - before
@@ -277,7 +306,7 @@ def _score(score: EvaluatorScore, space: OneLengthSpace) -> Score:
     if isinstance(evaluator, ReplayingEvaluator):
         evaluator = evaluator.evaluator  # images of a population share nothing
     assert isinstance(evaluator, Evaluator) and isinstance(space, PopulationSpace)
-    return PopulationScore(evaluator, score.num_images, score.seed, score, space, score.passes)
+    return PopulationScore(evaluator, score.num_images, score.seed, score, space, score.passes, score.constraint)
 
 
 POPULATION_KIND = SamplerKind(_make, metrics=("fid",), redraw_noise=False, space=PopulationSpace, score=_score)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from diffusers_autonat.metrics import Reference
-from diffusers_autonat.metrics.distances import frechet_distance
+from diffusers_autonat.metrics.distances import FrechetDistance, frechet_distance
+from diffusers_autonat.metrics.influence import FrechetError, FrechetInfluence, Population
 from diffusers_autonat.metrics.statistics import covariance_root
-from diffusers_autonat.search.influence import Effects, FrechetInfluence, Population
 
 
 def correlated(num: int, width: int, seed: int) -> torch.Tensor:
@@ -56,6 +56,19 @@ def test_influence_of_a_population_that_does_not_vary_is_finite(reference):
     assert influence(features, Population.of(features)).isfinite().all()
 
 
+def test_the_error_of_a_distance_is_the_spread_of_its_draws(reference):
+    distances, errors = [], []
+    for seed in range(60):
+        distance, error = FrechetDistance(reference), FrechetError(reference)
+        noise = torch.Generator().manual_seed(seed)
+        features = torch.randn(400, 6, generator=noise, dtype=torch.float64) * torch.arange(1, 7) + 1
+        distance.update(features)
+        error.update(features, torch.arange(400))
+        distances.append(*distance.compute().values())
+        errors.append(*error.compute().values())
+    assert torch.stack(errors).mean() == pytest.approx(torch.stack(distances).std().item(), rel=0.2)
+
+
 def test_populations_pool_and_pack():
     features = correlated(90, 5, seed=4)
     whole = Population.of(features)
@@ -66,32 +79,3 @@ def test_populations_pool_and_pack():
         torch.testing.assert_close(other.mean, whole.mean, rtol=tolerance, atol=tolerance)
         torch.testing.assert_close(other.covariance, whole.covariance, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(whole.covariance, features.T.cov(correction=0))
-
-
-def test_effects_are_found_under_classes_and_noise():
-    noise = torch.Generator().manual_seed(0)
-    draws = torch.randn(4000, 3, generator=noise, dtype=torch.float64)
-    classes = torch.arange(4000) % 4
-    both = torch.stack([draws, -draws], dim=1)  # [n, 2, P]
-    slopes = torch.tensor([1.0, 0.0, -2.0]).double()
-    rewards = both @ slopes + both.square().sum(-1) + 10.0 * classes[:, None]
-    rewards += torch.randn(4000, 2, generator=noise)
-    effects = Effects.of_pairs(draws, rewards)
-    assert ((effects.slopes - slopes).abs() < 4 * effects.slope_errors).all()
-    assert effects.slope_errors == pytest.approx([1 / (2 * 4000) ** 0.5] * 3, rel=0.1)
-    torch.testing.assert_close(effects.certainty, effects.slopes / effects.slope_errors)
-    assert effects.certainty[0] > 50 > 4 > abs(effects.certainty[1])
-    again = Effects.from_json(effects.to_json())
-    assert torch.equal(again.slopes, effects.slopes)
-    mean = Effects.mean_of([effects, effects])
-    torch.testing.assert_close(mean.slopes, effects.slopes)
-    torch.testing.assert_close(mean.slope_errors, effects.slope_errors / 2**0.5)
-    later = effects.remembered(effects.scaled(2.0), memory=0.5)
-    torch.testing.assert_close(later.slopes, effects.slopes * (2 + 0.5) / 1.5)
-    torch.testing.assert_close(later.slope_errors, effects.slope_errors * (4 + 0.25) ** 0.5 / 1.5)
-    assert later.weight == 1.5
-
-
-def test_slopes_of_no_reward_are_zero():
-    effects = Effects.of_pairs(torch.randn(10, 2), torch.zeros(10, 2))
-    assert effects.certainty.tolist() == [0.0, 0.0]

@@ -1,8 +1,8 @@
-"""What one image adds to a distance between sets of images: the reward of an image that has a strategy of its own.
+"""What one image adds to a distance between sets of images.
 
 A distance D is a function of a distribution. Moving a little of its mass to a point f changes D by the influence of f
-(Hampel, 1974), so for images whose distribution a parameter x decides, dD/dx is the derivative of their mean influence:
-one number for each image tells what a distance of many images would.
+(Hampel, 1974). So one number for each image tells how D varies with the draw of the images; and where a parameter x decides
+their distribution, dD/dx is the derivative of their mean influence.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..metrics import Reference
-from ..metrics.statistics import one_thread
+from .references import Reference
+from .statistics import FeatureBank, one_thread
 
 
 MAX_DIRECTIONS = 256  # of features that are looked at; a covariance needs several images for each
@@ -25,9 +25,9 @@ MAX_DIRECTIONS = 256  # of features that are looked at; a covariance needs sever
 
 @dataclass(frozen=True)
 class Population:
-    """Mean `[d]` and covariance `[d, d]`, float64, of the features of `count` images."""
+    """Mean `[d]` and covariance `[d, d]`, float64, of the features of `count` images, which may count in part."""
 
-    count: int
+    count: float
     mean: Tensor
     covariance: Tensor
 
@@ -100,65 +100,29 @@ class FrechetInfluence:
         return towards + moved.square().sum(dim=1) - (moved @ half).square().sum(dim=1)
 
 
-@dataclass(frozen=True)
-class Effects:
-    """How a reward depends on the noise of P parameters: in units of the noise, each `[P]`, float64.
+class FrechetError(FeatureBank):
+    """Standard error of the Fréchet distance of the added features to a reference: how far another draw may lie from it.
+
+    A distance of N images varies as the mean of their influences does, so its error is their standard deviation over the
+    root of N (the delta method). Of two sets with the same noise the difference varies less than their errors say.
 
     Args:
-        slopes: First derivatives.
-        slope_errors: Their standard errors.
-        weight: How many updates they are of, where earlier ones count less.
+        reference: As of the distance.
+        kwargs: arguments of `torchmetrics.Metric`.
     """
 
-    slopes: Tensor
-    slope_errors: Tensor
-    weight: float = 1.0
+    higher_is_better = False
 
-    @classmethod
-    def of_pairs(cls, noise: Tensor, rewards: Tensor) -> Effects:
-        """
-        Regress on noise in antithetic pairs, whose difference holds no constant, class or even power of it.
+    def __init__(self, reference: Reference, **kwargs: Any):
+        super().__init__(len(reference.mu), **kwargs)
+        self.label = "fid_error" if reference.is_standard_inception else "frechet_distance_error"
+        self.influence = FrechetInfluence(reference, max_directions=len(reference.mu))
 
-        Args:
-            noise: Of the first image of each pair `[n, P]`; the second has its negative.
-            rewards: Of both `[n, 2]`.
-        """
-        noise, difference = noise.double(), (rewards[:, 0] - rewards[:, 1]).double() / 2
-        inverse = torch.linalg.pinv(noise.T @ noise, hermitian=True)
-        slopes = inverse @ (noise.T @ difference)
-        variance = (difference - noise @ slopes).square().sum() / max(len(noise) - noise.shape[1], 1)
-        return cls(slopes, (variance * inverse.diagonal()).clamp(min=0).sqrt())
-
-    @classmethod
-    def mean_of(cls, effects: Sequence[Effects]) -> Effects:
-        """Of batches of equal size."""
-        slopes = torch.stack([one.slopes for one in effects])
-        errors = torch.stack([one.slope_errors for one in effects])
-        return cls(slopes.mean(0), errors.square().mean(0).div(len(effects)).sqrt())
-
-    def scaled(self, factor: float) -> Effects:
-        """In another unit of the parameters."""
-        return Effects(factor * self.slopes, factor * self.slope_errors, self.weight)
-
-    def remembered(self, now: Effects, memory: float) -> Effects:
-        """The average of `now` and of this, whose weight is `memory` times what it was."""
-        old = memory * self.weight
-        total = now.weight + old
-        slopes = (now.weight * now.slopes + old * self.slopes) / total
-        errors = torch.hypot(now.weight * now.slope_errors, old * self.slope_errors) / total
-        return Effects(slopes, errors, total)
-
-    @property
-    def certainty(self) -> Tensor:
-        """Slopes in units of their errors `[P]`; 0 where nothing is known."""
-        return (self.slopes / self.slope_errors).nan_to_num(0.0, 0.0, 0.0)
-
-    def to_json(self) -> dict[str, list[float]]:
-        return {"slopes": self.slopes.tolist(), "slope_errors": self.slope_errors.tolist()}
-
-    @classmethod
-    def from_json(cls, values: dict[str, list[float]]) -> Effects:
-        return cls(**{name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})
+    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
+        """`{"frechet_distance_error": e}`, or `{"fid_error": e}`."""
+        features = self.influence.project(super().compute())
+        effects = self.influence(features, Population.of(features))
+        return {self.label: effects.std() / len(effects) ** 0.5}
 
 
 def _pack(values: Tensor) -> str:
