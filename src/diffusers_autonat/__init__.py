@@ -6,7 +6,12 @@ from .pipelines.pipeline_autonat import AutoNATPipeline
 from .pipelines.pipeline_autonat_amused import AutoNATAmusedPipeline
 from .pipelines.pipeline_autonat_inpaint import AutoNATInpaintPipeline
 from .pipelines.pipeline_autonat_text_to_image import AutoNATTextToImagePipeline
+from .schedulers.scheduling_dilated import DilatedScheduler
+from .schedulers.scheduling_entropy import EntropyBoundedScheduler, EntropyStrategy
+from .schedulers.scheduling_halton import HaltonScheduler
 from .schedulers.scheduling_nat import NATScheduler, NATSchedulerOutput
+from .schedulers.scheduling_random import RandomScheduler
+from .schedulers.scheduling_remdm import ReMDMScheduler, ReMDMStrategy
 from .strategies import GenerationStrategy, StepParameters, TrainingStrategy
 
 
@@ -15,10 +20,17 @@ __all__ = [
     "AutoNATInpaintPipeline",
     "AutoNATPipeline",
     "AutoNATTextToImagePipeline",
+    "DilatedScheduler",
     "ENATTransformer2DModel",
+    "EntropyBoundedScheduler",
+    "EntropyStrategy",
     "GenerationStrategy",
+    "HaltonScheduler",
     "NATScheduler",
     "NATSchedulerOutput",
+    "RandomScheduler",
+    "ReMDMScheduler",
+    "ReMDMStrategy",
     "StepParameters",
     "TrainingStrategy",
     "UViTTransformer2DModel",

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..strategies import GenerationStrategy
+from ..strategies import Strategy
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -59,15 +59,15 @@ def check_images_per_prompt(num_images_per_prompt: int) -> None:
 def check_sampling(
     batch_size: int,
     guidance_scale: float,
-    strategy: GenerationStrategy | Sequence[GenerationStrategy] | None,
+    strategy: Strategy | Sequence[Strategy] | None,
     generator: torch.Generator | list[torch.Generator] | None,
 ) -> None:
     """Guidance, strategies and generators, for so many images."""
     check_number(
         "guidance_scale", guidance_scale, 0, torch.finfo(torch.float32).max, "it multiplies the strategy's scales"
     )
-    if strategy is not None and not isinstance(strategy, GenerationStrategy):
-        if not isinstance(strategy, (list, tuple)) or not all(isinstance(s, GenerationStrategy) for s in strategy):
+    if strategy is not None and not isinstance(strategy, Strategy):
+        if not isinstance(strategy, (list, tuple)) or not all(isinstance(s, Strategy) for s in strategy):
             raise ValueError(
                 f"strategy = {shortened(strategy)} must be a GenerationStrategy or a list with one for each image; "
                 "GenerationStrategy.from_json and .from_dict read one."

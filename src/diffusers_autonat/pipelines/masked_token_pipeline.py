@@ -12,7 +12,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import CogVideoXLoraLoaderMixin as TransformerLoraLoaderMixin
 
 from ..models.tokenizer import decode_tokens, scale_factor, skip_padding_blocks
-from ..schedulers.scheduling_nat import SamplingPlan
+from ..schedulers.masked_token_scheduler import SamplingPlan
 from .callbacks import CallState, CallStateMixin, call_on_step_end
 from .checks import check_tokens
 from .guided import GuidedTransformer
@@ -84,13 +84,14 @@ class MaskedTokenPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoad
         """
         state = self._state = CallState(len(plan.parameters), guidance_scale)
         shape, num_masked = tuple(latents.shape), plan.num_masked
+        given = latents != self.scheduler.config.mask_token_id  # [B, N]
         with self.progress_bar(total=state.num_timesteps) as progress_bar:
             for t, parameters in enumerate(plan.parameters):
                 if state.interrupt:
                     continue
                 logits = predict(latents, parameters, num_masked[t] if num_masked else None, state.guidance_scale)
                 output = self.scheduler.step(
-                    logits, t, latents, generator, parameters=parameters, num_to_fill=num_to_fill
+                    logits, t, latents, generator, parameters=parameters, num_to_fill=num_to_fill, given=given
                 )
                 latents = output.prev_sample
 

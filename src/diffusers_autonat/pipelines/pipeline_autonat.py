@@ -13,8 +13,8 @@ from diffusers.utils import replace_example_docstring
 # Loading a saved pipeline looks its components up in modules that are already imported, so they are imported here.
 from ..models.transformer_enat import ENATTransformer2DModel
 from ..models.transformer_uvit import UViTTransformer2DModel
-from ..schedulers.scheduling_nat import NATScheduler
-from ..strategies import GenerationStrategy
+from ..schedulers.masked_token_scheduler import MaskedTokenScheduler
+from ..strategies import Strategy
 from .callbacks import callback_tensors
 from .checks import check_callback_tensors, check_components, check_images_per_prompt, check_latents, check_sampling
 from .class_names import ClassLabels, ClassNamesMixin
@@ -43,7 +43,7 @@ class AutoNATPipeline(ClassNamesMixin, MaskedTokenPipeline):
         vqvae ([`~diffusers.VQModel`]): decodes token ids to images in [0, 1]; its config has `lookup_from_codebook`.
             May be None where token ids are all that is wanted (`output_type="latent"`).
         transformer ([`UViTTransformer2DModel`] or [`ENATTransformer2DModel`]): predicts the tokens.
-        scheduler ([`NATScheduler`]): does the maths of a step and holds the strategies.
+        scheduler ([`NATScheduler`] or another order): does the maths of a step and holds the strategies.
         id2label (`dict[int, str]`, *optional*): class names; a name may list synonyms separated by commas.
     """
 
@@ -51,7 +51,7 @@ class AutoNATPipeline(ClassNamesMixin, MaskedTokenPipeline):
         self,
         vqvae: VQModel | None,
         transformer: UViTTransformer2DModel | ENATTransformer2DModel,
-        scheduler: NATScheduler,
+        scheduler: MaskedTokenScheduler,
         id2label: dict | None = None,
     ):
         super().__init__()
@@ -63,7 +63,7 @@ class AutoNATPipeline(ClassNamesMixin, MaskedTokenPipeline):
         class_ids: list[int],
         num_images_per_prompt: int,
         guidance_scale: float,
-        strategy: GenerationStrategy | Sequence[GenerationStrategy] | None,
+        strategy: Strategy | Sequence[Strategy] | None,
         generator: torch.Generator | list[torch.Generator] | None,
         latents: torch.Tensor | None,
         output_type: str,
@@ -84,7 +84,7 @@ class AutoNATPipeline(ClassNamesMixin, MaskedTokenPipeline):
         self,
         class_labels: ClassLabels,
         num_inference_steps: int | None = None,
-        strategy: GenerationStrategy | Sequence[GenerationStrategy] | None = None,
+        strategy: Strategy | Sequence[Strategy] | None = None,
         guidance_scale: float = 1.0,
         num_images_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,

@@ -19,8 +19,8 @@ from ..models.tokenizer import encode_images
 from ..models.transformer_enat import ENATTransformer2DModel
 from ..models.transformer_uvit import UViTTransformer2DModel
 from ..schedulers.masked_sampling import gumbel_noise
-from ..schedulers.scheduling_nat import NATScheduler
-from ..strategies import GenerationStrategy
+from ..schedulers.masked_token_scheduler import MaskedTokenScheduler
+from ..strategies import Strategy
 from .callbacks import callback_tensors
 from .checks import check_callback_tensors, check_components, check_images_per_prompt, check_number, check_sampling
 from .class_names import ClassLabels, ClassNamesMixin
@@ -57,7 +57,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         vqvae ([`~diffusers.VQModel`]): makes tokens of images and images of tokens.
         transformer ([`UViTTransformer2DModel`] or [`ENATTransformer2DModel`]): predicts the tokens; conditioned on classes
             or, with a `context_dim`, on text.
-        scheduler ([`NATScheduler`]): does the maths of a step and holds the strategies.
+        scheduler ([`NATScheduler`] or another order): does the maths of a step and holds the strategies.
         text_encoder, tokenizer (*optional*): for prompts, as [`AutoNATTextToImagePipeline`] has them.
         id2label (`dict[int, str]`, *optional*): class names; a name may list synonyms separated by commas.
     """
@@ -68,7 +68,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         self,
         vqvae: VQModel,
         transformer: UViTTransformer2DModel | ENATTransformer2DModel,
-        scheduler: NATScheduler,
+        scheduler: MaskedTokenScheduler,
         text_encoder: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         id2label: dict | None = None,
@@ -99,7 +99,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         strength: float,
         num_images_per_prompt: int,
         guidance_scale: float,
-        strategy: GenerationStrategy | Sequence[GenerationStrategy] | None,
+        strategy: Strategy | Sequence[Strategy] | None,
         generator: torch.Generator | list[torch.Generator] | None,
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
@@ -129,7 +129,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         padding_mask_crop: int | None = None,
         keep_unmasked: bool = False,
         num_inference_steps: int | None = None,
-        strategy: GenerationStrategy | Sequence[GenerationStrategy] | None = None,
+        strategy: Strategy | Sequence[Strategy] | None = None,
         guidance_scale: float = 1.0,
         negative_prompt: str | list[str] | None = None,
         num_images_per_prompt: int = 1,

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Loading a saved pipeline looks its components up in modules that are already imported, so they are imported here.
 from ..models.transformer_uvit import UViTTransformer2DModel
-from ..schedulers.scheduling_nat import NATScheduler
-from ..strategies import GenerationStrategy
+from ..schedulers.masked_token_scheduler import MaskedTokenScheduler
+from ..strategies import Strategy
 from .callbacks import callback_tensors
 from .checks import check_callback_tensors, check_components, check_images_per_prompt, check_latents, check_sampling
 from .guided import GuidedTransformer
@@ -43,7 +43,7 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
         vqvae ([`~diffusers.VQModel`]): decodes token ids to images in [0, 1]; its config has `lookup_from_codebook`.
             May be None where token ids are all that is wanted (`output_type="latent"`).
         transformer ([`UViTTransformer2DModel`]): predicts the tokens; its config has a `context_dim`.
-        scheduler ([`NATScheduler`]): does the maths of a step and holds the strategies.
+        scheduler ([`NATScheduler`] or another order): does the maths of a step and holds the strategies.
         text_encoder ([`~transformers.PreTrainedModel`]): its last hidden states, of width `context_dim`, are the
             condition: a CLIP text model, the encoder of T5, or a model like BERT.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): that of the encoder.
@@ -53,7 +53,7 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
         self,
         vqvae: VQModel | None,
         transformer: UViTTransformer2DModel,
-        scheduler: NATScheduler,
+        scheduler: MaskedTokenScheduler,
         text_encoder: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase | None,
     ):
@@ -74,7 +74,7 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
         negative_prompt_embeds: torch.Tensor | None,
         num_images_per_prompt: int,
         guidance_scale: float,
-        strategy: GenerationStrategy | Sequence[GenerationStrategy] | None,
+        strategy: Strategy | Sequence[Strategy] | None,
         generator: torch.Generator | list[torch.Generator] | None,
         latents: torch.Tensor | None,
         output_type: str,
@@ -100,7 +100,7 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
         self,
         prompt: str | list[str] | None = None,
         num_inference_steps: int | None = None,
-        strategy: GenerationStrategy | Sequence[GenerationStrategy] | None = None,
+        strategy: Strategy | Sequence[Strategy] | None = None,
         guidance_scale: float = 1.0,
         negative_prompt: str | list[str] | None = None,
         num_images_per_prompt: int = 1,
