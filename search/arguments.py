@@ -75,8 +75,10 @@ def add_start_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--guidance-scale", type=number(0), default=3.0, help="k of the heuristic")
 
 
-def start_strategy(args: argparse.Namespace, num_inference_steps: int, pipeline: Any) -> GenerationStrategy:
+def start_strategy(args: argparse.Namespace, num_inference_steps: int, pipeline: Any) -> Any:
     """The strategy that `--start` names, of that many steps."""
+    if args.start == "heuristic" and pipeline is not None and pipeline.scheduler.strategy_class is not GenerationStrategy:
+        return pipeline.scheduler.heuristic(num_inference_steps)
     if args.start == "heuristic":
         return GenerationStrategy.cosine(
             num_inference_steps,

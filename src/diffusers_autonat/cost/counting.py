@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..models.tokenizer import PaddingResnetBlock2D, padding_blocks
 from ..models.transformer_enat import ENATTransformer2DModel
 from ..schedulers.scheduling_nat import NATScheduler
-from ..strategies import GenerationStrategy
+from ..strategies import Strategy
 
 
 class Macs(NamedTuple):
@@ -65,7 +65,7 @@ class PipelineCost:
         return self.transformer.weights + self.decoder.weights
 
 
-def pipeline_cost(pipeline: Any, strategy: GenerationStrategy, guidance_scale: float = 1.0) -> PipelineCost:
+def pipeline_cost(pipeline: Any, strategy: Strategy, guidance_scale: float = 1.0) -> PipelineCost:
     """
     Cost of an image that `pipeline` generates with `strategy` from a fully masked grid.
 
@@ -76,7 +76,7 @@ def pipeline_cost(pipeline: Any, strategy: GenerationStrategy, guidance_scale: f
         guidance_scale: As the pipeline's: 0 turns guidance, and the unconditional passes, off.
 
     Raises:
-        ValueError: The guidance scale is negative.
+        ValueError: The guidance scale is negative; or the cost follows counts that differ from image to image.
     """
     if not guidance_scale >= 0:
         raise ValueError(f"guidance_scale = {guidance_scale} must not be negative; 0 turns guidance off.")
@@ -86,9 +86,11 @@ def pipeline_cost(pipeline: Any, strategy: GenerationStrategy, guidance_scale: f
     padding = tuple(padding_blocks(vqvae))
     decoder = _decoder_cost(type(vqvae), vqvae.to_json_string(), padding, side)  # type: ignore[arg-type]
 
-    plan = NATScheduler().plan(strategy=strategy, num_to_fill=side**2)
+    plan = (getattr(pipeline, "scheduler", None) or NATScheduler()).plan(strategy=strategy, num_to_fill=side**2)
     guided = [step.is_guided and guidance_scale > 0 for step in plan.parameters]
-    num_masked = plan.num_masked or ()
+    if plan.num_masked is None and isinstance(transformer, ENATTransformer2DModel):
+        raise ValueError("what ENAT costs follows the number of revealed tokens, which this order's strategies do not tell.")
+    num_masked = plan.num_masked or (side**2,) * len(guided)  # a U-ViT's passes cost the same with any number
     cost, both_always = Macs(), Macs()
     for t, masked in enumerate(num_masked):
         encoded = side**2 - num_masked[t - 1] if t > 0 else 0

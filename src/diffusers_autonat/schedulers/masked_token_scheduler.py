@@ -88,6 +88,8 @@ class MaskedTokenScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(
                 f"mask_token_id = {shortened(mask_token_id)} must be a positive whole number: the codebook size."
             )
+        # diffusers takes what is passed by position for a default, which `from_config` of another order would leave out.
+        self.register_to_config(_use_default_values=[])
         if strategies is not None:
             if not isinstance(strategies, (list, tuple)):
                 raise ValueError(

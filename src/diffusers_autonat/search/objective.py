@@ -8,9 +8,8 @@ from typing import Any, Protocol
 
 import optuna
 
-from ..strategies import GenerationStrategy
+from ..strategies import Strategy, strategy_from_dict
 from .spaces import (
-    SCHEDULE_NAMES,
     DescentParameter,
     generation_space,
     generation_strategy,
@@ -27,23 +26,23 @@ GUIDANCE_OFF = -2.0  # lower bound of s where its being off is searched too: eve
 # A distance by the name it is asked for, and by those it has in an evaluation's results.
 METRICS = {"fid": ("fid", "frechet_distance"), "kid": ("kid", "kernel_distance")}
 
-Score = Callable[[GenerationStrategy, optuna.Trial], float]
+Score = Callable[[Any, optuna.Trial], float]
 
 
 class StrategySpace(Protocol):
     """How a trial becomes a strategy, and by which parameters."""
 
-    def suggest(self, trial: optuna.Trial) -> GenerationStrategy: ...
+    def suggest(self, trial: optuna.Trial) -> Any: ...
 
 
 class FixedStepsSpace:
     """Every value of the free schedules of T steps is a parameter; what is not free stays as in `start`."""
 
-    def __init__(self, start: GenerationStrategy, free: Sequence[str] = SCHEDULE_NAMES, step_scale: float = 1.0):
+    def __init__(self, start: Strategy, free: Sequence[str] | None = None, step_scale: float = 1.0):
         self.start = start
         self.parameters: Mapping[str, DescentParameter] = generation_space(start, free, step_scale)
 
-    def suggest(self, trial: optuna.Trial) -> GenerationStrategy:
+    def suggest(self, trial: optuna.Trial) -> Any:
         return generation_strategy(suggest(trial, self.parameters), self.start)
 
 
@@ -59,7 +58,7 @@ class AnyStepsSpace:
         starts: One strategy of each length.
     """
 
-    def __init__(self, starts: Sequence[GenerationStrategy], free: Sequence[str] = SCHEDULE_NAMES):
+    def __init__(self, starts: Sequence[Strategy], free: Sequence[str] | None = None):
         self.starts = {
             start.num_inference_steps: start for start in sorted(starts, key=lambda s: s.num_inference_steps)
         }
@@ -87,11 +86,11 @@ class AnyStepsSpace:
             points += [{**point, STEPS: steps}, {**point, **off, STEPS: steps}]
         return points
 
-    def suggest(self, trial: optuna.Trial) -> GenerationStrategy:
+    def suggest(self, trial: optuna.Trial) -> Any:
         steps = trial.suggest_categorical(STEPS, list(self.starts))
         return self.strategy(suggest(trial, self.parameters), steps)
 
-    def strategy(self, params: Mapping[str, float], steps: int) -> GenerationStrategy:
+    def strategy(self, params: Mapping[str, float], steps: int) -> Any:
         """The strategy of so many steps through the values at the knots."""
         start, knots = self.starts[steps], self.num_knots
         through = generation_strategy(params, self.starts[knots])
@@ -103,18 +102,18 @@ class AnyStepsSpace:
             if name == "guidance_scales":  # negative knots count when interpolating: guidance may begin between two
                 values = [params[f"{name}.{knot}"] for knot in range(knots)]
             schedules[name] = [max(value, 0.0) for value in interpolate_schedule(name, values, steps)]
-        return GenerationStrategy(**schedules)
+        return type(start)(**schedules)
 
 
 class Evaluator(Protocol):
     """What is asked of `diffusers_autonat.metrics.Evaluator`."""
 
     def __call__(
-        self, num_images: int, seed: int = 0, strategy: GenerationStrategy | None = None
+        self, num_images: int, seed: int = 0, strategy: Strategy | None = None
     ) -> dict[str, float]: ...
 
     def rungs(
-        self, num_images: Sequence[int], seed: int = 0, strategy: GenerationStrategy | None = None
+        self, num_images: Sequence[int], seed: int = 0, strategy: Strategy | None = None
     ) -> Iterator[tuple[int, dict[str, float]]]: ...
 
 
@@ -141,7 +140,7 @@ class EvaluatorScore:
     redraw: bool = False
     rungs: Sequence[int] = ()
 
-    def __call__(self, strategy: GenerationStrategy, trial: optuna.Trial) -> float:
+    def __call__(self, strategy: Strategy, trial: optuna.Trial) -> float:
         seed = self.seed + (turn_of(trial) if self.redraw else 0)
         trial.set_user_attr("seed", seed)
         if not self.rungs:
@@ -169,7 +168,7 @@ class StrategyObjective:
         cost: From a strategy to what an image costs; given, the trial has two values, score and cost.
     """
 
-    def __init__(self, space: StrategySpace, score: Score, cost: Callable[[GenerationStrategy], float] | None = None):
+    def __init__(self, space: StrategySpace, score: Score, cost: Callable[[Any], float] | None = None):
         self.space = space
         self.score = score
         self.cost = cost
@@ -182,6 +181,6 @@ class StrategyObjective:
         return self.score(strategy, trial), self.cost(strategy)
 
 
-def strategy_of(trial: optuna.trial.FrozenTrial) -> GenerationStrategy:
+def strategy_of(trial: optuna.trial.FrozenTrial) -> Any:
     """The strategy that a trial scored."""
-    return GenerationStrategy.from_dict(trial.user_attrs[STRATEGY])
+    return strategy_from_dict(trial.user_attrs[STRATEGY])

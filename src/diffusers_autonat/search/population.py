@@ -25,12 +25,12 @@ from torch import Tensor
 from ..metrics import Evaluator
 from ..metrics.distances import FrechetDistance
 from ..metrics.extractors.base import to_uint8
-from ..strategies import GenerationStrategy
+from ..strategies import Strategy
 from .influence import Effects, FrechetInfluence, Population
 from .interface import Point, SamplerKind
 from .objective import FixedStepsSpace, Score
 from .rounds import Rounds, RoundSampler
-from .spaces import SCHEDULE_NAMES, DescentParameter, generation_strategy
+from .spaces import DescentParameter, generation_strategy
 from .workers import slot_of
 
 
@@ -90,7 +90,7 @@ def _place(coordinates: Mapping[str, _Coordinate], point: Mapping[str, float]) -
 class PopulationSpace(FixedStepsSpace):
     """The schedules of T steps, and the noise around them."""
 
-    def __init__(self, start: GenerationStrategy, free: Sequence[str] = SCHEDULE_NAMES, step_scale: float = 1.0):
+    def __init__(self, start: Strategy, free: Sequence[str] | None = None, step_scale: float = 1.0):
         super().__init__(start, free, step_scale)
         self.parameters = {**self.parameters, NOISE: DescentParameter(1.0, 0.0, 4.0, 1.0, 1.0)}
 
@@ -119,7 +119,7 @@ class PopulationScore:
         self.start, self.coordinates = space.start, _coordinates(space.parameters)
         self.influence = FrechetInfluence(self.reference)
 
-    def __call__(self, strategy: GenerationStrategy, trial: optuna.Trial) -> float:
+    def __call__(self, strategy: Strategy, trial: optuna.Trial) -> float:
         if trial.params[NOISE] == 0:
             return self.centre_score(strategy, trial)
         turn, place = slot_of(trial.study._storage.get_trial(trial._trial_id)) or (0, trial.number)
@@ -143,14 +143,14 @@ class PopulationScore:
         [value] = distance.compute().values()
         return value.item()
 
-    def _strategies(self, params: Mapping[str, float], noise: Tensor) -> list[GenerationStrategy]:
+    def _strategies(self, params: Mapping[str, float], noise: Tensor) -> list[Strategy]:
         """One for each row of noise."""
         centre = _place(self.coordinates, params)
         points = (centre + params[NOISE] * noise).tolist()
         return [generation_strategy(_point(self.coordinates, point), self.start) for point in points]
 
     @torch.no_grad()
-    def _images(self, strategies: list[GenerationStrategy], seed: int) -> Tensor:
+    def _images(self, strategies: list[Strategy], seed: int) -> Tensor:
         """Features `[n, D]` of images with these strategies; two by two they share what they are asked for and noise."""
         extractor = self.evaluator.extractor
         pairs = self.evaluator.conditions.requests(len(strategies) // 2, seed)
