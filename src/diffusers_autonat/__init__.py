@@ -1,5 +1,6 @@
 """Fast image generation with masked-token transformers whose strategies are searched, for Hugging Face diffusers."""
 
+from .models.policy_adaptive import AdaptivePolicyModel
 from .models.transformer_enat import ENATTransformer2DModel
 from .models.transformer_uvit import UViTTransformer2DModel
 from .pipelines.pipeline_autonat import AutoNATPipeline
@@ -16,6 +17,7 @@ from .strategies import GenerationStrategy, StepParameters, TrainingStrategy
 
 
 __all__ = [
+    "AdaptivePolicyModel",
     "AutoNATAmusedPipeline",
     "AutoNATInpaintPipeline",
     "AutoNATPipeline",

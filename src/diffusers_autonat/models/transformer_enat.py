@@ -81,10 +81,13 @@ class ENATTransformer2DModelOutput(BaseOutput):
         cache ([`ENATCache`], *optional*):
             For the next step's call; None where nothing was visible. Detached: no gradient flows from one step into
             another.
+        features (`torch.Tensor` of shape `(batch_size, sample_size**2, hidden_size)`, *optional*):
+            What the logits are made of: the tokens' features after the final norm, which a policy looks at.
     """
 
     sample: torch.Tensor
     cache: ENATCache | None = None
+    features: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -288,10 +291,12 @@ class ENATHead(nn.Module):
         self.norm_out = nn.LayerNorm(hidden_size)
         self.bias = nn.Parameter(torch.zeros(codebook_size + 1))
 
-    def forward(self, features: torch.Tensor, places: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-        features = gather_tokens(features, places)  # [B, N, D]
-        hidden_states = self.norm_out(F.gelu(self.dense(self.norm_in(features))))  # [B, N, D]
-        return F.linear(hidden_states, codebook, self.bias[: codebook.shape[0]])  # [B, N, K]
+    def forward(
+        self, features: torch.Tensor, places: torch.Tensor, codebook: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.norm_in(gather_tokens(features, places))  # [B, N, D]
+        hidden_states = self.norm_out(F.gelu(self.dense(features)))  # [B, N, D]
+        return F.linear(hidden_states, codebook, self.bias[: codebook.shape[0]]), features  # [B, N, K], [B, N, D]
 
 
 class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
@@ -431,7 +436,7 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         cache: ENATCache | None = None,
         num_masked: int | None = None,
         return_dict: bool = True,
-    ) -> ENATTransformer2DModelOutput | tuple[torch.Tensor, ENATCache | None]:
+    ) -> ENATTransformer2DModelOutput | tuple[torch.Tensor, ENATCache | None, torch.Tensor]:
         """
         Args:
             input_ids (`torch.Tensor` of shape `(batch_size, sample_size**2)`, int64):
@@ -448,7 +453,7 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
             return_dict (`bool`, defaults to `True`): Whether to return a dataclass or a tuple.
 
         Returns:
-            [`ENATTransformer2DModelOutput`], or `(sample, cache)` if `return_dict` is False.
+            [`ENATTransformer2DModelOutput`], or `(sample, cache, features)` if `return_dict` is False.
         """
         class_labels = self.check_inputs(input_ids, class_labels, cache)
         masked = input_ids == self.config.codebook_size  # [B, N]
@@ -480,12 +485,12 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         # The output layer shares the codebook embedding but does not train it. The rows are read through the
         # embedding module, not from its weight, so that offloading and sharding hooks on that module run.
         codebook = self.embed.word_embeddings(torch.arange(self.config.codebook_size, device=input_ids.device))
-        logits = self.head(features, places, codebook.detach())  # [B, N, K]
+        logits, normed = self.head(features, places, codebook.detach())  # [B, N, K], [B, N, D]
 
         new_cache = None
         if num_visible := split[0].size + split[1].size:
             indices = torch.cat([group.indices for group in split[:2]], dim=1)  # [B, n_reused + n_fresh]
             new_cache = ENATCache(features[:, :num_visible].detach(), indices, join_valid(split[:2]))
         if not return_dict:
-            return logits, new_cache
-        return ENATTransformer2DModelOutput(sample=logits, cache=new_cache)
+            return logits, new_cache, normed
+        return ENATTransformer2DModelOutput(sample=logits, cache=new_cache, features=normed)

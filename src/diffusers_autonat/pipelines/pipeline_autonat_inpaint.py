@@ -16,13 +16,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..models.tokenizer import encode_images
 
 # Loading a saved pipeline looks its components up in modules that are already imported, so they are imported here.
+from ..models.policy_adaptive import AdaptivePolicyModel
 from ..models.transformer_enat import ENATTransformer2DModel
 from ..models.transformer_uvit import UViTTransformer2DModel
 from ..schedulers.masked_sampling import gumbel_noise
 from ..schedulers.masked_token_scheduler import MaskedTokenScheduler
 from ..strategies import Strategy
 from .callbacks import callback_tensors
-from .checks import check_callback_tensors, check_components, check_images_per_prompt, check_number, check_sampling
+from .checks import check_callback_tensors, check_components, check_images_per_prompt, check_number, check_policy, check_sampling
 from .class_names import ClassLabels, ClassNamesMixin
 from .given_images import CropBox, masked_tokens, to_list, to_pixels
 from .guided import GuidedTransformer
@@ -60,9 +61,11 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         scheduler ([`NATScheduler`] or another order): does the maths of a step and holds the strategies.
         text_encoder, tokenizer (*optional*): for prompts, as [`AutoNATTextToImagePipeline`] has them.
         id2label (`dict[int, str]`, *optional*): class names; a name may list synonyms separated by commas.
+        policy ([`AdaptivePolicyModel`], *optional*): sets the parameters of each step, image by image, where no strategy is
+            passed.
     """
 
-    _optional_components = ["text_encoder", "tokenizer"]
+    _optional_components = ["text_encoder", "tokenizer", "policy"]
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         text_encoder: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         id2label: dict | None = None,
+        policy: AdaptivePolicyModel | None = None,
     ):
         super().__init__()
         self._register(
@@ -80,6 +84,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
             scheduler=scheduler,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
+            policy=policy,
         )
         self._register_classes(id2label)
         self.mask_processor = VaeImageProcessor(
@@ -106,6 +111,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
     ) -> int:
         """The batch before `num_images_per_prompt`; raises a ValueError that names the first wrong value."""
         check_components(self.vqvae, self.transformer, self.scheduler, output_type)
+        check_policy(self.policy, self.transformer, self.scheduler)
         check_images_per_prompt(num_images_per_prompt)
         counts = {"images": num_images, "masks": num_masks, "prompts or classes": num_conditions}
         batch = max(counts.values())
@@ -162,7 +168,8 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
             keep_unmasked (`bool`, defaults to `False`): pixels that are black in the mask are those of `image`, not its
                 reconstruction.
             num_inference_steps (`int`, *optional*): steps of a stored strategy; the longest stored one by default.
-            strategy ([`GenerationStrategy`], *optional*): used instead of a stored one; a list holds one per image.
+            strategy ([`GenerationStrategy`], *optional*): used instead of a stored one, or of the policy; a list holds one
+                per image.
             guidance_scale (`float`, defaults to 1.0): multiplies the strategy's guidance scales; 0 turns guidance off.
             negative_prompt (`str` or list of them, *optional*): what guidance leads away from; by default the empty text.
             num_images_per_prompt (`int`, defaults to 1): images for each image, class or prompt.
@@ -218,7 +225,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         # 3. Steps, whose counts are known where all images have as many tokens to fill
         counts = to_fill.sum(dim=1)  # [B], on the CPU
         same = int(counts[0]) if len(counts.unique()) == 1 else None
-        plan = self.scheduler.plan(num_inference_steps, strategy, same, device)
+        plan = self.plan(num_inference_steps, strategy, same, device)
 
         # 4. Condition
         is_guided = guidance_scale > 0 or callback_on_step_end is not None
@@ -235,7 +242,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
             {name: _repeat(tensor, batch, num_images_per_prompt) for name, tensor in one.items()}
             for one in (condition, null_condition)
         )
-        predict = GuidedTransformer(self.denoiser, condition, null_condition)
+        predict = GuidedTransformer(self.denoiser, condition, null_condition, self.policy)
 
         # 5. Fill in the masked tokens, and decode
         if counts.max() > 0:
