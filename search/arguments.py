@@ -77,7 +77,11 @@ def add_start_arguments(parser: argparse.ArgumentParser) -> None:
 
 def start_strategy(args: argparse.Namespace, num_inference_steps: int, pipeline: Any) -> Any:
     """The strategy that `--start` names, of that many steps."""
-    if args.start == "heuristic" and pipeline is not None and pipeline.scheduler.strategy_class is not GenerationStrategy:
+    if (
+        args.start == "heuristic"
+        and pipeline is not None
+        and pipeline.scheduler.strategy_class is not GenerationStrategy
+    ):
         return pipeline.scheduler.heuristic(num_inference_steps)
     if args.start == "heuristic":
         return GenerationStrategy.cosine(

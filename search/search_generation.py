@@ -35,7 +35,14 @@ from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import AnyStepsSpace, FixedStepsSpace
-from diffusers_autonat.search.report import load_scheduler, origin_of, read_provenance, save_strategy, save_trials, writing
+from diffusers_autonat.search.report import (
+    load_scheduler,
+    origin_of,
+    read_provenance,
+    save_strategy,
+    save_trials,
+    writing,
+)
 from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, sampler_names
 from diffusers_autonat.search.study import complete_trials, open_storage
 
@@ -94,7 +101,9 @@ def kept_in(folder: Path, scheduler):
     stored = load_scheduler(folder) or scheduler
     if type(stored) is not type(scheduler):
         found, searched = type(stored).__name__, type(scheduler).__name__
-        raise ValueError(f"{folder} holds strategies of a {found}, those of a {searched} are searched: name another folder")
+        raise ValueError(
+            f"{folder} holds strategies of a {found}, those of a {searched} are searched: name another folder"
+        )
     return stored
 
 

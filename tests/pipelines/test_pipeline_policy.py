@@ -48,7 +48,9 @@ def sample(pipe, labels=(0, 3, 2), seeds=(0, 1, 2), **options):
 
 def record(module) -> list:
     calls = []
-    module.register_forward_hook(lambda _, args, kwargs, output: calls.append((args, kwargs, output)), with_kwargs=True)
+    module.register_forward_hook(
+        lambda _, args, kwargs, output: calls.append((args, kwargs, output)), with_kwargs=True
+    )
     return calls
 
 
@@ -134,7 +136,9 @@ def test_save_and_load(adaptive, tmp_path):
     static = AutoNATPipeline.from_pretrained(tmp_path, policy=None)
     static.set_progress_bar_config(disable=True)
     assert static.policy is None
-    assert torch.equal(sample(static, num_inference_steps=4), sample(adaptive, strategy=static.scheduler.get_strategy(4)))
+    assert torch.equal(
+        sample(static, num_inference_steps=4), sample(adaptive, strategy=static.scheduler.get_strategy(4))
+    )
 
 
 def test_a_folder_without_one_says_nothing_of_it(pipe, tmp_path):
@@ -182,5 +186,7 @@ def test_with_another_order(adaptive):
 
 def test_one_that_looks_at_other_features_is_refused(pipe):
     pipe.register_modules(policy=AdaptivePolicyModel(in_channels=8, hidden_size=8, grid_size=7))
-    with pytest.raises(ValueError, match="a grid of 7 x 7 features of width 8, and the transformer's is 7 x 7 of width 32"):
+    with pytest.raises(
+        ValueError, match="a grid of 7 x 7 features of width 8, and the transformer's is 7 x 7 of width 32"
+    ):
         pipe([0])

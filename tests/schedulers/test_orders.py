@@ -176,7 +176,10 @@ def test_strategies_are_stored_served_and_loaded_to_the_last_digit(order, tmp_pa
 
 @pytest.mark.parametrize("order", [EntropyBoundedScheduler, ReMDMScheduler])
 def test_a_strategy_of_another_kind_is_refused_in_a_line(order):
-    for call in (lambda: order(K, [GenerationStrategy.cosine(4)]), lambda: order(K).plan(strategy=GenerationStrategy.cosine(4))):
+    for call in (
+        lambda: order(K, [GenerationStrategy.cosine(4)]),
+        lambda: order(K).plan(strategy=GenerationStrategy.cosine(4)),
+    ):
         with pytest.raises(ValueError, match=f"{order.__name__} takes a .*, not a GenerationStrategy: one with"):
             call()
     with pytest.raises(ValueError, match="NATScheduler takes a GenerationStrategy"):
@@ -237,7 +240,7 @@ def test_its_strategies_are_searched(order, tmp_path, pipe):
     scheduler = order(16)
     start = scheduler.heuristic(4)
     space = FixedStepsSpace(start)
-    assert set(name.split(".")[0] for name in space.parameters) == set(start.to_dict())
+    assert {name.split(".")[0] for name in space.parameters} == set(start.to_dict())
     params = {name: parameter.clamp(parameter.start * 0.9) for name, parameter in space.parameters.items()}
     trial = FixedTrial(params)
     found = space.suggest(trial)

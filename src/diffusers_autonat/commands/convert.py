@@ -91,7 +91,9 @@ def register(commands) -> None:
         "--vqgan", metavar="FILE", help="the tokenizer, vqgan_jax_strongaug.ckpt; without it no pipeline is made"
     )
     command.add_argument(
-        "--policy", metavar="FILE", help="a policy of AdaGen or AdaNAT, maskgit_policy.pth, which sets each step's parameters"
+        "--policy",
+        metavar="FILE",
+        help="a policy of AdaGen or AdaNAT, maskgit_policy.pth, which sets each step's parameters",
     )
     command.add_argument(
         "--strategy", nargs="+", action="extend", default=[], metavar="FILE",

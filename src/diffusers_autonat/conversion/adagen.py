@@ -80,9 +80,7 @@ def convert_adanat_policy_state_dict(
     """
     actor = {n.removeprefix("actor."): t for n, t in without(state_dict, _UNUSED).items()}
     with_heuristic = "x_embedder.weight" in actor and actor["x_embedder.weight"].shape[-1] == 1152
-    return convert_policy_state_dict(
-        actor, num_inference_steps, action_smooth=0.0, use_heuristic=with_heuristic
-    )
+    return convert_policy_state_dict(actor, num_inference_steps, action_smooth=0.0, use_heuristic=with_heuristic)
 
 
 _UNUSED = ("critic.*",)

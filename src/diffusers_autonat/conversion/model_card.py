@@ -76,7 +76,9 @@ def converted_card(
             f"# {Path(name).name}",
             f"{description}, as a diffusers {'pipeline' if is_pipeline else 'component'}: {parameters:,} parameters, "
             f"{source.describe(config)}. Converted with {LIBRARY}.",
-            _pipeline_usage(name, stored_steps, label, policy_steps) if is_pipeline else _component_usage(name, converted),
+            _pipeline_usage(name, stored_steps, label, policy_steps)
+            if is_pipeline
+            else _component_usage(name, converted),
             "" if is_text else classes(id2label, config["num_classes"]),
             _origins(converted),
             "## What the conversion does\n\nHow far its result agrees with the authors' code was measured on the small models of "
@@ -84,7 +86,9 @@ def converted_card(
             + "\n".join(f"- {one.title}: {one.agreement}" for one, _, _ in converted),
             _licenses(converted),
             "## Cite\n\n"
-            + code_block("\n\n".join(dict.fromkeys(paper for one, _, _ in converted for paper in one.origin.papers)), "bibtex"),
+            + code_block(
+                "\n\n".join(dict.fromkeys(paper for one, _, _ in converted for paper in one.origin.papers)), "bibtex"
+            ),
         ],
     )
 

@@ -166,7 +166,9 @@ class AdaptivePolicyModel(ModelMixin, ConfigMixin):
     def parameters_of(self, action: torch.Tensor, is_last: bool = False) -> StepParameters:
         """The parameters that an action `[B, 4]` stands for."""
         r, tau2, tau1, s = action.unbind(dim=-1)
-        return StepParameters(r.sigmoid(), F.softplus(tau1), F.softplus(tau2), F.softplus(s), is_last, is_bounded=False)
+        return StepParameters(
+            r.sigmoid(), F.softplus(tau1), F.softplus(tau2), F.softplus(s), is_last, is_bounded=False
+        )
 
     def forward(
         self,
@@ -203,7 +205,9 @@ class AdaptivePolicyModel(ModelMixin, ConfigMixin):
 
         hidden_states = self.proj_in(features.to(self.dtype))  # [B, N, D]
         hidden_states = self.norm_in(hidden_states, embedding)  # [B, N, D]
-        hidden_states = hidden_states.transpose(1, 2).unflatten(2, (config.grid_size, config.grid_size))  # [B, D, h, w]
+        hidden_states = hidden_states.transpose(1, 2).unflatten(
+            2, (config.grid_size, config.grid_size)
+        )  # [B, D, h, w]
         hidden_states = F.gelu(self.depthwise_conv(hidden_states))  # [B, D, h/2, w/2]
         hidden_states = F.gelu(self.pointwise_conv(hidden_states))  # [B, C, h/2, w/2]
         hidden_states = self.linear_1(hidden_states.flatten(1))  # [B, M1]

@@ -13,17 +13,23 @@ from diffusers.utils import replace_example_docstring
 from PIL import Image
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..models.tokenizer import encode_images
-
 # Loading a saved pipeline looks its components up in modules that are already imported, so they are imported here.
 from ..models.policy_adaptive import AdaptivePolicyModel
+from ..models.tokenizer import encode_images
 from ..models.transformer_enat import ENATTransformer2DModel
 from ..models.transformer_uvit import UViTTransformer2DModel
 from ..schedulers.masked_sampling import gumbel_noise
 from ..schedulers.masked_token_scheduler import MaskedTokenScheduler
 from ..strategies import Strategy
 from .callbacks import callback_tensors
-from .checks import check_callback_tensors, check_components, check_images_per_prompt, check_number, check_policy, check_sampling
+from .checks import (
+    check_callback_tensors,
+    check_components,
+    check_images_per_prompt,
+    check_number,
+    check_policy,
+    check_sampling,
+)
 from .class_names import ClassLabels, ClassNamesMixin
 from .given_images import CropBox, masked_tokens, to_list, to_pixels
 from .guided import GuidedTransformer

@@ -17,7 +17,14 @@ from ..models.transformer_uvit import UViTTransformer2DModel
 from ..schedulers.masked_token_scheduler import MaskedTokenScheduler
 from ..strategies import Strategy
 from .callbacks import callback_tensors
-from .checks import check_callback_tensors, check_components, check_images_per_prompt, check_latents, check_policy, check_sampling
+from .checks import (
+    check_callback_tensors,
+    check_components,
+    check_images_per_prompt,
+    check_latents,
+    check_policy,
+    check_sampling,
+)
 from .guided import GuidedTransformer
 from .masked_token_pipeline import MaskedTokenPipeline
 from .prompts import Prompt, PromptMixin

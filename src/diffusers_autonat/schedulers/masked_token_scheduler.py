@@ -13,7 +13,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 
-from ..strategies import GenerationStrategy, Step, Strategy, as_strategies, by_steps, whole_steps
+from ..strategies import GenerationStrategy, Strategy, as_strategies, by_steps, whole_steps
 from .masked_sampling import column, draw_tokens, gumbel_noise, mask_count
 
 
@@ -169,9 +169,7 @@ class MaskedTokenScheduler(SchedulerMixin, ConfigMixin):
             return SamplingPlan(parameters)
         return SamplingPlan(parameters, self._num_masked(num_to_fill, parameters))
 
-    def _choose(
-        self, num_inference_steps: int | None, strategy: Strategy | Sequence[Strategy] | None
-    ) -> list[Any]:
+    def _choose(self, num_inference_steps: int | None, strategy: Strategy | Sequence[Strategy] | None) -> list[Any]:
         """One strategy for all samples, or one for each."""
         if strategy is None:
             strategy = self.get_strategy(num_inference_steps)

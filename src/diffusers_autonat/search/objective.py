@@ -108,9 +108,7 @@ class AnyStepsSpace:
 class Evaluator(Protocol):
     """What is asked of `diffusers_autonat.metrics.Evaluator`."""
 
-    def __call__(
-        self, num_images: int, seed: int = 0, strategy: Strategy | None = None
-    ) -> dict[str, float]: ...
+    def __call__(self, num_images: int, seed: int = 0, strategy: Strategy | None = None) -> dict[str, float]: ...
 
     def rungs(
         self, num_images: Sequence[int], seed: int = 0, strategy: Strategy | None = None

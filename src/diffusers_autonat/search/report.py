@@ -10,9 +10,9 @@ from typing import Any
 from filelock import FileLock
 from optuna.study import Study
 
+from .. import schedulers
 from ..files import whole_file, write_json
 from ..provenance import pipeline_hash, versions
-from .. import schedulers
 from ..schedulers.masked_token_scheduler import MaskedTokenScheduler
 from ..strategies import Strategy, read_json
 from .objective import STRATEGY
