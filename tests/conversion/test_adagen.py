@@ -70,7 +70,7 @@ def test_adagen_becomes_a_pipeline_with_its_policy(files, capsys):
     drawn = pipe([0, 1], generator=torch.Generator().manual_seed(0), output_type="latent").images
     assert pipe.num_timesteps == 3 and drawn.max() < 48
     card = (output / "README.md").read_text()
-    assert "`policy`" in card and "MIT license, (c) 2026" in card and "2603.06993" in card
+    assert "`policy`" in card and "not the released weights of a policy of AdaGen" in card and "2603.06993" in card
     assert "sets what each of its 3 steps does" in card and card.count("@article{Ni2025AdaGen") == 1
 
 
@@ -135,3 +135,18 @@ def test_damaged_weights_are_listed():
     del weights["pw_conv.weight"]
     with pytest.raises(ValueError, match="missing: pw_conv.weight"):
         convert_policy_state_dict(weights)
+
+
+def test_the_released_files_have_a_card_with_their_terms(tmp_path):
+    """The sizes of the release, without its weights."""
+    from diffusers_autonat.conversion.adagen import ADAGEN, ADAGEN_POLICY
+    from diffusers_autonat.conversion.checkpoint import Checkpoint
+    from diffusers_autonat.conversion.model_card import converted_card
+
+    (tmp_path / "w.pth").write_bytes(b"")
+    file = Checkpoint(tmp_path / "w.pth", {}, [])
+    sizes = ADAGEN.origin.sizes | {"num_attention_heads": 8}
+    policy = ADAGEN_POLICY.origin.sizes | {"in_channels": 768}
+    card = converted_card("x", [(ADAGEN, file, sizes), (ADAGEN_POLICY, file, policy)], 1, [], 0)
+    assert "license: mit" in card and card.count("MIT license, (c) 2026") == 1 and "nzl-thu/AdaGen_Policies" in card
+    assert card.count("@article{Ni2025AdaGen") == 1 and "not the released" not in card
