@@ -212,12 +212,12 @@ def generate(args: argparse.Namespace, evaluator: Any) -> tuple[Any, Any, dict[s
     """How images are made, what they are asked to be, and the report's words on both."""
     scheduler, steps = evaluator.pipeline.scheduler, args.num_inference_steps
     policy = None if args.strategy else evaluator.pipeline.policy
-    strategy = (
-        read_strategy(args.strategy, steps) if args.strategy else None if policy else scheduler.get_strategy(steps)
-    )
+    strategy = None
+    if policy is None:
+        strategy = read_strategy(args.strategy, steps) if args.strategy else scheduler.get_strategy(steps)
     num_images = args.num_images or DEFAULT_IMAGES
     make_images, requests = evaluator.generation(num_images, args.seed, strategy, None, args.guidance_scale)
-    if strategy is None:
+    if policy is not None:
         steps, source, schedules = policy.config.num_inference_steps, "the policy", None
     else:
         steps, schedules = strategy.num_inference_steps, strategy.to_dict()

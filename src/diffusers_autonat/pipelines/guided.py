@@ -58,6 +58,7 @@ class GuidedTransformer:
     ):
         self.transformer, self.policy = transformer, policy
         self._action: torch.Tensor | None = None  # of the policy, in the step before
+        self._features: torch.Tensor | None = None  # of the latest pass, conditional images first
         self.condition, self.null_condition = condition, null_condition
         self._extremes: list[torch.Tensor] = []  # smallest and largest logit of each step, on the device
         self.forget()

@@ -81,6 +81,7 @@ class MaskedTokenScheduler(SchedulerMixin, ConfigMixin):
 
     order = 1
     strategy_class: type[Strategy] = GenerationStrategy
+    takes_back = False  # whether tokens that were revealed may be masked again
 
     @register_to_config
     def __init__(self, mask_token_id: int = 1024, strategies: list[dict[str, list[float]]] | None = None):
@@ -109,9 +110,10 @@ class MaskedTokenScheduler(SchedulerMixin, ConfigMixin):
     def _own(cls, strategy: Strategy) -> Any:
         """The strategy, if it is one of this order's."""
         if not isinstance(strategy, cls.strategy_class):
+            schedules = ", ".join(field.name for field in fields(cls.strategy_class))  # type: ignore[arg-type]
             raise ValueError(
                 f"{cls.__name__} takes a {cls.strategy_class.__name__}, not a {type(strategy).__name__}: one with "
-                f"{', '.join(field.name for field in fields(cls.strategy_class))}."
+                f"{schedules}."
             )
         return strategy
 

@@ -90,6 +90,7 @@ class ReMDMScheduler(MaskedTokenScheduler):
     """
 
     strategy_class = ReMDMStrategy
+    takes_back = True
 
     def heuristic(self, num_inference_steps: int) -> ReMDMStrategy:
         return ReMDMStrategy.cosine(num_inference_steps)

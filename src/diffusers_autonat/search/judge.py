@@ -13,6 +13,8 @@ from ..loading import default_device, load_pipeline
 from ..metrics import Evaluator, FeatureExtractor, Reference
 from ..strategies import GenerationStrategy, TrainingStrategy
 from .objective import METRICS, EvaluatorScore
+from .passes import PassCounter
+from .replay import ReplayingEvaluator
 from .training import Train, TrainingScore
 
 
@@ -71,9 +73,11 @@ class Judge:
         )
 
     def score(self, pipeline: Any, rungs: list[int] | None = None) -> EvaluatorScore:
-        """The score of the search's trials."""
+        """The score of the search's trials, which share what is equal in their images."""
+        evaluator = ReplayingEvaluator(self.evaluator(pipeline))
+        passes = PassCounter(pipeline.transformer)
         return EvaluatorScore(
-            self.evaluator(pipeline), self.num_images, self.seed, self.metric, self.redraw_noise, rungs or ()
+            evaluator, self.num_images, self.seed, self.metric, self.redraw_noise, rungs or (), passes
         )
 
     def confirm_score(self, pipeline: Any) -> EvaluatorScore:

@@ -84,7 +84,7 @@ _SCHEDULES = {
 }
 SCHEDULE_NAMES = tuple(field.name for field in fields(GenerationStrategy))
 # Nothing is re-masked at the last step, so these have no effect there.
-_WITHOUT_LAST_STEP = ("mask_ratios", "remasking_temperatures", "remasking_rates", "entropy_bounds")
+WITHOUT_LAST_STEP = ("mask_ratios", "remasking_temperatures", "remasking_rates", "entropy_bounds")
 
 
 def generation_start(num_inference_steps: int) -> GenerationStrategy:
@@ -122,7 +122,7 @@ def generation_space(
     space = {}
     for schedule, all_values in schedules.items():
         settings, values = _SCHEDULES[schedule], all_values if schedule in free else []
-        for t, value in enumerate(values[:-1] if schedule in _WITHOUT_LAST_STEP else values):
+        for t, value in enumerate(values[:-1] if schedule in WITHOUT_LAST_STEP else values):
             scaled = {**settings, "step": step_scale * settings["step"]}
             space[f"{schedule}.{t}"] = DescentParameter(start=_as_parameter(schedule, value), **scaled)
     if not space:
@@ -168,7 +168,7 @@ def interpolate_schedule(schedule: str, values: Sequence[float], num_inference_s
     heights = list(values)
     if schedule == "mask_ratios":  # everything is masked before the first step
         times, heights = [0.0, *times], [1.0, *heights]
-    elif schedule in _WITHOUT_LAST_STEP and len(values) > 1:  # without effect at the last step, so not known there
+    elif schedule in WITHOUT_LAST_STEP and len(values) > 1:  # without effect at the last step, so not known there
         times, heights = times[:-1], heights[:-1]
     steps = [t / num_inference_steps for t in range(1, num_inference_steps + 1)]
     return np.interp(steps, times, heights).tolist()
