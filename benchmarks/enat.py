@@ -48,7 +48,7 @@ class WithoutDisentangling(ENATTransformer2DModel):
             hidden_states = block(hidden_states, class_embedding, None)
         places = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         codebook = self.embed.word_embeddings(torch.arange(self.config.codebook_size, device=input_ids.device))
-        return ENATTransformer2DModelOutput(sample=self.head(hidden_states, places, codebook)[0])
+        return ENATTransformer2DModelOutput(sample=self.head(hidden_states, places, codebook))
 
 
 ENAT, COSINE = GenerationStrategy.enat, GenerationStrategy.cosine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -292,11 +293,12 @@ class ENATHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(codebook_size + 1))
 
     def forward(
-        self, features: torch.Tensor, places: torch.Tensor, codebook: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, features: torch.Tensor, places: torch.Tensor, codebook: torch.Tensor, return_features: bool = False
+    ) -> Any:
         features = self.norm_in(gather_tokens(features, places))  # [B, N, D]
         hidden_states = self.norm_out(F.gelu(self.dense(features)))  # [B, N, D]
-        return F.linear(hidden_states, codebook, self.bias[: codebook.shape[0]]), features  # [B, N, K], [B, N, D]
+        logits = F.linear(hidden_states, codebook, self.bias[: codebook.shape[0]])  # [B, N, K]
+        return (logits, features) if return_features else logits
 
 
 class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
@@ -486,7 +488,7 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         # The output layer shares the codebook embedding but does not train it. The rows are read through the
         # embedding module, not from its weight, so that offloading and sharding hooks on that module run.
         codebook = self.embed.word_embeddings(torch.arange(self.config.codebook_size, device=input_ids.device))
-        logits, normed = self.head(features, places, codebook.detach())  # [B, N, K], [B, N, D]
+        logits, normed = self.head(features, places, codebook.detach(), return_features=True)  # [B, N, K], [B, N, D]
 
         new_cache = None
         if num_visible := split[0].size + split[1].size:

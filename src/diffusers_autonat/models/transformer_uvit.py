@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -159,7 +160,8 @@ class UViTHead(nn.Module):
     """
     Features to logits: the (transformed) features times the codebook embedding, plus a bias per codebook entry.
 
-    `bias` has an entry for the mask id too, as in the released checkpoints, although no logit is computed for it.
+    `bias` has an entry for the mask id too, as in the released checkpoints, although no logit is computed for it. With
+    `return_features` the normed features come too, out of the same call, which hooks of offloading are about.
     """
 
     def __init__(self, sample_size: int, patch_size: int, codebook_size: int, hidden_size: int):
@@ -178,12 +180,13 @@ class UViTHead(nn.Module):
         hidden_states = hidden_states.unflatten(2, (patch, patch, -1)).unflatten(1, (side, side))  # [B, S, S, p, p, D]
         return hidden_states.transpose(2, 3).flatten(1, 4)  # [B, N, D]
 
-    def forward(self, hidden_states: torch.Tensor, codebook: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, hidden_states: torch.Tensor, codebook: torch.Tensor, return_features: bool = False) -> Any:
         hidden_states = features = self.norm_in(hidden_states)  # [B, N/p^2, D]
         if self.patch_size > 1:
             hidden_states = self.unpatchify(self.unpatch_proj(hidden_states))  # [B, N, D]
         hidden_states = self.norm_out(F.gelu(self.dense(hidden_states)))  # [B, N, D]
-        return F.linear(hidden_states, codebook, self.bias[: codebook.shape[0]]), features  # [B, N, K], [B, N/p^2, D]
+        logits = F.linear(hidden_states, codebook, self.bias[: codebook.shape[0]])  # [B, N, K]
+        return (logits, features) if return_features else logits
 
 
 class UViTTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
@@ -361,7 +364,9 @@ class UViTTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         # The output layer shares the codebook embedding but does not train it. The rows are read through the
         # embedding module, not from its weight, so that offloading and sharding hooks on that module run.
         codebook = self.embed.word_embeddings(torch.arange(self.config.codebook_size, device=input_ids.device))
-        logits, features = self.head(hidden_states, codebook.detach())  # [B, N, K], [B, N/p^2, D]
+        logits, features = self.head(
+            hidden_states, codebook.detach(), return_features=True
+        )  # [B, N, K], [B, N/p^2, D]
 
         if not return_dict:
             return logits, features
