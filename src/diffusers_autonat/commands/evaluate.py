@@ -212,7 +212,7 @@ def generate(args: argparse.Namespace, evaluator: Any) -> tuple[Any, Any, dict[s
     """How images are made, what they are asked to be, and the report's words on both."""
     scheduler, steps = evaluator.pipeline.scheduler, args.num_inference_steps
     policy = None if args.strategy else evaluator.pipeline.policy
-    strategy = None
+    strategy: Any = None
     if policy is None:
         strategy = read_strategy(args.strategy, steps) if args.strategy else scheduler.get_strategy(steps)
     num_images = args.num_images or DEFAULT_IMAGES
