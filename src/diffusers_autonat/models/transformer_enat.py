@@ -283,6 +283,7 @@ class ENATHead(nn.Module):
     """
     Puts the groups of tokens back in raster order and maps the features to logits: the transformed features times the
     codebook embedding, plus a bias per codebook entry (`bias` has one for the mask id too, as in released weights).
+    With `return_features` the normed features come too.
     """
 
     def __init__(self, codebook_size: int, hidden_size: int):
