@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 import torch
 
-from diffusers_autonat import GenerationStrategy, TrainingStrategy
+from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
 from diffusers_autonat.command_line import number, one_line_errors, positive, whole
 from diffusers_autonat.commands.arguments import check_writable
 from diffusers_autonat.loading import default_device, load_pipeline
@@ -71,14 +71,17 @@ def add_start_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--start",
         default="heuristic",
-        help="heuristic, released (where the paper's search starts), stored, or a file, also of another number of steps",
+        help="heuristic (of another order: its own), released (where the paper's search starts), stored, or a file, also of another number of steps",
     )
     group.add_argument("--remasking-temperature", type=number(0), default=4.5, help="lambda of the heuristic")
     group.add_argument("--guidance-scale", type=number(0), default=3.0, help="k of the heuristic")
 
 
-def start_strategy(args: argparse.Namespace, num_inference_steps: int, pipeline: Any) -> GenerationStrategy:
+def start_strategy(args: argparse.Namespace, num_inference_steps: int, pipeline: Any) -> Any:
     """The strategy that `--start` names, of that many steps."""
+    scheduler = None if pipeline is None else pipeline.scheduler
+    if args.start == "heuristic" and scheduler is not None and not isinstance(scheduler, NATScheduler):
+        return scheduler.heuristic(num_inference_steps)
     if args.start == "heuristic":
         return GenerationStrategy.cosine(
             num_inference_steps,

@@ -34,9 +34,15 @@ from diffusers_autonat.plots import plot_front, plot_schedules, plot_search
 from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
 from diffusers_autonat.search.judge import Judge
-from diffusers_autonat.search.report import origin_of, read_provenance, save_strategy, save_trials, writing
+from diffusers_autonat.search.report import (
+    load_scheduler,
+    origin_of,
+    read_provenance,
+    save_strategy,
+    save_trials,
+    writing,
+)
 from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, make_space, sampler_names
-from diffusers_autonat.search.spaces import SCHEDULE_NAMES
 from diffusers_autonat.search.strategy_spaces import AnyStepsSpace
 from diffusers_autonat.search.study import complete_trials, open_storage
 
@@ -47,7 +53,7 @@ def parse_args():
     parser.add_argument(
         "--num-inference-steps", type=positive, nargs="+", default=[8], help="several with a cost only"
     )
-    parser.add_argument("--free", nargs="+", choices=SCHEDULE_NAMES, default=SCHEDULE_NAMES, help="what is searched")
+    parser.add_argument("--free", nargs="+", help="which schedules are searched; default: all")
     parser.add_argument(
         "--knots", type=positive, help="schedules are curves through so many points; default: a value for each step"
     )
@@ -94,8 +100,18 @@ def check(args):
             raise ValueError(f"--write-to-pipeline: {args.pipeline} is not a local pipeline folder")
         check_writable(str(Path(args.pipeline, "scheduler", NATScheduler.config_name)))
     for folder in folders_of(args):
-        stored_in(folder)
         read_provenance(folder)
+
+
+def kept_in(folder: Path, scheduler):
+    """The scheduler whose strategies for other T are kept: what an earlier search has stored there, if anything."""
+    stored = load_scheduler(folder) or scheduler
+    if type(stored) is not type(scheduler):
+        found, searched = type(stored).__name__, type(scheduler).__name__
+        raise ValueError(
+            f"{folder} holds strategies of a {found}, those of a {searched} are searched: name another folder"
+        )
+    return stored
 
 
 def folders_of(args) -> list[Path]:
@@ -103,22 +119,20 @@ def folders_of(args) -> list[Path]:
     return [Path(args.output), *([Path(args.pipeline, "scheduler")] if args.write_to_pipeline else [])]
 
 
-def stored_in(folder: Path) -> NATScheduler | None:
-    """What an earlier search or T has stored there, and which is kept."""
-    return NATScheduler.from_pretrained(folder) if Path(folder, NATScheduler.config_name).exists() else None
-
-
 def run(args):
     # 1. Everything that can be wrong, before the first image
     check(args)
     storage = open_storage(storage_location(args))
     pipeline = load_judged(args)
+    for folder in folders_of(args):
+        kept_in(folder, pipeline.scheduler)
     starts = [start_strategy(args, steps, pipeline) for steps in args.num_inference_steps]
+    free = args.free or list(starts[0].to_dict())
     with_cost = args.objective == "distance,cost"
     if with_cost:
-        space = AnyStepsSpace(starts, args.free)
+        space = AnyStepsSpace(starts, free)
     else:
-        space = make_space(args.sampler, starts[0], args.free, args.knots)
+        space = make_space(args.sampler, starts[0], free, args.knots)
         starts = [space.start]
     first = space.first_points() if with_cost else None
     sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed, first)
@@ -134,7 +148,7 @@ def run(args):
         **of_pipeline,
         objective=args.objective,
         sampler=args.sampler,
-        free=list(args.free),
+        free=list(free),
         start=[start.to_dict() for start in starts],
         rungs=args.rungs or [],
         **({} if args.knots is None else {"knots": args.knots}),
@@ -184,7 +198,7 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
         best = min(same, key=lambda one: one.value)
         for folder in folders_of(args):
             of_trial = {"trial": best.label, "metric_name": name, "value": best.value}
-            save_strategy(folder, stored_in(folder) or pipeline.scheduler, best.strategy, {**of_trial, **origin})
+            save_strategy(folder, kept_in(folder, pipeline.scheduler), best.strategy, {**of_trial, **origin})
         write_json(output / f"strategy-T{steps}.json", best.strategy.to_dict())
         suffix = f"-T{steps}" if with_cost else ""
         drawn = {f"found ({best.label})": best.strategy, start_label(args): start}

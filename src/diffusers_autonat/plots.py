@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .strategies import GenerationStrategy
+from .strategies import Strategy
 
 
 # The schedules of a strategy as a reader knows them, with the paper's symbols.
@@ -19,6 +19,8 @@ SCHEDULE_LABELS = {
     "sampling_temperatures": r"sampling temperature $\tau_1$",
     "remasking_temperatures": r"re-masking temperature $\tau_2$",
     "guidance_scales": "guidance scale $s$",
+    "remasking_rates": r"re-masking rate $\eta$",
+    "entropy_bounds": r"entropy bound $\gamma$",
 }
 
 # The distances likewise; the first two are what only the standard network's may be called.
@@ -39,8 +41,8 @@ def readable(text: str) -> str:
     return re.sub(rf"\b({'|'.join(labels)})\b", lambda found: labels[found[0]], text)
 
 
-def plot_schedules(strategies: Mapping[str, GenerationStrategy], path: str | Path, title: str | None = None) -> None:
-    """The four schedules of strategies over their steps, one panel each; the first strategy stands out.
+def plot_schedules(strategies: Mapping[str, Strategy], path: str | Path, title: str | None = None) -> None:
+    """The schedules of strategies of one kind over their steps, one panel each; the first strategy stands out.
 
     Args:
         strategies: By the label that a reader knows them by.
@@ -48,18 +50,21 @@ def plot_schedules(strategies: Mapping[str, GenerationStrategy], path: str | Pat
         title: Of the whole picture: model, T, N and so on.
     """
     plt = _pyplot()
-    figure, axes = plt.subplots(1, 4, figsize=(13, 3.5 if title else 3.2), layout="constrained")
-    for (name, label), axis in zip(SCHEDULE_LABELS.items(), axes):
+    names = list(next(iter(strategies.values())).to_dict())
+    size = (3.25 * len(names), 3.5 if title else 3.2)
+    figure, axes = plt.subplots(1, len(names), figsize=size, layout="constrained")
+    for name, axis in zip(names, axes):
         for number, (strategy_label, strategy) in enumerate(strategies.items()):
             values = getattr(strategy, name)
-            # The last r is 0 for every strategy, and the last tau2 has no effect.
-            shown = values[:-1] if name == "remasking_temperatures" else values
+            # The last r is 0 for every strategy, and these have no effect at the last step.
+            without_last = ("remasking_temperatures", "remasking_rates", "entropy_bounds")
+            shown = values[:-1] if name in without_last else values
             style = {"color": f"C{number}", "linewidth": 2 if number == 0 else 1.3, "marker": "o", "markersize": 4}
             line = "-" if number == 0 else "--"
             axis.plot(range(1, len(shown) + 1), shown, label=strategy_label, linestyle=line, **style)
         steps = max(strategy.num_inference_steps for strategy in strategies.values())
         axis.set(xlabel="step $t$", xlim=(0.7, steps + 0.3), xticks=range(1, steps + 1))
-        axis.set_title(label, fontsize=10)
+        axis.set_title(SCHEDULE_LABELS[name], fontsize=10)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     handles, labels = axes[0].get_legend_handles_labels()

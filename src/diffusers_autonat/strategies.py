@@ -11,10 +11,10 @@ import json
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -22,28 +22,23 @@ import torch
 from .files import write_json
 
 
-# r, tau1, tau2 and s over all steps; of one step they lose the plural's s.
-SCHEDULES = ("mask_ratios", "sampling_temperatures", "remasking_temperatures", "guidance_scales")
 FLOAT32 = torch.finfo(torch.float32)  # what steps compute in
 
 MAX_STEPS = 10_000  # more than a grid has tokens: every step reveals one at least
 
 
-@dataclass(frozen=True)
-class StepParameters:
-    """r, tau1, tau2 and s of one step: what guidance and `NATScheduler.step` need to know of it.
+StepT = TypeVar("StepT", bound="Step")
+StrategyT = TypeVar("StrategyT", bound="Strategy")
 
-    Args:
-        mask_ratio, sampling_temperature, remasking_temperature, guidance_scale: numbers, or tensors `[B]` with one for
-            each image.
-        is_last: nothing is masked again, whatever `mask_ratio` says.
+
+class Step:
+    """Base of the parameters of one step: frozen dataclasses of numbers, or of tensors `[B]` with one for each image.
+
+    Every order has s, `guidance_scale`, and `is_last`: nothing is masked again.
     """
 
-    mask_ratio: float | torch.Tensor
-    sampling_temperature: float | torch.Tensor
-    remasking_temperature: float | torch.Tensor
     guidance_scale: float | torch.Tensor
-    is_last: bool = False
+    is_last: bool
 
     @property
     def is_guided(self) -> bool:
@@ -51,19 +46,102 @@ class StepParameters:
         return isinstance(self.guidance_scale, torch.Tensor) or self.guidance_scale > 0
 
     @classmethod
-    def join(cls, steps: Sequence[StepParameters], device: torch.device | str | None = None) -> StepParameters:
+    def join(cls: type[StepT], steps: Sequence[StepT], device: torch.device | str | None = None) -> StepT:
         """The same step of several images as one: numbers where all agree, tensors `[B]` where they do not."""
-
-        def joined(name: str) -> float | torch.Tensor:
-            values = [getattr(step, name) for step in steps]
-            return values[0] if len(set(values)) == 1 else torch.tensor(values, device=device)
-
-        r, tau1, tau2, s = (joined(schedule.removesuffix("s")) for schedule in SCHEDULES)
-        return cls(r, tau1, tau2, s, steps[0].is_last)
+        joined = {}
+        for field in fields(steps[0]):  # type: ignore[arg-type]
+            values = [getattr(step, field.name) for step in steps]
+            joined[field.name] = values[0] if len(set(values)) == 1 else torch.tensor(values, device=device)
+        return replace(steps[0], **joined)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
-class GenerationStrategy:
+class StepParameters(Step):
+    """r, tau1, tau2 and s of one step: what guidance and `NATScheduler.step` need to know of it.
+
+    Args:
+        mask_ratio, sampling_temperature, remasking_temperature, guidance_scale: numbers, or tensors `[B]` with one for
+            each image.
+        is_last: nothing is masked again, whatever `mask_ratio` says.
+        is_bounded: until the last step, every step reveals a token and leaves one masked. Off, r is taken as it is: a
+            policy may wait, or end early.
+    """
+
+    mask_ratio: float | torch.Tensor
+    sampling_temperature: float | torch.Tensor
+    remasking_temperature: float | torch.Tensor
+    guidance_scale: float | torch.Tensor
+    is_last: bool = False
+    is_bounded: bool = True
+
+
+class Strategy:
+    """Base of strategies: frozen dataclasses whose fields are schedules of T floats each, one for each step.
+
+    The values are finite in float32 and not negative; shares (`mask_ratios`) lie in [0, 1] and end with 0. An order whose
+    steps have other parameters than [`GenerationStrategy`] names has a subclass, and its `step_class`.
+
+    Raises:
+        ValueError: names the field and the offending value.
+    """
+
+    step_class: ClassVar[type] = StepParameters
+
+    def __post_init__(self):
+        for field in fields(self):
+            # A tuple cannot be changed behind a config's back.
+            object.__setattr__(self, field.name, _schedule(field.name, getattr(self, field.name)))
+        first = fields(self)[0].name
+        steps = self.num_inference_steps
+        if steps < 1:
+            raise ValueError(f"a strategy needs at least one step, {first} is empty.")
+        for field in fields(self):
+            values = getattr(self, field.name)
+            if len(values) != steps:
+                raise ValueError(f"{field.name} has {len(values)} values but {first} has {steps}: one per step.")
+        ratios = getattr(self, "mask_ratios", (0.0,))
+        for t, ratio in enumerate(ratios):
+            if ratio > 1:
+                raise ValueError(f"mask_ratios[{t}] = {ratio} must be in [0, 1].")
+        if ratios[-1] != 0:
+            raise ValueError(f"mask_ratios[{steps - 1}] = {ratios[-1]}: the last must be 0, nothing stays masked.")
+
+    @property
+    def num_inference_steps(self) -> int:
+        return len(getattr(self, fields(self)[0].name))  # type: ignore[arg-type]
+
+    def steps(self) -> tuple[Any, ...]:
+        """The parameters of each step."""
+        values = zip(*self.to_dict().values())
+        last = self.num_inference_steps - 1
+        return tuple(self.step_class(*of_step, is_last=t == last) for t, of_step in enumerate(values))
+
+    @classmethod
+    def from_dict(cls: type[StrategyT], values: Mapping[str, Sequence[float]]) -> StrategyT:
+        names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        if not isinstance(values, Mapping) or set(values) != names:
+            found = sorted(map(str, values)) if isinstance(values, Mapping) else values
+            raise ValueError(f"a strategy has the keys {sorted(names)}, got {shown(found)}.")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, list[float]]:
+        return {name: list(values) for name, values in asdict(self).items()}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls: type[StrategyT], path: str | Path) -> StrategyT:
+        """Read what `to_json` has written; a ValueError that names the file where it holds something else."""
+        data = read_json(path)
+        try:
+            return cls.from_dict(data)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def to_json(self, path: str | Path) -> None:
+        write_json(path, self.to_dict())
+
+
+@dataclass(frozen=True)
+class GenerationStrategy(Strategy):
     """What happens at each step t = 1..T; four tuples of T floats that are finite in float32.
 
     Args:
@@ -80,37 +158,6 @@ class GenerationStrategy:
     sampling_temperatures: Sequence[float]
     remasking_temperatures: Sequence[float]
     guidance_scales: Sequence[float]
-
-    def __post_init__(self):
-        for field in fields(self):
-            # A tuple cannot be changed behind a config's back.
-            object.__setattr__(self, field.name, _schedule(field.name, getattr(self, field.name)))
-        steps = len(self.mask_ratios)
-        if steps < 1:
-            raise ValueError("a strategy needs at least one step, mask_ratios is empty.")
-        for field in fields(self):
-            values = getattr(self, field.name)
-            if len(values) != steps:
-                raise ValueError(f"{field.name} has {len(values)} values but mask_ratios has {steps}: one per step.")
-        for t, ratio in enumerate(self.mask_ratios):
-            if ratio > 1:
-                raise ValueError(f"mask_ratios[{t}] = {ratio} must be in [0, 1].")
-        if self.mask_ratios[-1] != 0:
-            raise ValueError(
-                f"mask_ratios[{steps - 1}] = {self.mask_ratios[-1]}: the last must be 0, nothing stays masked."
-            )
-
-    @property
-    def num_inference_steps(self) -> int:
-        return len(self.mask_ratios)
-
-    def steps(self) -> tuple[StepParameters, ...]:
-        """The parameters of each step."""
-        schedules = zip(
-            self.mask_ratios, self.sampling_temperatures, self.remasking_temperatures, self.guidance_scales
-        )
-        last = self.num_inference_steps - 1
-        return tuple(StepParameters(r, tau1, tau2, s, t == last) for t, (r, tau1, tau2, s) in enumerate(schedules))
 
     @classmethod
     def cosine(
@@ -189,31 +236,16 @@ class GenerationStrategy:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Sequence[float]]) -> GenerationStrategy:
-        names = {field.name for field in fields(cls)}
-        if not isinstance(values, Mapping) or set(values) != names:
-            found = sorted(map(str, values)) if isinstance(values, Mapping) else values
-            raise ValueError(f"a strategy has the keys {sorted(names)}, got {shown(found)}.")
-        return cls(**values)
 
-    def to_dict(self) -> dict[str, list[float]]:
-        return {name: list(values) for name, values in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> GenerationStrategy:
-        """Read what `to_json` has written; a ValueError that names the file where it holds something else."""
-        data = read_json(path)
-        try:
-            return cls.from_dict(data)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-
-    def to_json(self, path: str | Path) -> None:
-        write_json(path, self.to_dict())
+def strategy_from_dict(values: Any) -> Any:
+    """The strategy, of whichever kind has these schedules; of none of them: the error of [`GenerationStrategy`]."""
+    for kind in Strategy.__subclasses__():
+        if isinstance(values, Mapping) and set(values) == {field.name for field in fields(kind)}:  # type: ignore[arg-type]
+            return kind.from_dict(values)
+    return GenerationStrategy.from_dict(values)
 
 
-def by_steps(strategies: Sequence[GenerationStrategy]) -> dict[int, GenerationStrategy]:
+def by_steps(strategies: Sequence[StrategyT]) -> dict[int, StrategyT]:
     """Strategies by their number of steps; a ValueError where two have the same."""
     steps = [strategy.num_inference_steps for strategy in strategies]
     if len(set(steps)) < len(steps):
@@ -221,9 +253,9 @@ def by_steps(strategies: Sequence[GenerationStrategy]) -> dict[int, GenerationSt
     return dict(zip(steps, strategies))
 
 
-def as_strategies(given: GenerationStrategy | Sequence[GenerationStrategy]) -> list[GenerationStrategy]:
+def as_strategies(given: Any) -> list[Any]:
     """What is passed as `strategy`, one or several, as a list; a ValueError for anything else, with the remedy."""
-    strategies = [given] if isinstance(given, GenerationStrategy) else given
+    strategies = [given] if isinstance(given, Strategy) else given
     if not isinstance(strategies, (list, tuple)) or not strategies:
         remedy = "pass one, or a list"
         if isinstance(given, Mapping):
@@ -232,7 +264,7 @@ def as_strategies(given: GenerationStrategy | Sequence[GenerationStrategy]) -> l
             remedy = "read the file with diffusers_autonat.strategy_files.read_strategy(...)"
         raise ValueError(f"strategy = {shown(given)} is no GenerationStrategy: {remedy}.")
     for index, one in enumerate(strategies):
-        if not isinstance(one, GenerationStrategy):
+        if not isinstance(one, Strategy):
             raise ValueError(f"strategy[{index}] = {shown(one)} is no GenerationStrategy: pass a list of those.")
     return list(strategies)
 

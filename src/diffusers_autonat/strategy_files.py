@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from .strategies import GenerationStrategy, by_steps, read_json, shown
+from .strategies import GenerationStrategy, by_steps, read_json, shown, strategy_from_dict
 
 
-def read_strategies(path: str | Path) -> list[GenerationStrategy]:
+def read_strategies(path: str | Path) -> list[Any]:
     """
-    All strategies of a file, by number of steps: YAML as the AutoNAT authors write it, JSON with the four fields, or the
+    All strategies of a file, by number of steps: YAML as the AutoNAT authors write it, JSON with a strategy's fields, or the
     `scheduler_config.json` of a search or a pipeline.
 
     Raises:
@@ -20,11 +21,11 @@ def read_strategies(path: str | Path) -> list[GenerationStrategy]:
     data = read_json(path)
     try:
         if not isinstance(data, dict) or "strategies" not in data:
-            return [GenerationStrategy.from_dict(data)]
+            return [strategy_from_dict(data)]
         strategies = [] if data["strategies"] is None else data["strategies"]
         if not isinstance(strategies, list):
             raise ValueError(f"strategies must be a list of strategies, got {shown(strategies)}.")
-        stored = by_steps([GenerationStrategy.from_dict(one) for one in strategies])
+        stored = by_steps([strategy_from_dict(one) for one in strategies])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if not stored:
@@ -32,7 +33,7 @@ def read_strategies(path: str | Path) -> list[GenerationStrategy]:
     return [stored[steps] for steps in sorted(stored)]
 
 
-def read_strategy(path: str | Path, num_inference_steps: int | None = None) -> GenerationStrategy:
+def read_strategy(path: str | Path, num_inference_steps: int | None = None) -> Any:
     """
     The strategy of a file, see `read_strategies`; of several the one with `num_inference_steps` steps.
 

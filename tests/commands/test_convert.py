@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+import diffusers_autonat.schedulers.masked_token_scheduler as masked_token_scheduler
 import diffusers_autonat.schedulers.scheduling_nat as scheduling_nat
 from diffusers_autonat import (
     AutoNATPipeline,
@@ -96,7 +97,8 @@ def test_the_recorded_stochastic_run_with_the_released_strategy(autonat, monkeyp
         drawn = torch.nn.functional.one_hot(reference[f"stochastic.step{step}.sampled_ids"], 48)
         noise += [1e4 * drawn.float(), reference.get(f"stochastic.step{step}.gumbel")]
     injected = iter(noise)
-    monkeypatch.setattr(scheduling_nat, "gumbel_noise", lambda *_: next(injected))
+    for module in (masked_token_scheduler, scheduling_nat):
+        monkeypatch.setattr(module, "gumbel_noise", lambda *_: next(injected))
     final = recorded_run(pipe, reference["stochastic.class_labels"], None, "stochastic", reference)
     assert torch.equal(final, reference["stochastic.final_ids"])
     assert len(list(injected)) == 1  # the last step draws no confidence

@@ -1,6 +1,6 @@
 import pytest
 
-from diffusers_autonat import GenerationStrategy
+from diffusers_autonat import AdaptivePolicyModel, GenerationStrategy
 from diffusers_autonat.cli import main
 from diffusers_autonat.commands.cost import format_macs
 from diffusers_autonat.cost import pipeline_cost
@@ -88,3 +88,18 @@ def test_errors_are_one_line(folder, args, message):
     with pytest.raises(SystemExit, match=message) as error:
         main(["cost", *(arg.format(folder=folder) for arg in args)])
     assert "\n" not in str(error.value)
+
+
+def test_a_policy_is_counted_where_it_decides(pipe, tmp_path, capsys):
+    pipe.register_modules(
+        policy=AdaptivePolicyModel(in_channels=32, hidden_size=16, grid_size=7, num_inference_steps=3)
+    )
+    pipe.save_pretrained(tmp_path / "adaptive")
+    main(["cost", str(tmp_path / "adaptive")])
+    text = capsys.readouterr().out
+    cost = pipeline_cost(pipe, None)
+    assert f"{pipe.policy.num_parameters():,} in the policy" in text
+    assert f"The policy takes {format_macs(sum(cost.policy))} of them." in text
+    assert [row[0] for row in table(text)] == ["3"] and format_macs(cost.total) in text
+    main(["cost", str(tmp_path / "adaptive"), "--num-inference-steps", "4"])
+    assert [row[0] for row in table(capsys.readouterr().out)] == ["4"]

@@ -15,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_autonat import GenerationStrategy
+from diffusers_autonat import AdaptivePolicyModel, GenerationStrategy, HaltonScheduler
 from diffusers_autonat.cli import main
 from diffusers_autonat.metrics import EvaluationCheckpoint, load_extractor, load_reference
 from diffusers_autonat.metrics.image_files import ImageArchive, ImageFolder, image_writer
+from diffusers_autonat.provenance import model_hash
 from search.arguments import add_evaluation_arguments, judge_of
 from tests.conftest import save_tiny_classifier, tiny_pipeline
 
@@ -365,3 +366,34 @@ def test_several_processes(place, report, tmp_path):
     assert made["values"] == report["values"] and made["run"]["num_processes"] == 2
     with np.load(images) as saved:
         assert np.array_equal(saved["arr_0"][39, ..., 0], np.asarray(Image.open(place / "expected" / "000039.png")))
+
+
+def test_a_policy_decides_and_is_named(place, tmp_path, capsys):
+    pipe = tiny_pipeline()
+    torch.manual_seed(0)
+    policy = AdaptivePolicyModel(in_channels=32, hidden_size=16, grid_size=7, num_inference_steps=3)
+    torch.nn.init.normal_(policy.proj_out.weight)
+    pipe.register_modules(policy=policy)
+    pipe.save_pretrained(tmp_path / "pipeline")
+    options = [
+        option for option in command(place, tmp_path / "r.json") if option not in ("--num-inference-steps", "4")
+    ]
+    options[1] = str(tmp_path / "pipeline")
+    main(options)
+    assert "T = 3, the policy, guidance x 1" in capsys.readouterr().out
+    made = json.loads((tmp_path / "r.json").read_text())
+    assert made["images"]["strategy"] is None and made["images"]["num_inference_steps"] == 3
+    assert made["pipeline"]["policy"] == model_hash(policy) and "scheduler" not in made["pipeline"]
+    with pytest.raises(SystemExit, match="the policy is for 3 steps"):
+        main([*options, "--num-inference-steps", "4"])
+
+
+def test_another_order_is_named(place, tmp_path, capsys):
+    pipe = tiny_pipeline()
+    pipe.scheduler = HaltonScheduler(16)
+    pipe.save_pretrained(tmp_path / "pipeline")
+    options = command(place, tmp_path / "r.json")
+    options[1] = str(tmp_path / "pipeline")
+    main(options)
+    assert "T = 4, heuristic, guidance x 1" in capsys.readouterr().out
+    assert json.loads((tmp_path / "r.json").read_text())["pipeline"]["scheduler"] == "HaltonScheduler"

@@ -23,7 +23,6 @@ NAMES = {
     "open-muse's copy of MaskGIT's VQGAN": ["encoder.conv_in.weight", "quantize.embedding.weight",
                                             "decoder.up.1.upsample_conv.weight"],
     "MAGE": ["cls_token", "decoder_pos_embed_learned", "token_emb.word_embeddings.weight", "vqgan.encoder.conv_in.weight"],
-    "the policy network of AdaNAT": ["actor.x_embedder.weight", "critic.x_embedder.weight"],
     "the Inception network that FID is measured with": ["Mixed_5b.branch1x1.conv.weight", "Mixed_7c.branch1x1.conv.weight"],
     "the state of an optimizer": ["state.0.exp_avg", "state.0.exp_avg_sq"],
 }  # fmt: skip

@@ -8,7 +8,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import diffusers_autonat.cost.counting as cost_module
-from diffusers_autonat import AutoNATPipeline, ENATTransformer2DModel, GenerationStrategy, NATScheduler
+from diffusers_autonat import (
+    AdaptivePolicyModel,
+    AutoNATPipeline,
+    ENATTransformer2DModel,
+    GenerationStrategy,
+    NATScheduler,
+)
 from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.cost.paper import paper_rows
 from diffusers_autonat.models.tokenizer import skip_padding_blocks
@@ -144,3 +150,22 @@ def test_beside_the_tables(rows):
     assert released.cost.saved == pytest.approx(3 / 13 * sum(released.cost.transformer))
     assert enat.model == "ENAT-L" and enat.cost.num_inference_steps == 8
     assert enat.cost.total < 0.4 * (released.cost.total + released.cost.saved)
+
+
+@pytest.mark.parametrize("guidance_scale", [0.0, 1.0])
+def test_a_policy_s_own_cost_is_counted(pipe, guidance_scale):
+    pipe.register_modules(
+        policy=AdaptivePolicyModel(in_channels=32, hidden_size=16, grid_size=7, num_inference_steps=3)
+    )
+    cost = pipeline_cost(pipe, None, guidance_scale)
+    assert cost.total == measured(pipe, None, guidance_scale)[0] and sum(cost.policy) > 0
+    assert (cost.num_inference_steps, cost.num_guided_steps) == (3, 3 if guidance_scale else 0)
+    assert not sum(pipeline_cost(pipe, STRATEGIES["guided"]).policy)
+
+
+def test_what_enat_costs_with_a_policy_differs_from_image_to_image(pipeline):
+    if not isinstance(pipeline.transformer, ENATTransformer2DModel):
+        pytest.skip("a U-ViT's passes cost the same with any number of masked tokens")
+    pipeline.register_modules(policy=AdaptivePolicyModel(in_channels=32, hidden_size=16, grid_size=7))
+    with pytest.raises(ValueError, match="what ENAT costs follows the number of revealed tokens"):
+        pipeline_cost(pipeline, None)

@@ -5,7 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from diffusers_autonat import ENATTransformer2DModel, GenerationStrategy
+from diffusers_autonat import (
+    ENATTransformer2DModel,
+    EntropyBoundedScheduler,
+    GenerationStrategy,
+    HaltonScheduler,
+    ReMDMScheduler,
+)
 from diffusers_autonat.metrics import Evaluator, load_extractor, load_reference
 from diffusers_autonat.search.passes import PassCounter
 from diffusers_autonat.search.replay import ReplayingEvaluator
@@ -52,6 +58,17 @@ def test_values_are_those_of_the_evaluator(evaluator, strategy):
     # The neighbour's trace is whole: a neighbour of its own is replayed from it.
     further = dataclasses.replace(strategy, guidance_scales=[*strategy.guidance_scales[:-1], 0.3])
     assert replaying(N, seed=3, strategy=further) == pytest.approx(evaluator(N, seed=3, strategy=further), abs=1e-6)
+
+
+@pytest.mark.parametrize("order", [HaltonScheduler, EntropyBoundedScheduler, ReMDMScheduler])
+def test_of_other_orders_too(evaluator, order):
+    """One that takes tokens back shares nothing: in the middle of a strategy all that is revealed would count as given."""
+    evaluator.pipeline.scheduler = order(16)
+    replaying, base = ReplayingEvaluator(evaluator), order(16).heuristic(4)
+    neighbour = dataclasses.replace(base, sampling_temperatures=[1.0, 1.0, 3.0, 1.0])
+    for strategy in (base, neighbour, base):
+        expected = evaluator(N, seed=3, strategy=strategy)
+        assert replaying(N, seed=3, strategy=strategy) == pytest.approx(expected, abs=1e-6)
 
 
 def passes_of(evaluator, strategies) -> list[int]:

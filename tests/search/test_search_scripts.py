@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler
+from diffusers_autonat import (
+    AutoNATPipeline,
+    EntropyBoundedScheduler,
+    EntropyStrategy,
+    GenerationStrategy,
+    NATScheduler,
+)
 from diffusers_autonat.search import open_storage
 from diffusers_autonat.search.workers import is_lost
 from diffusers_autonat.strategy_files import read_strategy
@@ -310,3 +316,19 @@ def in_process(tiny, monkeypatch):
             optuna.logging.set_verbosity(verbosity)
 
     return call
+
+
+def test_another_order_is_searched_in_its_own_schedules(tiny, tmp_path):
+    pipe = AutoNATPipeline.from_pretrained(tiny / "pipeline")
+    pipe.scheduler = EntropyBoundedScheduler(pipe.scheduler.config.mask_token_id)
+    pipe.save_pretrained(tmp_path / "pipeline")
+    args = [tmp_path / "pipeline", "--num-inference-steps", 3, "--sampler", "tpe", "--num-trials", 2, "--confirm-top", 0,
+            "--free", "entropy_bounds", "--output", tmp_path / "out", "--write-to-pipeline"]  # fmt: skip
+    subprocess.run(command("search_generation.py", tiny, *args), env=ENVIRONMENT, check=True, capture_output=True)
+    found = read_strategy(str(tmp_path / "out" / "strategy-T3.json"))
+    assert isinstance(found, EntropyStrategy)
+    loaded = AutoNATPipeline.from_pretrained(tmp_path / "pipeline")
+    assert type(loaded.scheduler) is EntropyBoundedScheduler and loaded.scheduler.stored_strategies == {3: found}
+    of_other = command("search_generation.py", tiny, tiny / "pipeline", *args[1:-1])
+    refused = subprocess.run(of_other, env=ENVIRONMENT, capture_output=True, text=True)
+    assert refused.returncode == 1 and "holds strategies of a EntropyBoundedScheduler" in refused.stderr

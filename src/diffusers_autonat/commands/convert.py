@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> None:
             args.checkpoint,
             args.output,
             vqgan=args.vqgan,
+            policy=args.policy,
             strategies=strategies,
             options=options,
             id2label=id2label,
@@ -88,6 +89,11 @@ def register(commands) -> None:
     )
     command.add_argument(
         "--vqgan", metavar="FILE", help="the tokenizer, vqgan_jax_strongaug.ckpt; without it no pipeline is made"
+    )
+    command.add_argument(
+        "--policy",
+        metavar="FILE",
+        help="a policy of AdaGen or AdaNAT, maskgit_policy.pth, which sets each step's parameters",
     )
     command.add_argument(
         "--strategy", nargs="+", action="extend", default=[], metavar="FILE",

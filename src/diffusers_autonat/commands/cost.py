@@ -62,10 +62,13 @@ def print_pipeline(args: argparse.Namespace) -> None:
     pipe = pipeline_class.from_pretrained(args.pipeline)
     steps = args.num_inference_steps or sorted(pipe.scheduler.stored_strategies) or [8]
     strategies = given or [pipe.scheduler.get_strategy(T) for T in steps]
+    if pipe.policy is not None and not (given or args.num_inference_steps):
+        strategies = [None]  # as images are made where nothing is said
 
     print(
         f"{class_name}: {pipe.transformer.num_parameters():,} parameters in the transformer, "
         f"{pipe.vqvae.num_parameters():,} in the tokenizer"
+        + (f", {pipe.policy.num_parameters():,} in the policy" if pipe.policy is not None else "")
     )
     costs = [pipeline_cost(pipe, strategy, guidance_scale) for strategy in strategies]
     print_table(
@@ -80,6 +83,8 @@ def print_pipeline(args: argparse.Namespace) -> None:
             for cost in costs
         ],
     )  # fmt: skip
+    if strategies == [None]:
+        print(f"The policy takes {format_macs(sum(costs[0].policy))} of them.")
     print(
         "Multiply-accumulates. `without attention` leaves out the two products inside attention, as the papers do; "
         "`saved` is against\nrunning the unconditional pass at every step."

@@ -173,9 +173,13 @@ def open_pipeline(args: argparse.Namespace, state: Any) -> tuple[Any, dict[str, 
 
     pipe = load_pipeline(args.pipeline)
     strategy = read_strategy(args.strategy, args.num_inference_steps) if args.strategy else None
-    pipe.scheduler.set_timesteps(args.num_inference_steps, strategy=strategy)
+    pipe.plan(args.num_inference_steps, strategy, None, torch.device("cpu"))
     name = Path(args.pipeline).resolve().name if Path(args.pipeline).is_dir() else args.pipeline
     hashes = {part: model_hash(getattr(pipe, part)) for part in ("transformer", "vqvae")}
+    if pipe.policy is not None:
+        hashes["policy"] = model_hash(pipe.policy)
+    if type(pipe.scheduler).__name__ != "NATScheduler":  # which reports of before there were others do not name
+        hashes["scheduler"] = type(pipe.scheduler).__name__
     pipe.to(state.device)
     # The tokenizer stays as it is: half precision breaks some of them, and it is the smaller part of the work.
     if args.dtype != "float32":
@@ -207,15 +211,23 @@ def open_reference(args: argparse.Namespace, pipe: Any, extractor: Any, state: A
 def generate(args: argparse.Namespace, evaluator: Any) -> tuple[Any, Any, dict[str, Any]]:
     """How images are made, what they are asked to be, and the report's words on both."""
     scheduler, steps = evaluator.pipeline.scheduler, args.num_inference_steps
-    strategy = read_strategy(args.strategy, steps) if args.strategy else scheduler.get_strategy(steps)
+    policy = None if args.strategy else evaluator.pipeline.policy
+    strategy: Any = None
+    if policy is None:
+        strategy = read_strategy(args.strategy, steps) if args.strategy else scheduler.get_strategy(steps)
     num_images = args.num_images or DEFAULT_IMAGES
     make_images, requests = evaluator.generation(num_images, args.seed, strategy, None, args.guidance_scale)
-    stored = strategy.num_inference_steps in scheduler.stored_strategies
+    if policy is not None:
+        steps, source, schedules = policy.config.num_inference_steps, "the policy", None
+    else:
+        steps, schedules = strategy.num_inference_steps, strategy.to_dict()
+        heuristic = "cosine heuristic" if type(scheduler).__name__ == "NATScheduler" else "heuristic"
+        source = "stored" if steps in scheduler.stored_strategies else heuristic
+        source = Path(args.strategy).name if args.strategy else source
     return make_images, requests, {
         "kind": "generated", "num_images": num_images, **evaluator.conditions.describe(), "seed": args.seed,
-        "noise": evaluator.noise_device, "num_inference_steps": strategy.num_inference_steps,
-        "strategy_source": Path(args.strategy).name if args.strategy else "stored" if stored else "cosine heuristic",
-        "strategy": strategy.to_dict(), "guidance_scale": args.guidance_scale,
+        "noise": evaluator.noise_device, "num_inference_steps": steps,
+        "strategy_source": source, "strategy": schedules, "guidance_scale": args.guidance_scale,
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from diffusers import ModelMixin
 
 from ..cards import save_card
 from ..files import naming
+from ..pipelines.checks import check_policy
 from ..pipelines.pipeline_autonat import AutoNATPipeline
 from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import GenerationStrategy
@@ -69,9 +70,11 @@ def convert_component(path: str | Path, accepted: Sequence[SourceFormat], **opti
     checkpoint = read_checkpoint(path)
     if other := next((one for one in OTHERS if one.recognise(checkpoint.tensors)), None):
         raise ValueError(f"{path} holds {other.title}, not {accepted[0].title}; {other.remedy}.")
-    found = [one for one in SOURCES if one.recognise(checkpoint.tensors)]
+    # Accepted ones first: AdaGen's transformer looks like AutoNAT's.
+    found = [one for one in (*accepted, *SOURCES) if one.recognise(checkpoint.tensors)]
     if found and found[0] not in accepted:
-        flag = f"--model {found[0].name}" if found[0].component == "transformer" else "--vqgan"
+        flags = {"transformer": f"--model {found[0].name}", "vqvae": "--vqgan", "policy": "--policy"}
+        flag = flags[found[0].component]
         raise ValueError(f"{path} holds {found[0].title}, not {accepted[0].title}; it belongs to {flag}.")
     source = found[0] if found else accepted[0]  # of an unknown file it is said what it lacks
     unused = source.unused_in(checkpoint.tensors)
@@ -153,6 +156,7 @@ def convert_to_folder(
     checkpoint: str | Path,
     output: str | Path,
     vqgan: str | Path | None = None,
+    policy: str | Path | None = None,
     strategies: Sequence[GenerationStrategy] = (),
     options: Mapping[str, int] | None = None,
     id2label: dict[int, str] | None = None,
@@ -167,8 +171,9 @@ def convert_to_folder(
 
     Args:
         model: Name of one of `SOURCES`. checkpoint: Its file or training folder. output: New or empty folder.
-        vqgan: The tokenizer's file. strategies: To store in the scheduler, with different numbers of steps.
-        options: What no tensor of the transformer shows (`SourceFormat.assumed`); by default as in the released model.
+        vqgan: The tokenizer's file. policy: A policy's file. strategies: To store in the scheduler, with different numbers of steps.
+        options: What no tensor of the transformer or the policy shows (`SourceFormat.assumed`); by default as in the
+            released model.
         id2label: Class names of a pipeline. name: What the card tells users to load; by default the name of `output`.
         report: Is told what is being done, line by line.
 
@@ -176,11 +181,14 @@ def convert_to_folder(
         ValueError: See `convert_component`; or the parts do not fit together.
     """
     output = Path(output)
-    for path in (checkpoint, vqgan):
+    for path in (checkpoint, vqgan, policy):
         if path is not None and not Path(path).exists():
             raise FileNotFoundError(f"{path} does not exist.")
     (source,) = (one for one in SOURCES if one.name == model)
-    options = dict(options or {})
+    options, policy_options = dict(options or {}), {}
+    policies = [one for one in SOURCES if one.component == "policy"]
+    if policy is not None:
+        policy_options = {name: options.pop(name) for name in policies[0].assumed if name in options}
     if wrong := [name for name in options if name not in source.assumed]:
         raise ValueError(f"{wrong[0]} is no option of {source.title}, which has {', '.join(source.assumed)}.")
     if id2label is not None and not (vqgan and source.has_pipeline):
@@ -203,6 +211,10 @@ def convert_to_folder(
             codes = parts[1].config["num_vq_embeddings"]
             if codes != config["codebook_size"]:
                 raise ValueError(f"{vqgan} has {codes} codes, but {checkpoint} is for {config['codebook_size']}.")
+        if policy is not None:
+            report(f"reading {policy}")
+            parts.append(convert_component(policy, policies, **policy_options))
+            check_policy(parts[-1].model, parts[0].model, NATScheduler(config["codebook_size"]))
         stored = list(strategies) or source.strategies(config)
         scheduler = NATScheduler(config["codebook_size"], stored or None)
         steps = sorted(strategy.num_inference_steps for strategy in stored)
@@ -218,7 +230,8 @@ def convert_to_folder(
         card = converted_card(name or output.name, origins, parameters, steps, label, id2label)
         with naming(output):
             if is_pipeline:
-                AutoNATPipeline(parts[1].model, parts[0].model, scheduler, id2label).save_pretrained(partial)
+                models = {part.source.component: part.model for part in parts}
+                AutoNATPipeline(**models, scheduler=scheduler, id2label=id2label).save_pretrained(partial)
             else:
                 for part in parts:
                     part.model.save_pretrained(partial / part.source.component)

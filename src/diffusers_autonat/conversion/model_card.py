@@ -14,6 +14,7 @@ from .source_format import Origin, SourceFormat
 
 DATASETS = {  # on the Hub, by the name of the format: what its released weights were trained on
     "autonat": ["ILSVRC/imagenet-1k"],
+    "adagen": ["ILSVRC/imagenet-1k"],
     "autonat-text": ["google-research-datasets/conceptual_captions"],
     "enat": ["ILSVRC/imagenet-1k"],
 }
@@ -54,12 +55,14 @@ def converted_card(
 
     Args:
         name: What `from_pretrained` is given: the folder, or the Hub repository.
-        converted: The transformer and the tokenizer, if there is one, with the files they came from and their configs.
+        converted: The transformer, and the tokenizer and the policy, if there are any, with the files they came from and their configs.
         parameters: The transformer's number of parameters.
         stored_steps: Steps of the strategies in the scheduler. label, id2label: A class to show, and all, for a pipeline.
     """
     source, _, config = converted[0]
-    is_pipeline, is_text = len(converted) > 1 and source.has_pipeline, config.get("context_dim") is not None
+    tokenizer = next((one for one in converted if one[0].component == "vqvae"), None)
+    is_pipeline, is_text = tokenizer is not None and source.has_pipeline, config.get("context_dim") is not None
+    policy_steps = next((one[2]["num_inference_steps"] for one in converted if one[0].component == "policy"), None)
     is_released = source.origin.released(config)
     description = source.origin.description if is_released else f"A model in the format of {source.title}"
     return make_card(
@@ -73,7 +76,9 @@ def converted_card(
             f"# {Path(name).name}",
             f"{description}, as a diffusers {'pipeline' if is_pipeline else 'component'}: {parameters:,} parameters, "
             f"{source.describe(config)}. Converted with {LIBRARY}.",
-            _pipeline_usage(name, stored_steps, label) if is_pipeline else _component_usage(name, converted),
+            _pipeline_usage(name, stored_steps, label, policy_steps)
+            if is_pipeline
+            else _component_usage(name, converted),
             "" if is_text else classes(id2label, config["num_classes"]),
             _origins(converted),
             "## What the conversion does\n\nHow far its result agrees with the authors' code was measured on the small models of "
@@ -81,13 +86,17 @@ def converted_card(
             + "\n".join(f"- {one.title}: {one.agreement}" for one, _, _ in converted),
             _licenses(converted),
             "## Cite\n\n"
-            + code_block("\n\n".join(paper for one, _, _ in converted for paper in one.origin.papers), "bibtex"),
+            + code_block(
+                "\n\n".join(dict.fromkeys(paper for one, _, _ in converted for paper in one.origin.papers)), "bibtex"
+            ),
         ],
     )
 
 
-def _pipeline_usage(name: str, stored_steps: list[int], label: str | int) -> str:
+def _pipeline_usage(name: str, stored_steps: list[int], label: str | int, policy_steps: int | None) -> str:
     stored = f"the stored strategies have {stored_steps} steps" if stored_steps else "the heuristic strategy, 8 steps"
+    if policy_steps is not None:
+        stored = f"the policy sets what each of its {policy_steps} steps does, image by image"
     return usage(
         name,
         f"image = pipe({label!r}).images[0]  # {stored}\n"
@@ -99,8 +108,8 @@ def _pipeline_usage(name: str, stored_steps: list[int], label: str | int) -> str
 def _component_usage(name: str, converted: Parts) -> str:
     source, _, config = converted[0]
     lines = (source.usage or COMPONENT_USAGE).format(name=name, model_class=source.model_class.__name__, **config)
-    if len(converted) > 1:
-        width = converted[1][2]["vq_embed_dim"]
+    if widths := [one[2]["vq_embed_dim"] for one in converted if one[0].component == "vqvae"]:
+        width = widths[0]
         return code_block(lines + DECODE_USAGE.format(name=name, side=config["sample_size"], width=width))
     return code_block(lines + NO_TOKENIZER)
 
@@ -128,4 +137,4 @@ def _licenses(converted: Parts) -> str:
         one.origin.license_note if one.origin.released(config) else OWN_WEIGHTS.format(title=one.title)
         for one, _, config in converted
     ]
-    return "\n\n".join(["## License", *notes])
+    return "\n\n".join(["## License", *dict.fromkeys(notes)])

@@ -45,7 +45,6 @@ OTHERS = (
         lambda names: "quantize.embedding.weight" in names and any(".upsample_conv." in name for name in names),
     ),
     OtherCheckpoint("MAGE", _TRANSFORMER, _holds("token_emb.word_embeddings.weight", "decoder_pos_embed_learned")),
-    OtherCheckpoint("the policy network of AdaNAT", _TRANSFORMER, _begins_with("actor.", "critic.")),
     OtherCheckpoint(
         "the Inception network that FID is measured with", _TRANSFORMER, _begins_with("Mixed_5b.", "Mixed_7c.")
     ),

@@ -38,7 +38,7 @@ class SourceFormat:
     Args:
         name: As the command line calls it.
         title: As messages call it.
-        component: Which component of a pipeline it becomes, `"transformer"` or `"vqvae"`.
+        component: Which component of a pipeline it becomes, `"transformer"`, `"vqvae"` or `"policy"`.
         model_class: The class of that component.
         recognise: Whether a checkpoint with these tensor names is of this kind.
         convert: State dict -> config and state dict of `model_class`. Takes what `assumed` names as keywords; a

@@ -18,10 +18,11 @@ from diffusers.utils.torch_utils import unwrap_module
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..models.policy_adaptive import AdaptivePolicyModel
 from ..models.tokenizer import PaddingResnetBlock2D, padding_blocks
 from ..models.transformer_enat import ENATTransformer2DModel
 from ..schedulers.scheduling_nat import NATScheduler
-from ..strategies import GenerationStrategy
+from ..strategies import Strategy
 
 
 class Macs(NamedTuple):
@@ -48,6 +49,7 @@ class PipelineCost:
         transformer: All passes of the transformer.
         decoder: Decoding the tokens.
         saved: What the unconditional passes that are not run would have cost on top.
+        policy: All steps of a policy, where one sets the parameters.
     """
 
     num_inference_steps: int
@@ -55,28 +57,30 @@ class PipelineCost:
     transformer: Macs
     decoder: Macs
     saved: float
+    policy: Macs = Macs()
 
     @property
     def total(self) -> float:
-        return sum(self.transformer) + sum(self.decoder)
+        return sum(self.transformer) + sum(self.decoder) + sum(self.policy)
 
     @property
     def total_without_attention(self) -> float:
-        return self.transformer.weights + self.decoder.weights
+        return self.transformer.weights + self.decoder.weights + self.policy.weights
 
 
-def pipeline_cost(pipeline: Any, strategy: GenerationStrategy, guidance_scale: float = 1.0) -> PipelineCost:
+def pipeline_cost(pipeline: Any, strategy: Strategy | None, guidance_scale: float = 1.0) -> PipelineCost:
     """
-    Cost of an image that `pipeline` generates with `strategy` from a fully masked grid.
+    Cost of an image that `pipeline` generates with `strategy`, or with its policy, from a fully masked grid.
 
     Models are measured once for each config, so that a call is cheap enough for a search. Text encoders are left out.
 
     Args:
         pipeline: Anything with a `transformer` (either of ours) and a `vqvae`.
+        strategy: None where the pipeline's policy sets the parameters.
         guidance_scale: As the pipeline's: 0 turns guidance, and the unconditional passes, off.
 
     Raises:
-        ValueError: The guidance scale is negative.
+        ValueError: The guidance scale is negative; or the cost follows counts that differ from image to image.
     """
     if not guidance_scale >= 0:
         raise ValueError(f"guidance_scale = {guidance_scale} must not be negative; 0 turns guidance off.")
@@ -86,9 +90,19 @@ def pipeline_cost(pipeline: Any, strategy: GenerationStrategy, guidance_scale: f
     padding = tuple(padding_blocks(vqvae))
     decoder = _decoder_cost(type(vqvae), vqvae.to_json_string(), padding, side)  # type: ignore[arg-type]
 
-    plan = NATScheduler().plan(strategy=strategy, num_to_fill=side**2)
+    policy = Macs()
+    if strategy is None:
+        network = unwrap_module(pipeline.policy)
+        plan = pipeline.plan(None, None, side**2, "meta")
+        policy = _policy_cost(network.to_json_string()) * len(plan.parameters)
+    else:
+        plan = (getattr(pipeline, "scheduler", None) or NATScheduler()).plan(strategy=strategy, num_to_fill=side**2)
     guided = [step.is_guided and guidance_scale > 0 for step in plan.parameters]
-    num_masked = plan.num_masked or ()
+    if plan.num_masked is None and isinstance(transformer, ENATTransformer2DModel):
+        raise ValueError(
+            "what ENAT costs follows the number of revealed tokens, which neither a policy nor this order's strategies tell."
+        )
+    num_masked = plan.num_masked or (side**2,) * len(guided)  # a U-ViT's passes cost the same with any number
     cost, both_always = Macs(), Macs()
     for t, masked in enumerate(num_masked):
         encoded = side**2 - num_masked[t - 1] if t > 0 else 0
@@ -98,7 +112,7 @@ def pipeline_cost(pipeline: Any, strategy: GenerationStrategy, guidance_scale: f
         if guided[t]:
             # The unconditional half can only reuse what a pass of its own has encoded in the step before.
             cost += pass_cost(masked, encoded if t > 0 and guided[t - 1] else 0)
-    return PipelineCost(len(guided), sum(guided), cost, decoder, sum(both_always) - sum(cost))
+    return PipelineCost(len(guided), sum(guided), cost, decoder, sum(both_always) - sum(cost), policy)
 
 
 def _count(module: Callable, *inputs: torch.Tensor, **kwargs) -> Macs:
@@ -114,6 +128,14 @@ def _count(module: Callable, *inputs: torch.Tensor, **kwargs) -> Macs:
 def _on_meta(model_class: type, config: str) -> Any:
     with torch.device("meta"):
         return model_class.from_config(json.loads(config)).eval()  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=64)
+def _policy_cost(config: str) -> Macs:
+    """Of one step of a policy."""
+    policy = _on_meta(AdaptivePolicyModel, config)
+    features = torch.zeros(1, policy.config.grid_size**2, policy.config.in_channels, device="meta")
+    return _count(policy, features, 0)
 
 
 @lru_cache(maxsize=64)

@@ -38,7 +38,7 @@ from .statistics import statistics_device
 
 
 if TYPE_CHECKING:
-    from ..strategies import GenerationStrategy
+    from ..strategies import Strategy
 
 # Images `[B, C, H, W]`, given the index of each in the whole set `[B]` and what it is asked to be.
 MakeImages = Callable[[Tensor, Requests], Tensor]
@@ -99,7 +99,7 @@ class Evaluator:
         self,
         num_images: int,
         seed: int = 0,
-        strategy: GenerationStrategy | None = None,
+        strategy: Strategy | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float = 1.0,
         **options: Any,
@@ -121,7 +121,7 @@ class Evaluator:
         self,
         num_images: Sequence[int],
         seed: int = 0,
-        strategy: GenerationStrategy | None = None,
+        strategy: Strategy | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float = 1.0,
         **options: Any,
@@ -144,7 +144,7 @@ class Evaluator:
         self,
         num_images: int,
         seed: int = 0,
-        strategy: GenerationStrategy | Sequence[GenerationStrategy] | None = None,
+        strategy: Strategy | Sequence[Strategy] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float = 1.0,
     ) -> tuple[MakeImages, Requests]:

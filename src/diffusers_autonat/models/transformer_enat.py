@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -81,10 +82,13 @@ class ENATTransformer2DModelOutput(BaseOutput):
         cache ([`ENATCache`], *optional*):
             For the next step's call; None where nothing was visible. Detached: no gradient flows from one step into
             another.
+        features (`torch.Tensor` of shape `(batch_size, sample_size**2, hidden_size)`, *optional*):
+            What the logits are made of: the tokens' features after the final norm, which a policy looks at.
     """
 
     sample: torch.Tensor
     cache: ENATCache | None = None
+    features: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -279,6 +283,7 @@ class ENATHead(nn.Module):
     """
     Puts the groups of tokens back in raster order and maps the features to logits: the transformed features times the
     codebook embedding, plus a bias per codebook entry (`bias` has one for the mask id too, as in released weights).
+    With `return_features` the normed features come too.
     """
 
     def __init__(self, codebook_size: int, hidden_size: int):
@@ -288,10 +293,13 @@ class ENATHead(nn.Module):
         self.norm_out = nn.LayerNorm(hidden_size)
         self.bias = nn.Parameter(torch.zeros(codebook_size + 1))
 
-    def forward(self, features: torch.Tensor, places: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-        features = gather_tokens(features, places)  # [B, N, D]
-        hidden_states = self.norm_out(F.gelu(self.dense(self.norm_in(features))))  # [B, N, D]
-        return F.linear(hidden_states, codebook, self.bias[: codebook.shape[0]])  # [B, N, K]
+    def forward(
+        self, features: torch.Tensor, places: torch.Tensor, codebook: torch.Tensor, return_features: bool = False
+    ) -> Any:
+        features = self.norm_in(gather_tokens(features, places))  # [B, N, D]
+        hidden_states = self.norm_out(F.gelu(self.dense(features)))  # [B, N, D]
+        logits = F.linear(hidden_states, codebook, self.bias[: codebook.shape[0]])  # [B, N, K]
+        return (logits, features) if return_features else logits
 
 
 class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
@@ -432,7 +440,7 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         cache: ENATCache | None = None,
         num_masked: int | None = None,
         return_dict: bool = True,
-    ) -> ENATTransformer2DModelOutput | tuple[torch.Tensor, ENATCache | None]:
+    ) -> ENATTransformer2DModelOutput | tuple[torch.Tensor, ENATCache | None, torch.Tensor]:
         """
         Args:
             input_ids (`torch.Tensor` of shape `(batch_size, sample_size**2)`, int64):
@@ -449,7 +457,7 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
             return_dict (`bool`, defaults to `True`): Whether to return a dataclass or a tuple.
 
         Returns:
-            [`ENATTransformer2DModelOutput`], or `(sample, cache)` if `return_dict` is False.
+            [`ENATTransformer2DModelOutput`], or `(sample, cache, features)` if `return_dict` is False.
         """
         class_labels = self.check_inputs(input_ids, class_labels, cache)
         masked = input_ids == self.config.codebook_size  # [B, N]
@@ -481,12 +489,12 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         # The output layer shares the codebook embedding but does not train it. The rows are read through the
         # embedding module, not from its weight, so that offloading and sharding hooks on that module run.
         codebook = self.embed.word_embeddings(torch.arange(self.config.codebook_size, device=input_ids.device))
-        logits = self.head(features, places, codebook.detach())  # [B, N, K]
+        logits, normed = self.head(features, places, codebook.detach(), return_features=True)  # [B, N, K], [B, N, D]
 
         new_cache = None
         if num_visible := split[0].size + split[1].size:
             indices = torch.cat([group.indices for group in split[:2]], dim=1)  # [B, n_reused + n_fresh]
             new_cache = ENATCache(features[:, :num_visible].detach(), indices, join_valid(split[:2]))
         if not return_dict:
-            return logits, new_cache
-        return ENATTransformer2DModelOutput(sample=logits, cache=new_cache)
+            return logits, new_cache, normed
+        return ENATTransformer2DModelOutput(sample=logits, cache=new_cache, features=normed)

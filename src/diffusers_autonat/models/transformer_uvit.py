@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -28,10 +29,13 @@ class UViTTransformer2DModelOutput(BaseOutput):
         cache (`None`):
             Always `None`: every call sees all tokens. It is here because ENAT's output has one, so that a pipeline
             can hand `output.cache` to the next call of either model.
+        features (`torch.Tensor` of shape `(batch_size, (sample_size / patch_size)**2, hidden_size)`, *optional*):
+            What the logits are made of: the tokens' (or patches') features after the final norm, which a policy looks at.
     """
 
     sample: torch.Tensor
     cache: None = None
+    features: torch.Tensor | None = None
 
 
 class UViTEmbedding(nn.Module):
@@ -156,7 +160,8 @@ class UViTHead(nn.Module):
     """
     Features to logits: the (transformed) features times the codebook embedding, plus a bias per codebook entry.
 
-    `bias` has an entry for the mask id too, as in the released checkpoints, although no logit is computed for it.
+    `bias` has an entry for the mask id too, as in the released checkpoints, although no logit is computed for it. With
+    `return_features` the normed features come too, out of the same call, which hooks of offloading are about.
     """
 
     def __init__(self, sample_size: int, patch_size: int, codebook_size: int, hidden_size: int):
@@ -175,12 +180,13 @@ class UViTHead(nn.Module):
         hidden_states = hidden_states.unflatten(2, (patch, patch, -1)).unflatten(1, (side, side))  # [B, S, S, p, p, D]
         return hidden_states.transpose(2, 3).flatten(1, 4)  # [B, N, D]
 
-    def forward(self, hidden_states: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.norm_in(hidden_states)  # [B, N/p^2, D]
+    def forward(self, hidden_states: torch.Tensor, codebook: torch.Tensor, return_features: bool = False) -> Any:
+        hidden_states = features = self.norm_in(hidden_states)  # [B, N/p^2, D]
         if self.patch_size > 1:
             hidden_states = self.unpatchify(self.unpatch_proj(hidden_states))  # [B, N, D]
         hidden_states = self.norm_out(F.gelu(self.dense(hidden_states)))  # [B, N, D]
-        return F.linear(hidden_states, codebook, self.bias[: codebook.shape[0]])  # [B, N, K]
+        logits = F.linear(hidden_states, codebook, self.bias[: codebook.shape[0]])  # [B, N, K]
+        return (logits, features) if return_features else logits
 
 
 class UViTTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
@@ -326,7 +332,7 @@ class UViTTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         cache: None = None,
         num_masked: int | None = None,
         return_dict: bool = True,
-    ) -> UViTTransformer2DModelOutput | tuple[torch.Tensor]:
+    ) -> UViTTransformer2DModelOutput | tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
             input_ids (`torch.Tensor` of shape `(batch_size, sample_size**2)`, int64):
@@ -341,7 +347,7 @@ class UViTTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
             return_dict (`bool`, defaults to `True`): Whether to return a dataclass or a tuple.
 
         Returns:
-            [`UViTTransformer2DModelOutput`], or `(sample,)` if `return_dict` is False.
+            [`UViTTransformer2DModelOutput`], or `(sample, features)` if `return_dict` is False.
         """
         self.check_inputs(input_ids, class_labels, encoder_hidden_states, cache)
         hidden_states = self.embed(input_ids, class_labels, encoder_hidden_states)  # [B, L + N/p^2, D]
@@ -358,8 +364,10 @@ class UViTTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         # The output layer shares the codebook embedding but does not train it. The rows are read through the
         # embedding module, not from its weight, so that offloading and sharding hooks on that module run.
         codebook = self.embed.word_embeddings(torch.arange(self.config.codebook_size, device=input_ids.device))
-        logits = self.head(hidden_states, codebook.detach())  # [B, N, K]
+        logits, features = self.head(
+            hidden_states, codebook.detach(), return_features=True
+        )  # [B, N, K], [B, N/p^2, D]
 
         if not return_dict:
-            return (logits,)
-        return UViTTransformer2DModelOutput(sample=logits)
+            return logits, features
+        return UViTTransformer2DModelOutput(sample=logits, features=features)

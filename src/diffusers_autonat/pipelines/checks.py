@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..strategies import GenerationStrategy
+from ..strategies import GenerationStrategy, Strategy
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -43,6 +43,25 @@ def check_components(vqvae: Any, transformer: Any, scheduler: Any, output_type: 
         raise ValueError("the vqvae cannot decode token ids: its config needs lookup_from_codebook=True.")
 
 
+def check_policy(policy: Any, transformer: Any, scheduler: Any) -> None:
+    """Whether a policy, if there is one, looks at what the transformer hands out, and sets what the scheduler needs."""
+    if policy is None:
+        return
+    config = transformer.config
+    found = policy.config.grid_size, policy.config.in_channels
+    wanted = config.sample_size // getattr(config, "patch_size", 1), config.hidden_size
+    if found != wanted:
+        raise ValueError(
+            f"the policy looks at a grid of {found[0]} x {found[0]} features of width {found[1]}, and the transformer's is "
+            f"{wanted[0]} x {wanted[0]} of width {wanted[1]}: take the policy that was trained with it."
+        )
+    if scheduler.strategy_class is not GenerationStrategy:
+        raise ValueError(
+            f"a policy sets r, tau1, tau2 and s, and {type(scheduler).__name__} needs others: take NATScheduler, or an order "
+            "that has these."
+        )
+
+
 def check_number(name: str, value: Any, low: float, high: float, meaning: str) -> None:
     """One number within bounds; NaN is not."""
     if not isinstance(value, Real) or isinstance(value, bool) or not low <= value <= high:  # type: ignore[operator]
@@ -59,15 +78,15 @@ def check_images_per_prompt(num_images_per_prompt: int) -> None:
 def check_sampling(
     batch_size: int,
     guidance_scale: float,
-    strategy: GenerationStrategy | Sequence[GenerationStrategy] | None,
+    strategy: Strategy | Sequence[Strategy] | None,
     generator: torch.Generator | list[torch.Generator] | None,
 ) -> None:
     """Guidance, strategies and generators, for so many images."""
     check_number(
         "guidance_scale", guidance_scale, 0, torch.finfo(torch.float32).max, "it multiplies the strategy's scales"
     )
-    if strategy is not None and not isinstance(strategy, GenerationStrategy):
-        if not isinstance(strategy, (list, tuple)) or not all(isinstance(s, GenerationStrategy) for s in strategy):
+    if strategy is not None and not isinstance(strategy, Strategy):
+        if not isinstance(strategy, (list, tuple)) or not all(isinstance(s, Strategy) for s in strategy):
             raise ValueError(
                 f"strategy = {shortened(strategy)} must be a GenerationStrategy or a list with one for each image; "
                 "GenerationStrategy.from_json and .from_dict read one."

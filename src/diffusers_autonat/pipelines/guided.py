@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from ..models.policy_adaptive import AdaptivePolicyModel
 from ..schedulers.masked_sampling import column
-from ..strategies import StepParameters
+from ..strategies import Step
 
 
 Condition = dict[str, torch.Tensor]  # arguments of the transformer, such as class_labels `[B]`
+
+
+@dataclass(frozen=True)
+class PolicyStep:
+    """A step whose parameters a policy sets, when it has seen the features of the conditional pass.
+
+    Args:
+        timestep: Index of the step.
+        is_guided: Both passes are run, since a policy may guide any image.
+    """
+
+    timestep: int
+    is_guided: bool = True
 
 
 class GuidedTransformer:
@@ -21,15 +36,29 @@ class GuidedTransformer:
     The conditional and the unconditional pass run as one batch; a step without guidance has no unconditional one. What
     the transformer hands out as `cache` goes into the next step's call, for both passes or for the conditional one.
 
+    After a call, `parameters` are those of its step: as they were given, or as the policy has set them.
+
     Args:
         transformer: Called as `transformer(tokens, cache=, num_masked=, **condition)`; its output has `sample`, logits
-            `[B, N, K]`, and `cache`, None or something with `chunk` and `cat` along the batch.
+            `[B, N, K]`, and `cache`, None or something with `chunk` and `cat` along the batch; for a policy also `features`,
+            `[B, positions, D]`.
         condition: What the images are asked for; every tensor has the batch in front.
         null_condition: The same for no condition.
+        policy: Sets the parameters of every [`PolicyStep`].
     """
 
-    def __init__(self, transformer: Any, condition: Condition, null_condition: Condition):
-        self.transformer = transformer
+    parameters: Any
+
+    def __init__(
+        self,
+        transformer: Any,
+        condition: Condition,
+        null_condition: Condition,
+        policy: AdaptivePolicyModel | None = None,
+    ):
+        self.transformer, self.policy = transformer, policy
+        self._action: torch.Tensor | None = None  # of the policy, in the step before
+        self._features: torch.Tensor | None = None  # of the latest pass, conditional images first
         self.condition, self.null_condition = condition, null_condition
         self._extremes: list[torch.Tensor] = []  # smallest and largest logit of each step, on the device
         self.forget()
@@ -62,7 +91,7 @@ class GuidedTransformer:
     def __call__(
         self,
         tokens: torch.LongTensor,
-        parameters: StepParameters,
+        parameters: Step | PolicyStep,
         num_masked: int | None = None,
         guidance_scale: float = 1.0,
     ) -> torch.Tensor:
@@ -71,35 +100,47 @@ class GuidedTransformer:
 
         Args:
             tokens: `[B, N]`, the codebook size where masked.
-            parameters: Of the step; read is s in `cond + s * (cond - uncond)`.
+            parameters: Of the step; read is s in `cond + s * (cond - uncond)`. Or that a policy decides.
             num_masked: Masked tokens of every sample, where that is known: then nothing waits for the device.
             guidance_scale: Multiplies s.
         """
-        logits = self._guided(tokens, parameters, num_masked, guidance_scale)
+        is_guided = parameters.is_guided and guidance_scale != 0
+        logits, uncond = self._passes(tokens, num_masked, is_guided)
+        self.parameters = self._decide(parameters) if isinstance(parameters, PolicyStep) else parameters
+        if is_guided:
+            scale = column(self.parameters.guidance_scale, logits.device)[..., None] * guidance_scale  # [1 or B, 1, 1]
+            cond, uncond = logits.float(), uncond.float()
+            logits = cond + scale * (cond - uncond)
         self._extremes.append(torch.stack(torch.aminmax(logits)))
         return logits
 
-    def _guided(
-        self, tokens: torch.LongTensor, parameters: StepParameters, num_masked: int | None, guidance_scale: float
-    ) -> torch.Tensor:
-        if not parameters.is_guided or guidance_scale == 0:
+    def _decide(self, step: PolicyStep) -> Step:
+        """What the policy makes of the features of the conditional pass."""
+        assert self.policy is not None and self._features is not None
+        decided = self.policy(self._features[: len(next(iter(self.condition.values())))], step.timestep, self._action)
+        self._action = decided.action
+        return decided.parameters
+
+    def _passes(self, tokens: torch.LongTensor, num_masked: int | None, is_guided: bool) -> tuple[torch.Tensor, Any]:
+        """Logits of the conditional and of the unconditional pass; without guidance the second is None."""
+        if not is_guided:
             if self._both_cached:
                 self._cache = self._cache.chunk(2)[0]
-            return self._run(tokens, self.condition, num_masked)
+            return self._run(tokens, self.condition, num_masked), None
         if self._cache is not None and not self._both_cached:
             # The step before was not guided: the unconditional pass has nothing to reuse, and its own, larger cost.
             cond = self._run(tokens, self.condition, num_masked)
-            cond_cache, self._cache = self._cache, None
+            cond_cache, self._cache, cond_features = self._cache, None, self._features
             uncond = self._run(tokens, self.null_condition, num_masked)
+            self._features = cond_features
             self._cache = type(cond_cache).cat([cond_cache, self._cache])
         else:
             cond, uncond = self._run(torch.cat([tokens, tokens]), self.both, num_masked).chunk(2)
         self._both_cached = self._cache is not None
-        scale = column(parameters.guidance_scale, cond.device)[..., None] * guidance_scale  # [1 or B, 1, 1]
-        cond, uncond = cond.float(), uncond.float()
-        return cond + scale * (cond - uncond)
+        return cond, uncond
 
     def _run(self, tokens: torch.LongTensor, condition: Condition, num_masked: int | None) -> torch.Tensor:
         output = self.transformer(tokens, cache=self._cache, num_masked=num_masked, **condition)
         self._cache, self._both_cached = output.cache, False
+        self._features = output.features if self.policy is not None else None
         return output.sample

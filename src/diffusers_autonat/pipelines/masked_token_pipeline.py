@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import CogVideoXLoraLoaderMixin as TransformerLoraLoaderMixin
 
 from ..models.tokenizer import decode_tokens, scale_factor, skip_padding_blocks
-from ..schedulers.scheduling_nat import SamplingPlan
+from ..schedulers.masked_token_scheduler import SamplingPlan
+from ..strategies import Strategy
 from .callbacks import CallState, CallStateMixin, call_on_step_end
 from .checks import check_tokens
-from .guided import GuidedTransformer
+from .guided import GuidedTransformer, PolicyStep
 from .remote_code import save_remote_code
 
 
@@ -31,10 +34,12 @@ class MaskedTokenPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoad
     vqvae: Any  # a VQModel, or None
     transformer: Any
     scheduler: Any
+    policy: Any = None  # an AdaptivePolicyModel, or None; a subclass need not take one
 
     def _register(self, **modules: Any) -> None:
-        """`register_modules`, and what follows from the tokenizer."""
-        self.register_modules(**modules)
+        """`register_modules` of those that the class takes, and what follows from the tokenizer."""
+        taken = inspect.signature(type(self).__init__).parameters
+        self.register_modules(**{name: module for name, module in modules.items() if name in taken})
         if self.vqvae is not None:
             skip_padding_blocks(self.vqvae)
         self.vae_scale_factor = 16 if self.vqvae is None else scale_factor(self.vqvae)
@@ -52,10 +57,42 @@ class MaskedTokenPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoad
         save_remote_code(type(self), save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
 
+    def to_json_string(self) -> str:
+        """As every pipeline's, but of a policy that is not there nothing is said: as before there were any."""
+        config = json.loads(super().to_json_string())
+        if config.get("policy") == [None, None]:
+            del config["policy"]
+        return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
     @property
     def denoiser(self) -> Any:
         """The transformer as `GuidedTransformer` calls it."""
         return self.transformer
+
+    def plan(
+        self,
+        num_inference_steps: int | None,
+        strategy: Strategy | Sequence[Strategy] | None,
+        num_to_fill: int | None,
+        device: torch.device,
+    ) -> SamplingPlan:
+        """What a call will do: the scheduler's plan; without a `strategy` the policy decides, where there is one.
+
+        Args:
+            num_inference_steps, strategy, num_to_fill, device: See [`NATScheduler.plan`].
+
+        Raises:
+            ValueError: As the scheduler; or the policy is for another number of steps.
+        """
+        if self.policy is None or strategy is not None:
+            return self.scheduler.plan(num_inference_steps, strategy, num_to_fill, device)
+        steps = self.policy.config.num_inference_steps
+        if num_inference_steps not in (None, steps):
+            raise ValueError(
+                f"the policy is for {steps} steps, not num_inference_steps = {num_inference_steps}: leave it out, or pass a "
+                "strategy, which is used in place of the policy."
+            )
+        return SamplingPlan(tuple(PolicyStep(t) for t in range(steps)))
 
     def decode_latents(self, latents: torch.LongTensor) -> torch.Tensor:
         """Token ids `[B, N]` to images `[B, C, H, W]` in [0, 1]."""
@@ -78,19 +115,20 @@ class MaskedTokenPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoad
         Args:
             latents: On the device of the transformer.
             predict: Guided logits of the images.
-            plan: Of the scheduler.
+            plan: Of the call.
             num_to_fill: See [`NATScheduler.step`].
             guidance_scale, generator, callback_on_step_end, callback_on_step_end_tensor_inputs: As the call was given.
         """
         state = self._state = CallState(len(plan.parameters), guidance_scale)
         shape, num_masked = tuple(latents.shape), plan.num_masked
+        given = latents != self.scheduler.config.mask_token_id  # [B, N]
         with self.progress_bar(total=state.num_timesteps) as progress_bar:
             for t, parameters in enumerate(plan.parameters):
                 if state.interrupt:
                     continue
                 logits = predict(latents, parameters, num_masked[t] if num_masked else None, state.guidance_scale)
                 output = self.scheduler.step(
-                    logits, t, latents, generator, parameters=parameters, num_to_fill=num_to_fill
+                    logits, t, latents, generator, parameters=predict.parameters, num_to_fill=num_to_fill, given=given
                 )
                 latents = output.prev_sample
 

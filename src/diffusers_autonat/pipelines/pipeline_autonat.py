@@ -11,12 +11,20 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import replace_example_docstring
 
 # Loading a saved pipeline looks its components up in modules that are already imported, so they are imported here.
+from ..models.policy_adaptive import AdaptivePolicyModel
 from ..models.transformer_enat import ENATTransformer2DModel
 from ..models.transformer_uvit import UViTTransformer2DModel
-from ..schedulers.scheduling_nat import NATScheduler
-from ..strategies import GenerationStrategy
+from ..schedulers.masked_token_scheduler import MaskedTokenScheduler
+from ..strategies import Strategy
 from .callbacks import callback_tensors
-from .checks import check_callback_tensors, check_components, check_images_per_prompt, check_latents, check_sampling
+from .checks import (
+    check_callback_tensors,
+    check_components,
+    check_images_per_prompt,
+    check_latents,
+    check_policy,
+    check_sampling,
+)
 from .class_names import ClassLabels, ClassNamesMixin
 from .guided import GuidedTransformer
 from .masked_token_pipeline import MaskedTokenPipeline
@@ -43,19 +51,24 @@ class AutoNATPipeline(ClassNamesMixin, MaskedTokenPipeline):
         vqvae ([`~diffusers.VQModel`]): decodes token ids to images in [0, 1]; its config has `lookup_from_codebook`.
             May be None where token ids are all that is wanted (`output_type="latent"`).
         transformer ([`UViTTransformer2DModel`] or [`ENATTransformer2DModel`]): predicts the tokens.
-        scheduler ([`NATScheduler`]): does the maths of a step and holds the strategies.
+        scheduler ([`NATScheduler`] or another order): does the maths of a step and holds the strategies.
         id2label (`dict[int, str]`, *optional*): class names; a name may list synonyms separated by commas.
+        policy ([`AdaptivePolicyModel`], *optional*): sets the parameters of each step, image by image, where no strategy is
+            passed.
     """
+
+    _optional_components = ["policy"]
 
     def __init__(
         self,
         vqvae: VQModel | None,
         transformer: UViTTransformer2DModel | ENATTransformer2DModel,
-        scheduler: NATScheduler,
+        scheduler: MaskedTokenScheduler,
         id2label: dict | None = None,
+        policy: AdaptivePolicyModel | None = None,
     ):
         super().__init__()
-        self._register(vqvae=vqvae, transformer=transformer, scheduler=scheduler)
+        self._register(vqvae=vqvae, transformer=transformer, scheduler=scheduler, policy=policy)
         self._register_classes(id2label)
 
     def check_inputs(
@@ -63,7 +76,7 @@ class AutoNATPipeline(ClassNamesMixin, MaskedTokenPipeline):
         class_ids: list[int],
         num_images_per_prompt: int,
         guidance_scale: float,
-        strategy: GenerationStrategy | Sequence[GenerationStrategy] | None,
+        strategy: Strategy | Sequence[Strategy] | None,
         generator: torch.Generator | list[torch.Generator] | None,
         latents: torch.Tensor | None,
         output_type: str,
@@ -71,6 +84,7 @@ class AutoNATPipeline(ClassNamesMixin, MaskedTokenPipeline):
     ) -> None:
         """Raise a ValueError that names the first wrong value, before anything is computed."""
         check_components(self.vqvae, self.transformer, self.scheduler, output_type)
+        check_policy(self.policy, self.transformer, self.scheduler)
         check_images_per_prompt(num_images_per_prompt)
         batch_size = len(class_ids) * num_images_per_prompt
         check_sampling(batch_size, guidance_scale, strategy, generator)
@@ -84,7 +98,7 @@ class AutoNATPipeline(ClassNamesMixin, MaskedTokenPipeline):
         self,
         class_labels: ClassLabels,
         num_inference_steps: int | None = None,
-        strategy: GenerationStrategy | Sequence[GenerationStrategy] | None = None,
+        strategy: Strategy | Sequence[Strategy] | None = None,
         guidance_scale: float = 1.0,
         num_images_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -103,7 +117,8 @@ class AutoNATPipeline(ClassNamesMixin, MaskedTokenPipeline):
         Args:
             class_labels (`int`, `str` or list of them): classes by id or name; the id `num_classes` means no class.
             num_inference_steps (`int`, *optional*): steps of a stored strategy; the longest stored one by default.
-            strategy ([`GenerationStrategy`], *optional*): used instead of a stored one; a list holds one per image.
+            strategy ([`GenerationStrategy`], *optional*): used instead of a stored one, or of the policy; a list holds one
+                per image.
             guidance_scale (`float`, defaults to 1.0): multiplies the strategy's guidance scales; 0 turns guidance off.
             num_images_per_prompt (`int`, defaults to 1): images for each class label.
             generator (`torch.Generator` or a list of them, *optional*): with one for each image, an image does not
@@ -133,11 +148,12 @@ class AutoNATPipeline(ClassNamesMixin, MaskedTokenPipeline):
         # 2. Condition
         class_labels = torch.tensor(class_ids, device=device).repeat_interleave(num_images_per_prompt)  # [B]
         null_labels = torch.full_like(class_labels, self.transformer.config.num_classes)
-        predict = GuidedTransformer(self.denoiser, {"class_labels": class_labels}, {"class_labels": null_labels})
+        condition, null_condition = {"class_labels": class_labels}, {"class_labels": null_labels}
+        predict = GuidedTransformer(self.denoiser, condition, null_condition, self.policy)
 
         # 3. Tokens: counts of masked ones are known where none is given, otherwise they would be read from the device
         shape = (len(class_labels), self.transformer.config.sample_size**2)  # [B, N]
-        plan = self.scheduler.plan(num_inference_steps, strategy, shape[1] if latents is None else None, device)
+        plan = self.plan(num_inference_steps, strategy, shape[1] if latents is None else None, device)
         if latents is None:
             latents = torch.full(shape, self.scheduler.config.mask_token_id, device=device)
 

@@ -13,16 +13,23 @@ from diffusers.utils import replace_example_docstring
 from PIL import Image
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..models.tokenizer import encode_images
-
 # Loading a saved pipeline looks its components up in modules that are already imported, so they are imported here.
+from ..models.policy_adaptive import AdaptivePolicyModel
+from ..models.tokenizer import encode_images
 from ..models.transformer_enat import ENATTransformer2DModel
 from ..models.transformer_uvit import UViTTransformer2DModel
 from ..schedulers.masked_sampling import gumbel_noise
-from ..schedulers.scheduling_nat import NATScheduler
-from ..strategies import GenerationStrategy
+from ..schedulers.masked_token_scheduler import MaskedTokenScheduler
+from ..strategies import Strategy
 from .callbacks import callback_tensors
-from .checks import check_callback_tensors, check_components, check_images_per_prompt, check_number, check_sampling
+from .checks import (
+    check_callback_tensors,
+    check_components,
+    check_images_per_prompt,
+    check_number,
+    check_policy,
+    check_sampling,
+)
 from .class_names import ClassLabels, ClassNamesMixin
 from .given_images import CropBox, masked_tokens, to_list, to_pixels
 from .guided import GuidedTransformer
@@ -57,21 +64,24 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         vqvae ([`~diffusers.VQModel`]): makes tokens of images and images of tokens.
         transformer ([`UViTTransformer2DModel`] or [`ENATTransformer2DModel`]): predicts the tokens; conditioned on classes
             or, with a `context_dim`, on text.
-        scheduler ([`NATScheduler`]): does the maths of a step and holds the strategies.
+        scheduler ([`NATScheduler`] or another order): does the maths of a step and holds the strategies.
         text_encoder, tokenizer (*optional*): for prompts, as [`AutoNATTextToImagePipeline`] has them.
         id2label (`dict[int, str]`, *optional*): class names; a name may list synonyms separated by commas.
+        policy ([`AdaptivePolicyModel`], *optional*): sets the parameters of each step, image by image, where no strategy is
+            passed.
     """
 
-    _optional_components = ["text_encoder", "tokenizer"]
+    _optional_components = ["text_encoder", "tokenizer", "policy"]
 
     def __init__(
         self,
         vqvae: VQModel,
         transformer: UViTTransformer2DModel | ENATTransformer2DModel,
-        scheduler: NATScheduler,
+        scheduler: MaskedTokenScheduler,
         text_encoder: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         id2label: dict | None = None,
+        policy: AdaptivePolicyModel | None = None,
     ):
         super().__init__()
         self._register(
@@ -80,6 +90,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
             scheduler=scheduler,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
+            policy=policy,
         )
         self._register_classes(id2label)
         self.mask_processor = VaeImageProcessor(
@@ -99,13 +110,14 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         strength: float,
         num_images_per_prompt: int,
         guidance_scale: float,
-        strategy: GenerationStrategy | Sequence[GenerationStrategy] | None,
+        strategy: Strategy | Sequence[Strategy] | None,
         generator: torch.Generator | list[torch.Generator] | None,
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
     ) -> int:
         """The batch before `num_images_per_prompt`; raises a ValueError that names the first wrong value."""
         check_components(self.vqvae, self.transformer, self.scheduler, output_type)
+        check_policy(self.policy, self.transformer, self.scheduler)
         check_images_per_prompt(num_images_per_prompt)
         counts = {"images": num_images, "masks": num_masks, "prompts or classes": num_conditions}
         batch = max(counts.values())
@@ -129,7 +141,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         padding_mask_crop: int | None = None,
         keep_unmasked: bool = False,
         num_inference_steps: int | None = None,
-        strategy: GenerationStrategy | Sequence[GenerationStrategy] | None = None,
+        strategy: Strategy | Sequence[Strategy] | None = None,
         guidance_scale: float = 1.0,
         negative_prompt: str | list[str] | None = None,
         num_images_per_prompt: int = 1,
@@ -162,7 +174,8 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
             keep_unmasked (`bool`, defaults to `False`): pixels that are black in the mask are those of `image`, not its
                 reconstruction.
             num_inference_steps (`int`, *optional*): steps of a stored strategy; the longest stored one by default.
-            strategy ([`GenerationStrategy`], *optional*): used instead of a stored one; a list holds one per image.
+            strategy ([`GenerationStrategy`], *optional*): used instead of a stored one, or of the policy; a list holds one
+                per image.
             guidance_scale (`float`, defaults to 1.0): multiplies the strategy's guidance scales; 0 turns guidance off.
             negative_prompt (`str` or list of them, *optional*): what guidance leads away from; by default the empty text.
             num_images_per_prompt (`int`, defaults to 1): images for each image, class or prompt.
@@ -218,7 +231,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         # 3. Steps, whose counts are known where all images have as many tokens to fill
         counts = to_fill.sum(dim=1)  # [B], on the CPU
         same = int(counts[0]) if len(counts.unique()) == 1 else None
-        plan = self.scheduler.plan(num_inference_steps, strategy, same, device)
+        plan = self.plan(num_inference_steps, strategy, same, device)
 
         # 4. Condition
         is_guided = guidance_scale > 0 or callback_on_step_end is not None
@@ -235,7 +248,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
             {name: _repeat(tensor, batch, num_images_per_prompt) for name, tensor in one.items()}
             for one in (condition, null_condition)
         )
-        predict = GuidedTransformer(self.denoiser, condition, null_condition)
+        predict = GuidedTransformer(self.denoiser, condition, null_condition, self.policy)
 
         # 5. Fill in the masked tokens, and decode
         if counts.max() > 0:

@@ -12,11 +12,19 @@ from diffusers.utils import replace_example_docstring
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Loading a saved pipeline looks its components up in modules that are already imported, so they are imported here.
+from ..models.policy_adaptive import AdaptivePolicyModel
 from ..models.transformer_uvit import UViTTransformer2DModel
-from ..schedulers.scheduling_nat import NATScheduler
-from ..strategies import GenerationStrategy
+from ..schedulers.masked_token_scheduler import MaskedTokenScheduler
+from ..strategies import Strategy
 from .callbacks import callback_tensors
-from .checks import check_callback_tensors, check_components, check_images_per_prompt, check_latents, check_sampling
+from .checks import (
+    check_callback_tensors,
+    check_components,
+    check_images_per_prompt,
+    check_latents,
+    check_policy,
+    check_sampling,
+)
 from .guided import GuidedTransformer
 from .masked_token_pipeline import MaskedTokenPipeline
 from .prompts import Prompt, PromptMixin
@@ -43,19 +51,24 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
         vqvae ([`~diffusers.VQModel`]): decodes token ids to images in [0, 1]; its config has `lookup_from_codebook`.
             May be None where token ids are all that is wanted (`output_type="latent"`).
         transformer ([`UViTTransformer2DModel`]): predicts the tokens; its config has a `context_dim`.
-        scheduler ([`NATScheduler`]): does the maths of a step and holds the strategies.
+        scheduler ([`NATScheduler`] or another order): does the maths of a step and holds the strategies.
         text_encoder ([`~transformers.PreTrainedModel`]): its last hidden states, of width `context_dim`, are the
             condition: a CLIP text model, the encoder of T5, or a model like BERT.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): that of the encoder.
+        policy ([`AdaptivePolicyModel`], *optional*): sets the parameters of each step, image by image, where no strategy is
+            passed.
     """
+
+    _optional_components = ["policy"]
 
     def __init__(
         self,
         vqvae: VQModel | None,
         transformer: UViTTransformer2DModel,
-        scheduler: NATScheduler,
+        scheduler: MaskedTokenScheduler,
         text_encoder: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase | None,
+        policy: AdaptivePolicyModel | None = None,
     ):
         super().__init__()
         self._register(
@@ -64,6 +77,7 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
             scheduler=scheduler,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
+            policy=policy,
         )
 
     def check_inputs(
@@ -74,7 +88,7 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
         negative_prompt_embeds: torch.Tensor | None,
         num_images_per_prompt: int,
         guidance_scale: float,
-        strategy: GenerationStrategy | Sequence[GenerationStrategy] | None,
+        strategy: Strategy | Sequence[Strategy] | None,
         generator: torch.Generator | list[torch.Generator] | None,
         latents: torch.Tensor | None,
         output_type: str,
@@ -82,6 +96,7 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
     ) -> int:
         """The number of images; raises a ValueError that names the first wrong value, before anything is computed."""
         check_components(self.vqvae, self.transformer, self.scheduler, output_type)
+        check_policy(self.policy, self.transformer, self.scheduler)
         config = self.transformer.config
         if "num_classes" in config and config.get("context_dim") is None:
             raise ValueError("the transformer is class-conditional: use AutoNATPipeline.")
@@ -100,7 +115,7 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
         self,
         prompt: str | list[str] | None = None,
         num_inference_steps: int | None = None,
-        strategy: GenerationStrategy | Sequence[GenerationStrategy] | None = None,
+        strategy: Strategy | Sequence[Strategy] | None = None,
         guidance_scale: float = 1.0,
         negative_prompt: str | list[str] | None = None,
         num_images_per_prompt: int = 1,
@@ -123,7 +138,8 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
             prompt (`str` or list of them, *optional*): what images show; or `prompt_embeds`. What is longer than the
                 transformer's `context_length` is cut, with a warning that shows the end that is left out.
             num_inference_steps (`int`, *optional*): steps of a stored strategy; the longest stored one by default.
-            strategy ([`GenerationStrategy`], *optional*): used instead of a stored one; a list holds one per image.
+            strategy ([`GenerationStrategy`], *optional*): used instead of a stored one, or of the policy; a list holds one
+                per image.
             guidance_scale (`float`, defaults to 1.0): multiplies the strategy's guidance scales; 0 turns guidance off.
             negative_prompt (`str` or list of them, *optional*): what guidance leads away from; by default the empty text.
             num_images_per_prompt (`int`, defaults to 1): images for each prompt.
@@ -155,7 +171,7 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
 
         # 2. Steps: counts of masked tokens are known where none is given, otherwise they would be read from the device
         shape = (batch_size, self.transformer.config.sample_size**2)  # [B, N]
-        plan = self.scheduler.plan(num_inference_steps, strategy, shape[1] if latents is None else None, device)
+        plan = self.plan(num_inference_steps, strategy, shape[1] if latents is None else None, device)
         # A callback may turn guidance on.
         is_guided = guidance_scale > 0 or callback_on_step_end is not None
         is_guided = is_guided and any(parameters.is_guided for parameters in plan.parameters)
@@ -164,7 +180,7 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
         condition, null_condition = self.get_conditions(
             prompt, device, num_images_per_prompt, is_guided, negative_prompt, prompt_embeds, negative_prompt_embeds
         )
-        predict = GuidedTransformer(self.denoiser, condition, null_condition)
+        predict = GuidedTransformer(self.denoiser, condition, null_condition, self.policy)
 
         # 4. Fill in the masked tokens, and decode
         if latents is None:

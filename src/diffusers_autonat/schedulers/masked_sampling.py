@@ -5,6 +5,8 @@ Shapes: B samples of N tokens from a codebook of K entries; the id K is the mask
 
 from __future__ import annotations
 
+from math import isqrt
+
 import torch
 
 
@@ -39,20 +41,42 @@ def log_confidence(logits: torch.Tensor, tokens: torch.LongTensor) -> torch.Tens
     return logits.gather(-1, chosen).squeeze(-1) - logits.logsumexp(-1)
 
 
-def mask_count(num_tokens: int | torch.Tensor, mask_ratio: torch.Tensor) -> torch.Tensor:
-    """m = floor(N r), at least 1; a product that is whole but for float32 rounding (0.7 * 10) counts as whole."""
-    return (num_tokens * (mask_ratio + 2e-7)).floor().clamp(min=1)
+def mask_count(num_tokens: int | torch.Tensor, mask_ratio: torch.Tensor, is_bounded: bool = True) -> torch.Tensor:
+    """m = floor(N r), at least 1; a product that is whole but for float32 rounding (0.7 * 10) counts as whole.
+
+    Not bounded: at most N - 1.
+    """
+    count = (num_tokens * (mask_ratio + 2e-7)).floor()
+    return count.clamp(min=1) if is_bounded else count.clamp(max=num_tokens - 1)
+
+
+def grid_side(num_tokens: int) -> int:
+    """Side of the square grid that so many tokens fill row by row.
+
+    Raises:
+        ValueError: they fill none, and this order is one of places on a grid.
+    """
+    side = isqrt(num_tokens)
+    if side**2 != num_tokens:
+        raise ValueError(f"{num_tokens} tokens fill no square grid, whose places this order goes through.")
+    return side
 
 
 def mask_lowest(
-    tokens: torch.LongTensor, score: torch.Tensor, masked: torch.BoolTensor, count: torch.Tensor, mask_token_id: int
+    tokens: torch.LongTensor,
+    score: torch.Tensor,
+    masked: torch.BoolTensor,
+    count: torch.Tensor,
+    mask_token_id: int,
+    is_bounded: bool = True,
 ) -> torch.LongTensor:
     """Mask the `count` positions with the lowest score again, of those that are `masked` now, and fewer than these.
 
-    So every step reveals something, and a given token is never masked. All `[B, N]` but `count`, `[B, 1]` or `[1, 1]`.
+    So every step reveals something, and a given token is never masked. Not bounded: as many as these at most. All
+    `[B, N]` but `count`, `[B, 1]` or `[1, 1]`.
     """
     # Whatever the scores are, NaN and infinity too: those of masked tokens are finite, so given tokens rank last.
     score = torch.where(masked, score.nan_to_num(), float("inf"))
-    count = torch.minimum(count, masked.sum(-1, keepdim=True) - 1)
+    count = torch.minimum(count, masked.sum(-1, keepdim=True) - int(is_bounded))
     rank = score.argsort(dim=-1).argsort(dim=-1)
     return torch.where(rank < count, mask_token_id, tokens)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import optuna
 
-from ..strategies import GenerationStrategy
+from ..strategies import Strategy, strategy_from_dict
 from .constraints import Constraint
 from .passes import PassCounter
 from .strategy_spaces import StrategySpace
@@ -21,18 +21,16 @@ POPULATION = "population"  # the same: many strategies around it were, and the v
 # A distance by the name it is asked for, and by those it has in an evaluation's results.
 METRICS = {"fid": ("fid", "frechet_distance"), "kid": ("kid", "kernel_distance")}
 
-Score = Callable[[GenerationStrategy, optuna.Trial], float]
+Score = Callable[[Any, optuna.Trial], float]
 
 
 class Evaluator(Protocol):
     """What is asked of `diffusers_autonat.metrics.Evaluator`."""
 
-    def __call__(
-        self, num_images: int, seed: int = 0, strategy: GenerationStrategy | None = None
-    ) -> dict[str, float]: ...
+    def __call__(self, num_images: int, seed: int = 0, strategy: Strategy | None = None) -> dict[str, float]: ...
 
     def rungs(
-        self, num_images: Sequence[int], seed: int = 0, strategy: GenerationStrategy | None = None
+        self, num_images: Sequence[int], seed: int = 0, strategy: Strategy | None = None
     ) -> Iterator[tuple[int, dict[str, float]]]: ...
 
 
@@ -63,7 +61,7 @@ class EvaluatorScore:
     passes: PassCounter | None = None
     constraint: Constraint | None = None
 
-    def __call__(self, strategy: GenerationStrategy, trial: optuna.Trial) -> float:
+    def __call__(self, strategy: Strategy, trial: optuna.Trial) -> float:
         seed = self.seed + (turn_of(trial) if self.redraw else 0)
         trial.set_user_attr("seed", seed)
         before = 0 if self.passes is None else self.passes.count
@@ -73,7 +71,7 @@ class EvaluatorScore:
             if self.passes is not None:
                 trial.set_user_attr("passes", self.passes.count - before)
 
-    def _measure(self, strategy: GenerationStrategy, trial: optuna.Trial, seed: int) -> float:
+    def _measure(self, strategy: Strategy, trial: optuna.Trial, seed: int) -> float:
         if not self.rungs:
             return self._record(trial, self.num_images, self.evaluator(self.num_images, seed=seed, strategy=strategy))
         value = float("nan")
@@ -100,7 +98,7 @@ class StrategyObjective:
         cost: From a strategy to what an image costs; given, the trial has two values, score and cost.
     """
 
-    def __init__(self, space: StrategySpace, score: Score, cost: Callable[[GenerationStrategy], float] | None = None):
+    def __init__(self, space: StrategySpace, score: Score, cost: Callable[[Any], float] | None = None):
         self.space = space
         self.score = score
         self.cost = cost
@@ -113,6 +111,6 @@ class StrategyObjective:
         return self.score(strategy, trial), self.cost(strategy)
 
 
-def strategy_of(trial: optuna.trial.FrozenTrial) -> GenerationStrategy:
+def strategy_of(trial: optuna.trial.FrozenTrial) -> Any:
     """The strategy that a trial scored."""
-    return GenerationStrategy.from_dict(trial.user_attrs[STRATEGY])
+    return strategy_from_dict(trial.user_attrs[STRATEGY])

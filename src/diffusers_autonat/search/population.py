@@ -27,7 +27,7 @@ from ..metrics import Evaluator
 from ..metrics.distances import FrechetDistance
 from ..metrics.extractors.base import to_uint8
 from ..metrics.influence import FrechetInfluence, Population
-from ..strategies import GenerationStrategy
+from ..strategies import Strategy
 from .constraints import PENALTY, Constraint
 from .effects import CONSISTENT, Effects
 from .interface import Point, SamplerKind
@@ -107,10 +107,10 @@ class PopulationSpace:
         noise = DescentParameter(start=1.0, low=0.0, high=4.0, step=1.0, learning_rate=1.0)
         self.parameters: Mapping[str, DescentParameter] = {**space.parameters, NOISE: noise}
 
-    def suggest(self, trial: optuna.Trial) -> GenerationStrategy:
+    def suggest(self, trial: optuna.Trial) -> Any:
         return self.strategy(suggest(trial, self.parameters))
 
-    def strategy(self, params: Mapping[str, float]) -> GenerationStrategy:
+    def strategy(self, params: Mapping[str, float]) -> Any:
         """That of the centre."""
         return self.space.strategy({name: value for name, value in params.items() if name != NOISE})
 
@@ -152,7 +152,7 @@ class PopulationScore:
         self.space, self.coordinates, self.passes = space, _coordinates(space.parameters), passes
         self.constraint, self.influence = constraint, FrechetInfluence(self.reference)
 
-    def __call__(self, strategy: GenerationStrategy, trial: optuna.Trial) -> float:
+    def __call__(self, strategy: Strategy, trial: optuna.Trial) -> float:
         if trial.params[NOISE] == 0:
             return self.centre_score(strategy, trial)
         turn, place = slot_of(trial.study._storage.get_trial(trial._trial_id)) or (0, trial.number)
@@ -187,14 +187,14 @@ class PopulationScore:
         trial.set_user_attr(EFFECTS, effects.to_json())
         return value
 
-    def _strategies(self, params: Mapping[str, float], noise: Tensor) -> list[GenerationStrategy]:
+    def _strategies(self, params: Mapping[str, float], noise: Tensor) -> list[Strategy]:
         """One for each row of noise."""
         centre = _place(self.coordinates, params)
         points = (centre + params[NOISE] * noise).tolist()
         return [self.space.strategy(_point(self.coordinates, point)) for point in points]
 
     @torch.no_grad()
-    def _images(self, strategies: list[GenerationStrategy], seed: int) -> tuple[Tensor, Tensor]:
+    def _images(self, strategies: list[Strategy], seed: int) -> tuple[Tensor, Tensor]:
         """
         Features `[n, D]` of images with these strategies, and `[n]` 1 for those that are recognised; two by two they share
         what they are asked for and noise.

@@ -20,7 +20,7 @@ from ..metrics import Evaluator
 from ..metrics.conditions import Requests
 from ..metrics.extractors.base import to_uint8
 from ..metrics.noise import image_generators
-from ..strategies import GenerationStrategy
+from ..strategies import Strategy
 
 
 TRACE_BYTES = 2**30  # kept of earlier strategies, beside the one in use
@@ -49,7 +49,7 @@ class _Images:
 class _Trace:
     """What a strategy gave, by the first image of each call."""
 
-    strategy: GenerationStrategy
+    strategy: Strategy
     calls: dict[int, _Images] = field(default_factory=dict)
 
 
@@ -59,7 +59,7 @@ class ReplayingEvaluator:
 
     Values are those of the evaluator but for rounding, since images that a change reaches are made in batches of another
     shape. A transformer that reuses features of earlier steps, as ENAT does, would lack them in the middle of its
-    strategy: there nothing is shared.
+    strategy: there nothing is shared, and neither with an order that masks revealed tokens again.
 
     Args:
         evaluator: What makes and measures images.
@@ -69,15 +69,18 @@ class ReplayingEvaluator:
     def __init__(self, evaluator: Evaluator, trace_bytes: int = TRACE_BYTES):
         self.evaluator, self.trace_bytes = evaluator, trace_bytes
         self._pipeline = evaluator.pipeline
-        self._reuses = getattr(self._pipeline.transformer, "reuses_features", False)
-        self._traces: OrderedDict[tuple[int, GenerationStrategy], _Trace] = OrderedDict()
+        # In the middle of a strategy it would take what was revealed for given: an order may mask that again.
+        self._reuses = getattr(self._pipeline.transformer, "reuses_features", False) or getattr(
+            self._pipeline.scheduler, "takes_back", False
+        )
+        self._traces: OrderedDict[tuple[int, Strategy], _Trace] = OrderedDict()
 
-    def __call__(self, num_images: int, seed: int = 0, strategy: GenerationStrategy | None = None) -> dict[str, float]:
+    def __call__(self, num_images: int, seed: int = 0, strategy: Strategy | None = None) -> dict[str, float]:
         """The metrics of `num_images` images, see `Evaluator`."""
         return dict(self.rungs([num_images], seed, strategy))[num_images]
 
     def rungs(
-        self, num_images: Sequence[int], seed: int = 0, strategy: GenerationStrategy | None = None
+        self, num_images: Sequence[int], seed: int = 0, strategy: Strategy | None = None
     ) -> Iterator[tuple[int, dict[str, float]]]:
         """`(n, values)` for each n as images accumulate, see `Evaluator`."""
         if strategy is None:
@@ -96,7 +99,7 @@ class ReplayingEvaluator:
 
         return self.evaluator.measure(make_images, requests, num_images)
 
-    def _traces_of(self, seed: int, strategy: GenerationStrategy) -> tuple[_Trace | None, _Trace]:
+    def _traces_of(self, seed: int, strategy: Strategy) -> tuple[_Trace | None, _Trace]:
         """The trace that shares most steps with a strategy, and the strategy's own."""
         length = strategy.num_inference_steps
         alike = [key for key in self._traces if key[0] == seed and key[1].num_inference_steps == length]
@@ -110,16 +113,14 @@ class ReplayingEvaluator:
         self._traces.move_to_end(nearest)
         return self._traces[nearest], own
 
-    def _forget(self, in_use: tuple[int, GenerationStrategy]) -> None:
+    def _forget(self, in_use: tuple[int, Strategy]) -> None:
         """Drop the traces that were not used for longest until the rest fits."""
         sizes = {key: sum(call.nbytes for call in trace.calls.values()) for key, trace in self._traces.items()}
         for key in list(self._traces):
             if sum(sizes.values()) > self.trace_bytes and key != in_use:
                 del self._traces[key], sizes[key]
 
-    def _make(
-        self, indices: Tensor, wanted: Requests, seed: int, strategy: GenerationStrategy, base: _Trace | None
-    ) -> _Images:
+    def _make(self, indices: Tensor, wanted: Requests, seed: int, strategy: Strategy, base: _Trace | None) -> _Images:
         """One call's images, from the base's where it has them."""
         known = base.calls.get(int(indices[0])) if base is not None else None
         if base is None or known is None:
@@ -143,7 +144,7 @@ class ReplayingEvaluator:
     def _replay(
         self,
         wanted: Requests,
-        strategy: GenerationStrategy,
+        strategy: Strategy,
         tokens: list[Tensor],
         streams: list[list[Tensor]],
         first: int,
@@ -167,7 +168,7 @@ class ReplayingEvaluator:
     def _run(
         self,
         wanted: Requests,
-        strategy: GenerationStrategy,
+        strategy: Strategy,
         generators: list[torch.Generator],
         tokens: Tensor | None = None,
         stop: bool = False,
@@ -197,15 +198,15 @@ class ReplayingEvaluator:
         return to_uint8(self._pipeline.finish(tokens.to(self._pipeline.device), "pt", True).images).cpu()
 
 
-def _first_difference(one: GenerationStrategy, other: GenerationStrategy) -> int:
+def _first_difference(one: Strategy, other: Strategy) -> int:
     """Index of the first step in which two strategies of one length differ, or that length."""
     pairs = zip(one.steps(), other.steps())
     return next((t for t, (a, b) in enumerate(pairs) if a != b), one.num_inference_steps)
 
 
-def _rest(strategy: GenerationStrategy, first: int) -> GenerationStrategy:
+def _rest(strategy: Strategy, first: int) -> Strategy:
     """The steps from `first` on."""
-    return GenerationStrategy(**{name: values[first:] for name, values in strategy.to_dict().items()})
+    return type(strategy)(**{name: values[first:] for name, values in strategy.to_dict().items()})
 
 
 def _changed(tokens: Tensor, others: Tensor) -> Tensor:

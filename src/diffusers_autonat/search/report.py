@@ -10,10 +10,11 @@ from typing import Any
 from filelock import FileLock
 from optuna.study import Study
 
+from .. import schedulers
 from ..files import whole_file, write_json
 from ..provenance import pipeline_hash, versions
-from ..schedulers.scheduling_nat import NATScheduler
-from ..strategies import GenerationStrategy, read_json
+from ..schedulers.masked_token_scheduler import MaskedTokenScheduler
+from ..strategies import Strategy, read_json
 from .objective import STRATEGY
 
 
@@ -46,10 +47,26 @@ def read_provenance(folder: str | Path) -> dict[str, Any]:
     return known
 
 
+def load_scheduler(folder: str | Path) -> MaskedTokenScheduler | None:
+    """The scheduler, of whichever order, whose config the folder holds; None where it holds none.
+
+    Raises:
+        ValueError: the config is of no order of this package.
+    """
+    path = Path(folder, MaskedTokenScheduler.config_name)
+    if not path.exists():
+        return None
+    config = read_json(path)
+    name = config.get("_class_name", "NATScheduler") if isinstance(config, dict) else None
+    if name not in schedulers.__all__:
+        raise ValueError(f"{path} is not of a scheduler of this package: move it away")
+    return getattr(schedulers, name).from_pretrained(folder)
+
+
 def save_strategy(
-    folder: str | Path, scheduler: NATScheduler, strategy: GenerationStrategy, provenance: Mapping[str, Any]
+    folder: str | Path, scheduler: MaskedTokenScheduler, strategy: Strategy, provenance: Mapping[str, Any]
 ) -> None:
-    """Write `scheduler_config.json`, which NATScheduler loads, and `search.json`, which says where it comes from.
+    """Write `scheduler_config.json`, which the order's scheduler loads, and `search.json`, which says where it comes from.
 
     Args:
         folder: A scheduler folder, e.g. that of a pipeline. Provenance of other numbers of steps that it holds stays.
@@ -64,8 +81,8 @@ def save_strategy(
     known = read_provenance(folder)
     kept = [one for number, one in scheduler.stored_strategies.items() if number != steps]
     strategies = sorted([*kept, strategy], key=lambda one: one.num_inference_steps)
-    found = NATScheduler(scheduler.config.mask_token_id, [one.to_dict() for one in strategies])
-    with whole_file(folder / NATScheduler.config_name) as partial:
+    found = type(scheduler)(scheduler.config.mask_token_id, [one.to_dict() for one in strategies])
+    with whole_file(folder / found.config_name) as partial:
         found.to_json_file(partial)
     write_json(folder / PROVENANCE, {**known, str(steps): dict(provenance)})
 

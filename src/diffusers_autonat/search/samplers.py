@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..strategies import GenerationStrategy
+from ..strategies import Strategy
 from . import finite_difference, optuna_samplers, population
 from .interface import SamplerKind, SharedSampler
-from .spaces import SCHEDULE_NAMES, DescentParameter
+from .spaces import DescentParameter
 from .strategy_spaces import CurveSpace, FixedStepsSpace, OneLengthSpace
 
 
@@ -30,7 +30,7 @@ def sampler_names(num_objectives: int = 1) -> list[str]:
 
 
 def make_space(
-    name: str, start: GenerationStrategy, free: Sequence[str] = SCHEDULE_NAMES, num_knots: int | None = None
+    name: str, start: Strategy, free: Sequence[str] | None = None, num_knots: int | None = None
 ) -> OneLengthSpace:
     """The space of strategies around a start as a sampler wants it.
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import optuna
 
-from ..strategies import GenerationStrategy, TrainingStrategy
+from ..strategies import GenerationStrategy, Strategy, StrategyT, TrainingStrategy
 
 
 SWITCHED_OFF = 1e-4  # lower clamp of tau1, tau2 and s: a value resting on it means 0 in the strategy
@@ -72,15 +72,19 @@ Parameter = DescentParameter | GridParameter
 
 # Bounds, step and learning rate of each schedule. Lower bounds, steps and rates are the released ones. The released
 # search has no upper bound on temperatures and guidance; samplers such as TPE need one, and every published strategy,
-# heuristic or found, lies well inside these.
+# heuristic or found, lies well inside these. The last two are of other orders: eta is a share, about a tenth of a
+# temperature, and gamma, in nats of many tokens, tens of times one; steps scale with that, rates with its square.
 _SCHEDULES = {
     "mask_ratios": {"low": 0.0, "high": 0.99, "step": 0.01, "learning_rate": 0.001},
     "sampling_temperatures": {"low": SWITCHED_OFF, "high": 6.0, "step": 0.1, "learning_rate": 0.1},
     "remasking_temperatures": {"low": SWITCHED_OFF, "high": 10.0, "step": 0.1, "learning_rate": 0.1},
     "guidance_scales": {"low": SWITCHED_OFF, "high": 6.0, "step": 0.1, "learning_rate": 0.1},
+    "remasking_rates": {"low": SWITCHED_OFF, "high": 1.0, "step": 0.01, "learning_rate": 0.001},
+    "entropy_bounds": {"low": SWITCHED_OFF, "high": 1000.0, "step": 4.0, "learning_rate": 160.0},
 }
-SCHEDULE_NAMES = tuple(_SCHEDULES)
-_WITHOUT_LAST_STEP = ("mask_ratios", "remasking_temperatures")  # nothing is re-masked there, so they have no effect
+SCHEDULE_NAMES = tuple(field.name for field in fields(GenerationStrategy))
+# Nothing is re-masked at the last step, so these have no effect there.
+WITHOUT_LAST_STEP = ("mask_ratios", "remasking_temperatures", "remasking_rates", "entropy_bounds")
 
 
 def generation_start(num_inference_steps: int) -> GenerationStrategy:
@@ -96,13 +100,13 @@ def generation_start(num_inference_steps: int) -> GenerationStrategy:
 
 
 def generation_space(
-    start: GenerationStrategy, free: Sequence[str] = tuple(_SCHEDULES), step_scale: float = 1.0
+    start: Strategy, free: Sequence[str] | None = None, step_scale: float = 1.0
 ) -> dict[str, DescentParameter]:
     """The space around a generation strategy of T steps.
 
     Args:
         start: The first point. It also holds the schedules that are not free.
-        free: Which of the schedules r, tau1, tau2 and s, by their names in a strategy, are searched (Table 6e).
+        free: Which of its schedules, by their names, are searched (Table 6e); all by default.
         step_scale: Factor on the released steps of finite differences, which suit values from 50,000 images. The noise
             of a difference grows as N^-1/2, and the step that balances it against curvature as the noise's square root
             (cube root where differences are central): 2 to 3 for a thousand images.
@@ -110,13 +114,15 @@ def generation_space(
     Returns:
         Up to 4T - 2 parameters: r and tau2 have no effect at the last step, where nothing is re-masked.
     """
-    unknown = sorted(set(free) - set(_SCHEDULES))
+    schedules = start.to_dict()
+    free = list(schedules) if free is None else free
+    unknown = sorted(set(free) - set(schedules))
     if unknown:
-        raise ValueError(f"unknown schedules {unknown}; a generation strategy has {list(_SCHEDULES)}")
+        raise ValueError(f"unknown schedules {unknown}; a {type(start).__name__} has {list(schedules)}")
     space = {}
-    for schedule, settings in _SCHEDULES.items():
-        values = getattr(start, schedule) if schedule in free else ()
-        for t, value in enumerate(values[:-1] if schedule in _WITHOUT_LAST_STEP else values):
+    for schedule, all_values in schedules.items():
+        settings, values = _SCHEDULES[schedule], all_values if schedule in free else []
+        for t, value in enumerate(values[:-1] if schedule in WITHOUT_LAST_STEP else values):
             scaled = {**settings, "step": step_scale * settings["step"]}
             space[f"{schedule}.{t}"] = DescentParameter(start=_as_parameter(schedule, value), **scaled)
     if not space:
@@ -126,17 +132,17 @@ def generation_space(
     return space
 
 
-def generation_strategy(params: Mapping[str, float], start: GenerationStrategy) -> GenerationStrategy:
+def generation_strategy(params: Mapping[str, float], start: StrategyT) -> StrategyT:
     """The strategy that a trial's parameters stand for; what they do not name is taken from `start`."""
-    schedules = {schedule: list(getattr(start, schedule)) for schedule in _SCHEDULES}
+    schedules = start.to_dict()
     for name, value in params.items():
         schedule, _, t = name.partition(".")
         if schedule in schedules:
             schedules[schedule][int(t)] = float(value) if value > _SCHEDULES[schedule]["low"] else 0.0
-    return GenerationStrategy(**{schedule: tuple(values) for schedule, values in schedules.items()})
+    return type(start)(**{schedule: tuple(values) for schedule, values in schedules.items()})
 
 
-def generation_params(strategy: GenerationStrategy, space: Mapping[str, Parameter]) -> dict[str, float]:
+def generation_params(strategy: Strategy, space: Mapping[str, Parameter]) -> dict[str, float]:
     """The parameters of a space that stand for a strategy, e.g. for `study.enqueue_trial`."""
     params = {}
     for name in space:
@@ -162,16 +168,16 @@ def interpolate_schedule(schedule: str, values: Sequence[float], num_inference_s
     heights = list(values)
     if schedule == "mask_ratios":  # everything is masked before the first step
         times, heights = [0.0, *times], [1.0, *heights]
-    if schedule == "remasking_temperatures" and len(values) > 1:  # without effect at the last step, so not known there
+    elif schedule in WITHOUT_LAST_STEP and len(values) > 1:  # without effect at the last step, so not known there
         times, heights = times[:-1], heights[:-1]
     steps = [t / num_inference_steps for t in range(1, num_inference_steps + 1)]
     return np.interp(steps, times, heights).tolist()
 
 
-def resample_strategy(strategy: GenerationStrategy, num_inference_steps: int) -> GenerationStrategy:
+def resample_strategy(strategy: StrategyT, num_inference_steps: int) -> StrategyT:
     """A strategy for another number of steps, close to the given one: where a search of it can start."""
     schedules = strategy.to_dict().items()
-    return GenerationStrategy(**{name: interpolate_schedule(name, v, num_inference_steps) for name, v in schedules})
+    return type(strategy)(**{name: interpolate_schedule(name, v, num_inference_steps) for name, v in schedules})
 
 
 def training_space(

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 import optuna
 
-from ..strategies import GenerationStrategy
+from ..strategies import Strategy
 from .spaces import (
-    SCHEDULE_NAMES,
+    WITHOUT_LAST_STEP,
     DescentParameter,
     generation_space,
     generation_strategy,
@@ -26,31 +26,31 @@ GUIDANCE_OFF = -2.0  # lower bound of s where its being off is searched too: eve
 class StrategySpace(Protocol):
     """How a trial becomes a strategy, and by which parameters."""
 
-    def suggest(self, trial: optuna.Trial) -> GenerationStrategy: ...
+    def suggest(self, trial: optuna.Trial) -> Any: ...
 
 
 class OneLengthSpace(Protocol):
     """A space of strategies of T steps, whose parameters are real numbers."""
 
-    start: GenerationStrategy
+    start: Strategy
     parameters: Mapping[str, DescentParameter]
 
-    def strategy(self, params: Mapping[str, float]) -> GenerationStrategy: ...
+    def strategy(self, params: Mapping[str, float]) -> Any: ...
 
-    def suggest(self, trial: optuna.Trial) -> GenerationStrategy: ...
+    def suggest(self, trial: optuna.Trial) -> Any: ...
 
 
 class FixedStepsSpace:
     """Every value of the free schedules of T steps is a parameter; what is not free stays as in `start`."""
 
-    def __init__(self, start: GenerationStrategy, free: Sequence[str] = SCHEDULE_NAMES, step_scale: float = 1.0):
+    def __init__(self, start: Strategy, free: Sequence[str] | None = None, step_scale: float = 1.0):
         self.start = start
         self.parameters: Mapping[str, DescentParameter] = generation_space(start, free, step_scale)
 
-    def suggest(self, trial: optuna.Trial) -> GenerationStrategy:
+    def suggest(self, trial: optuna.Trial) -> Any:
         return self.strategy(suggest(trial, self.parameters))
 
-    def strategy(self, params: Mapping[str, float]) -> GenerationStrategy:
+    def strategy(self, params: Mapping[str, float]) -> Any:
         return generation_strategy(params, self.start)
 
 
@@ -68,34 +68,36 @@ class CurveSpace:
 
     def __init__(
         self,
-        start: GenerationStrategy,
+        start: Strategy,
         num_knots: int,
-        free: Sequence[str] = SCHEDULE_NAMES,
+        free: Sequence[str] | None = None,
         step_scale: float = 1.0,
     ):
         steps = start.num_inference_steps
         if not 2 <= num_knots <= steps:
             raise ValueError(f"{num_knots} knots: curves of {steps} steps have 2 to {steps}")
-        self._free, self._rest = tuple(free), start
+        self._free, self._rest = tuple(start.to_dict() if free is None else free), start
         self._steps, self._times = np.arange(steps), np.linspace(0, steps - 1, num_knots)
         schedules = start.to_dict().items()
-        self._knots = GenerationStrategy(
+        self._knots = type(start)(
             **{name: np.interp(self._times, self._steps, values).tolist() for name, values in schedules}
         )
         self.parameters: Mapping[str, DescentParameter] = generation_space(self._knots, free, step_scale)
         self.start = self.strategy({name: parameter.start for name, parameter in self.parameters.items()})
 
-    def suggest(self, trial: optuna.Trial) -> GenerationStrategy:
+    def suggest(self, trial: optuna.Trial) -> Any:
         return self.strategy(suggest(trial, self.parameters))
 
-    def strategy(self, params: Mapping[str, float]) -> GenerationStrategy:
+    def strategy(self, params: Mapping[str, float]) -> Any:
         schedules = self._rest.to_dict()
         for name, values in generation_strategy(params, self._knots).to_dict().items():
             if name in self._free:
-                if name == "remasking_temperatures":  # without effect at the last step, so not searched there
+                if (
+                    name in WITHOUT_LAST_STEP and name != "mask_ratios"
+                ):  # without effect at the last step, so not searched there
                     values = [*values[:-1], values[-2]]
                 schedules[name] = np.interp(self._steps, self._times, values).tolist()
-        return GenerationStrategy(**schedules)
+        return type(self._rest)(**schedules)
 
 
 class AnyStepsSpace:
@@ -110,7 +112,7 @@ class AnyStepsSpace:
         starts: One strategy of each length.
     """
 
-    def __init__(self, starts: Sequence[GenerationStrategy], free: Sequence[str] = SCHEDULE_NAMES):
+    def __init__(self, starts: Sequence[Strategy], free: Sequence[str] | None = None):
         self.starts = {
             start.num_inference_steps: start for start in sorted(starts, key=lambda s: s.num_inference_steps)
         }
@@ -138,11 +140,11 @@ class AnyStepsSpace:
             points += [{**point, STEPS: steps}, {**point, **off, STEPS: steps}]
         return points
 
-    def suggest(self, trial: optuna.Trial) -> GenerationStrategy:
+    def suggest(self, trial: optuna.Trial) -> Any:
         steps = trial.suggest_categorical(STEPS, list(self.starts))
         return self.strategy(suggest(trial, self.parameters), steps)
 
-    def strategy(self, params: Mapping[str, float], steps: int) -> GenerationStrategy:
+    def strategy(self, params: Mapping[str, float], steps: int) -> Any:
         """The strategy of so many steps through the values at the knots."""
         start, knots = self.starts[steps], self.num_knots
         through = generation_strategy(params, self.starts[knots])
@@ -154,4 +156,4 @@ class AnyStepsSpace:
             if name == "guidance_scales":  # negative knots count when interpolating: guidance may begin between two
                 values = [params[f"{name}.{knot}"] for knot in range(knots)]
             schedules[name] = [max(value, 0.0) for value in interpolate_schedule(name, values, steps)]
-        return GenerationStrategy(**schedules)
+        return type(start)(**schedules)

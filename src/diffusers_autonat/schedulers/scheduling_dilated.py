@@ -1,0 +1,62 @@
+"""The order of dilated groups: tokens that are revealed together are no neighbours."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+# Loading a saved pipeline looks `SchedulerMixin` up in the module of its scheduler.
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401
+
+from ..strategies import StepParameters
+from .masked_sampling import column, grid_side, mask_count, mask_lowest
+from .masked_token_scheduler import Guess, MaskedTokenScheduler
+
+
+class DilatedScheduler(MaskedTokenScheduler):
+    r"""
+    Tokens of one step are drawn independently of each other, which is most wrong for neighbours: reveal them in
+    different steps (Plan for Speed: Dilated Scheduling for Masked Diffusion Language Models, arXiv:2506.19037, for texts;
+    the form in two dimensions is ours).
+
+    Places go through the grid with ever smaller distances, in the order of ordered dithering: rank
+    \( \sum_k (2 (x_k \oplus y_k) + y_k) 4^{-k} \) with the binary digits \( x_k, y_k \), lowest first, of column and row (k = 0
+    for the lowest, which differ between neighbours). The first half are the places of one colour of a chessboard, the
+    other half those of the other.
+
+    A step draws from \( \mathrm{softmax}(l / \tau_1(t)) \) as [`NATScheduler`] does. It reveals all but
+    \( \lfloor N r(t) \rfloor \) of the masked places, at least 1 and not the last, of one colour: the first if there are
+    enough masked places of it, else the one that has more of them, by rank. So no two tokens of a step share an edge as long
+    as one colour has enough; then the other's come too. \( \tau_2 \) has no effect.
+
+    Args:
+        mask_token_id (`int`, defaults to 1024): id of the mask token: the codebook size.
+        strategies (`list[dict[str, list[float]]]`, *optional*): see [`NATScheduler`].
+    """
+
+    def mask_again(self, parameters: StepParameters, guess: Guess) -> torch.LongTensor:
+        device, bounded = guess.logits.device, parameters.is_bounded
+        rank, odd = dilated_order(grid_side(guess.tokens.shape[-1]), device)
+        count = mask_count(guess.num_to_fill, column(parameters.mask_ratio, device), bounded)
+        left = guess.masked.sum(dim=-1, keepdim=True)  # [B, 1]
+        revealed = (left - torch.minimum(count, left - int(bounded))).clamp(min=0)  # [B, 1]
+        odd_left = (guess.masked & odd).sum(dim=-1, keepdim=True)
+        even_left = left - odd_left
+        takes_odd = (even_left < revealed) & (odd_left > even_left)  # [B, 1]
+        later = odd != takes_odd  # [B, N]
+        score = -(rank + later * rank.numel())
+        return mask_lowest(guess.tokens, score, guess.masked, count, self.config.mask_token_id, bounded)
+
+
+@lru_cache(maxsize=16)
+def dilated_order(side: int, device: torch.device) -> tuple[torch.Tensor, torch.BoolTensor]:
+    """Rank of each place of a grid, float32 `[side * side]`, and whether it is of the second colour; moved once."""
+    row, col = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    bits = max((side - 1).bit_length(), 1)
+    value = torch.zeros_like(row)
+    for k in range(bits):
+        x, y = col >> k & 1, row >> k & 1
+        value += (2 * (x ^ y) + y) << 2 * (bits - 1 - k)
+    rank = value.flatten().argsort().argsort().float()
+    return rank.to(device), ((row + col) % 2 == 1).flatten().to(device)
