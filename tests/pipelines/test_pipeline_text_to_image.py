@@ -57,6 +57,23 @@ def test_saved_and_loaded_it_draws_the_same(pipe, tmp_path):
     assert "AutoNATTextToImagePipeline" in (tmp_path / "pipeline.py").read_text()
 
 
+def test_states_alone_need_no_encoder(clip, tmp_path):
+    states, null_states = clip.encode_prompt("a red boat")
+    given = {"prompt_embeds": states, "negative_prompt_embeds": null_states}
+    expected = tokens(clip, "a red boat")
+    clip.save_pretrained(tmp_path / "whole")
+    bare = AutoNATTextToImagePipeline.from_pretrained(tmp_path / "whole", text_encoder=None, tokenizer=None)
+    bare.save_pretrained(tmp_path / "bare")
+    for pipe in (bare, AutoNATTextToImagePipeline.from_pretrained(tmp_path / "bare")):
+        assert torch.equal(tokens(pipe, **given), expected)
+        with pytest.raises(ValueError, match="has no text_encoder and tokenizer for a prompt: give `prompt_embeds`"):
+            pipe("a red boat")
+    again = AutoNATTextToImagePipeline.from_pretrained(
+        tmp_path / "bare", text_encoder=clip.text_encoder, tokenizer=clip.tokenizer
+    )
+    assert torch.equal(tokens(again, "a red boat"), expected)
+
+
 def test_the_generic_class_finds_it_through_the_folder(clip, tmp_path):
     clip.save_pretrained(tmp_path)
     found = DiffusionPipeline.from_pretrained(tmp_path, custom_pipeline=str(tmp_path), trust_remote_code=True)

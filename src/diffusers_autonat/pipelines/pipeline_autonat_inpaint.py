@@ -60,6 +60,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         scheduler ([`NATScheduler`]): does the maths of a step and holds the strategies.
         text_encoder, tokenizer (*optional*): for prompts, as [`AutoNATTextToImagePipeline`] has them.
         id2label (`dict[int, str]`, *optional*): class names; a name may list synonyms separated by commas.
+        pad_token_id (`int`, *optional*): of prompts, as [`AutoNATTextToImagePipeline`] has it.
     """
 
     _optional_components = ["text_encoder", "tokenizer"]
@@ -72,6 +73,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         text_encoder: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         id2label: dict | None = None,
+        pad_token_id: int | None = None,
     ):
         super().__init__()
         self._register(
@@ -82,6 +84,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
             tokenizer=tokenizer,
         )
         self._register_classes(id2label)
+        self._register_padding(pad_token_id)
         self.mask_processor = VaeImageProcessor(
             vae_scale_factor=self.vae_scale_factor, do_normalize=False, do_binarize=True, do_convert_grayscale=True
         )

@@ -46,8 +46,13 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
         scheduler ([`NATScheduler`]): does the maths of a step and holds the strategies.
         text_encoder ([`~transformers.PreTrainedModel`]): its last hidden states, of width `context_dim`, are the
             condition: a CLIP text model, the encoder of T5, or a model like BERT.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): that of the encoder.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): that of the encoder. Both may be None where all prompts are
+            given as `prompt_embeds`.
+        pad_token_id (`int`, *optional*): what prompts were padded with in training, where that is not the tokenizer's own
+            padding: 0 for AutoNAT-Muse, whose tokenizer means "!" by it.
     """
+
+    _optional_components = ["vqvae", "text_encoder", "tokenizer"]
 
     def __init__(
         self,
@@ -56,6 +61,7 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
         scheduler: NATScheduler,
         text_encoder: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase | None,
+        pad_token_id: int | None = None,
     ):
         super().__init__()
         self._register(
@@ -65,6 +71,7 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
             text_encoder=text_encoder,
             tokenizer=tokenizer,
         )
+        self._register_padding(pad_token_id)
 
     def check_inputs(
         self,

@@ -20,10 +20,22 @@ Prompt = str | Sequence[str]
 class PromptMixin:
     """For pipelines with a `text_encoder`, a `tokenizer` and a text-conditional `transformer`."""
 
+    config: Any
     text_encoder: Any
     tokenizer: Any
     transformer: Any
     _execution_device: torch.device
+
+    def _register_padding(self, pad_token_id: int | None) -> None:
+        """Keep with the pipeline what a saved tokenizer would make a special token, and so cut out of prompts."""
+        if pad_token_id is not None:
+            self.register_to_config(pad_token_id=pad_token_id)  # type: ignore[attr-defined]
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """What another pipeline is made of: `AutoNATInpaintPipeline(**pipe.components)`; the padding included."""
+        padding = {"pad_token_id": self.config.pad_token_id} if "pad_token_id" in self.config else {}
+        return super().components | padding  # type: ignore[misc]
 
     def encode_prompt(
         self,
@@ -84,6 +96,8 @@ class PromptMixin:
             texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         ).to(device)
         self._warn_of_truncation(texts, length)
+        if "pad_token_id" in self.config:
+            inputs["input_ids"] = inputs.input_ids.masked_fill(inputs.attention_mask == 0, self.config.pad_token_id)
         # CLIP reads from left to right, so padding changes nothing before it, and it was trained without a mask.
         if self.text_encoder.config.model_type.startswith("clip"):
             return self.text_encoder(inputs.input_ids).last_hidden_state
