@@ -41,12 +41,12 @@ def test_published_sizes_fit(tmp_path, name):
     encoder = TextEncoder.open(folder_of(tmp_path / "clip", CLIPTextConfig(**PUBLISHED[name][1])), RELEASED)
     config = transformer_config(name)
     assert config["context_dim"] == encoder.config.hidden_size and config["context_length"] == 77
-    encoder.check(config)
+    encoder.fit(config)
     (other,) = set(PUBLISHED) - {name}
     with pytest.raises(
         ValueError, match="clip gives states of width .*: name the text encoder that it was trained with"
     ):
-        encoder.check(transformer_config(other))
+        encoder.fit(transformer_config(other))
 
 
 @pytest.mark.parametrize("kind", ["clip", "bert", "t5"])
@@ -55,8 +55,9 @@ def test_every_kind_is_read_whole(tmp_path, kind):
     model.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     encoder = TextEncoder.open(str(tmp_path), RELEASED, pad_token_id=3)
-    encoder.check({"context_dim": 16, "context_length": 6})
+    encoder.fit({"context_dim": 16, "context_length": 6})
     encoder.load()
+    assert encoder.tokenizer.model_max_length == 6
     assert type(encoder.model) is type(model) and not encoder.model.training and encoder.pad_token_id == 3
     assert all(torch.equal(tensor, encoder.model.state_dict()[name]) for name, tensor in model.state_dict().items())
 
@@ -81,7 +82,7 @@ def test_of_a_model_of_images_and_texts_the_part_for_texts(tmp_path, capfd):
 def wrong(tmp_path, message, name, **changes):
     with pytest.raises(ValueError, match=message) as error:
         encoder = TextEncoder.open(str(name), RELEASED, changes.pop("pad_token_id", None))
-        encoder.check({"context_dim": 16, "context_length": 6} | changes)
+        encoder.fit({"context_dim": 16, "context_length": 6} | changes)
         encoder.load()
     assert "\n" not in str(error.value)
 

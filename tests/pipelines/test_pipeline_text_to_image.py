@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from peft import LoraConfig, get_peft_model_state_dict
+from tokenizers.processors import TemplateProcessing
 
 from diffusers_autonat import (
     AutoNATTextToImagePipeline,
@@ -116,6 +117,15 @@ def test_encoding_first_is_the_same_as_a_prompt(pipe):
     assert torch.equal(repeated, states.repeat_interleave(2, dim=0))
 
 
+def test_prompts_are_encoded_without_a_transformer(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    encoder = AutoNATTextToImagePipeline.from_pretrained(tmp_path, vqvae=None, transformer=None, scheduler=None)
+    states, null_states = encoder.encode_prompt("a red boat on the lake", negative_prompt="a tree")
+    sampler = AutoNATTextToImagePipeline.from_pretrained(tmp_path, text_encoder=None, tokenizer=None)
+    drawn = tokens(sampler, prompt_embeds=states, negative_prompt_embeds=null_states)
+    assert torch.equal(drawn, tokens(pipe, "a red boat on the lake", negative_prompt="a tree"))
+
+
 def test_images_for_each_prompt_stand_beside_each_other(clip):
     four = [generator(seed) for seed in range(4)]
     together = tokens(clip, ["a red boat", "the lake"], num_images_per_prompt=2, generator=four)
@@ -162,6 +172,18 @@ def test_what_is_cut_is_shown(clip, caplog):
     with caplog.at_level(logging.WARNING):
         short = tokens(clip, "a red boat on")
     assert "left out" not in caplog.text and torch.equal(long, short)
+
+
+def test_what_is_cut_is_shown_of_encoders_without_a_token_at_the_beginning(caplog):
+    pipe = tiny_text_pipeline("t5")
+    pipe.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A [SEP]", special_tokens=[("[SEP]", 2)]
+    )
+    logging.getLogger("diffusers").propagate = True
+    with caplog.at_level(logging.WARNING):
+        tokens(pipe, ["a red boat on the green lake", "a red boat"], negative_prompt="the lake on the red tree a")
+    assert "left out: 'green lake'" in caplog.text and "left out: 'tree a'" in caplog.text
+    assert caplog.text.count("left out") == 2
 
 
 def test_given_tokens_are_kept(clip):
@@ -211,6 +233,9 @@ states = torch.zeros(1, LENGTH, WIDTH)
         ({}, "either `prompt` or `prompt_embeds`"),
         ({"prompt": "a", "prompt_embeds": states}, "and not both"),
         ({"prompt": []}, "prompt is empty"),
+        ({"prompt": "a", "negative_prompt": []}, "negative_prompt is empty"),
+        ({"prompt_embeds": torch.zeros(0, LENGTH, WIDTH)}, "prompt_embeds is empty"),
+        ({"prompt": "a", "negative_prompt_embeds": torch.zeros(0, LENGTH, WIDTH)}, "negative_prompt_embeds is empty"),
         ({"prompt": 3}, "prompt = 3 must be a text"),
         ({"prompt": [None]}, r"prompt = \[None\] must be"),
         ({"prompt": "a", "negative_prompt": [1]}, "negative_prompt"),

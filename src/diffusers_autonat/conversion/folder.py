@@ -228,7 +228,7 @@ def convert_to_folder(
         if id2label is not None:
             _check_labels(id2label, config["num_classes"])
         if encoder is not None:
-            encoder.check(config)
+            encoder.fit(config)
         if vqgan is not None:
             report(f"reading {vqgan}")
             tokenizers = [one for one in SOURCES if one.component == "vqvae"]

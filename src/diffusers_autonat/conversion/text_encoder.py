@@ -66,8 +66,8 @@ class TextEncoder:
         """What others may read: of a folder its name alone."""
         return Path(self.name).resolve().name if Path(self.name).is_dir() else self.name
 
-    def check(self, transformer: Mapping[str, Any]) -> None:
-        """`ValueError` unless its states are those that a transformer with this config takes."""
+    def fit(self, transformer: Mapping[str, Any]) -> None:
+        """Cut texts as a transformer with this config wants them; `ValueError` unless it takes this encoder's states."""
         name, width, length = self.name, transformer["context_dim"], transformer["context_length"]
         longest = getattr(self.config, "max_position_embeddings", length)
         if self.config.hidden_size != width:
@@ -84,6 +84,7 @@ class TextEncoder:
             raise ValueError(
                 f"pad_token_id {self.pad_token_id} is no token of {name}: they are 0 to {self.config.vocab_size - 1}."
             )
+        self.tokenizer.model_max_length = length
 
     def load(self) -> None:
         """

@@ -161,7 +161,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
             strength (`float`, defaults to 1.0): share of the tokens in the mask, chosen by chance, that is drawn anew.
             padding_mask_crop (`int`, *optional*): enlarge the mask's surroundings, with a margin of so many pixels, to the
                 whole grid, and put what was painted back into the image, whose size is kept: for small holes in large
-                images. For one Pillow image and mask, and `output_type="pil"`.
+                images. For one Pillow image and mask of its size, some of it white, and `output_type="pil"`.
             keep_unmasked (`bool`, defaults to `False`): pixels that are black in the mask are those of `image`, not its
                 reconstruction.
             num_inference_steps (`int`, *optional*): steps of a stored strategy; the longest stored one by default.
@@ -284,6 +284,8 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
             raise ValueError(
                 f"image and mask_image must be of one size to be cropped: {image.size}, {mask_image.size}."
             )
+        if mask_image.convert("L").getextrema()[1] < 128:
+            raise ValueError("mask_image is all black, so there is nothing to crop to: mark what to paint in white.")
         side = self.transformer.config.sample_size * self.vae_scale_factor
         return self.mask_processor.get_crop_region(mask_image, side, side, pad=padding)
 

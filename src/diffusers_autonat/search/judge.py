@@ -10,7 +10,7 @@ import optuna
 import torch
 
 from ..loading import default_device, load_pipeline
-from ..metrics import Evaluator, FeatureExtractor, Reference
+from ..metrics import CaptionConditions, Evaluator, FeatureExtractor, Reference, takes_prompts
 from ..strategies import GenerationStrategy, TrainingStrategy
 from .objective import METRICS, EvaluatorScore
 from .training import Train, TrainingScore
@@ -31,6 +31,7 @@ class Judge:
         dtype: Of pipelines that are loaded to be judged, as torch names it.
         confirm_images, confirm_seed: What winners are measured again with.
         progress: Show a bar while confirming.
+        captions: Of the images of pipelines that draw from text.
 
     Raises:
         ValueError: the reference was made with another extractor.
@@ -48,6 +49,7 @@ class Judge:
     confirm_images: int = 5000
     confirm_seed: int = 1_000_003
     progress: bool = False
+    captions: CaptionConditions | None = None
 
     def __post_init__(self):
         self.reference.check_extractor(self.extractor)
@@ -57,7 +59,8 @@ class Judge:
         return load_pipeline(name, getattr(torch, self.dtype), default_device())
 
     def evaluator(self, pipeline: Any, progress: bool = False) -> Evaluator:
-        same_classes = (
+        from_text = takes_prompts(pipeline)
+        same_classes = not from_text and (
             self.extractor.id2label and self.extractor.num_classes == pipeline.transformer.config.num_classes
         )
         return Evaluator(
@@ -68,6 +71,7 @@ class Judge:
             label_policy=self.label_policy,
             batch_size=self.batch_size,
             progress=progress,
+            conditions=self.captions if from_text else None,
         )
 
     def score(self, pipeline: Any, rungs: list[int] | None = None) -> EvaluatorScore:
@@ -103,6 +107,7 @@ class Judge:
             "extractor": self.extractor.weights_hash,
             "extractor_batch_size": self.extractor.batch_size,
             "reference": self.reference.hash,
+            **({} if self.captions is None else {"captions": self.captions.hash}),
             **more,
         }
 
