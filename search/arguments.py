@@ -25,8 +25,8 @@ from diffusers_autonat.metrics import (
     load_extractor,
     load_reference,
     read_captions,
-    takes_prompts,
 )
+from diffusers_autonat.pipelines.prompts import takes_prompts
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import METRICS
 from diffusers_autonat.search.spaces import generation_start, resample_strategy

@@ -79,6 +79,15 @@ def test_of_a_model_of_images_and_texts_the_part_for_texts(tmp_path, capfd):
     assert "UNEXPECTED" not in capfd.readouterr().err
 
 
+def test_what_the_card_calls_it(tmp_path, monkeypatch):
+    config = CLIPTextConfig(vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    cached = folder_of(tmp_path / "hub" / "models--laion--CLIP-H" / "snapshots" / "0ab1", config)
+    assert TextEncoder.open(cached, RELEASED).title == "laion/CLIP-H"
+    monkeypatch.chdir(tmp_path / "hub" / "models--laion--CLIP-H" / "snapshots")
+    assert TextEncoder.open("0ab1", RELEASED).title == "laion/CLIP-H"
+    assert TextEncoder.open(folder_of(tmp_path / "mine", config), RELEASED).title == "mine"
+
+
 def wrong(tmp_path, message, name, **changes):
     with pytest.raises(ValueError, match=message) as error:
         encoder = TextEncoder.open(str(name), RELEASED, changes.pop("pad_token_id", None))

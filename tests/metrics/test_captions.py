@@ -13,9 +13,9 @@ from diffusers_autonat.metrics import (
     compute_reference,
     load_extractor,
     read_captions,
-    takes_prompts,
 )
 from diffusers_autonat.metrics.captions import find_caption_column
+from diffusers_autonat.pipelines.prompts import takes_prompts
 from tests.conftest import save_tiny_classifier
 from tests.pipelines.amused import tiny_amused
 from tests.pipelines.text_encoders import tiny_text_pipeline

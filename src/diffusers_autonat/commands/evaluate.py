@@ -194,7 +194,8 @@ def open_pipeline(args: argparse.Namespace, state: Any) -> tuple[Any, dict[str, 
 
 def open_captions(args: argparse.Namespace, pipe: Any) -> Any:
     """What a pipeline that draws from prompts is asked for: `--captions`, or those of the reference; None for classes."""
-    from ..metrics import CaptionConditions, read_captions, takes_prompts
+    from ..metrics import CaptionConditions, read_captions
+    from ..pipelines.prompts import takes_prompts
 
     if not takes_prompts(pipe):
         if args.captions:

@@ -63,8 +63,12 @@ class TextEncoder:
 
     @property
     def title(self) -> str:
-        """What others may read: of a folder its name alone."""
-        return Path(self.name).resolve().name if Path(self.name).is_dir() else self.name
+        """What others may read: of a folder its name alone, of one in the Hub's cache the id on the Hub."""
+        if not Path(self.name).is_dir():
+            return self.name
+        folder = Path(self.name).resolve()
+        cached = [part for part in folder.parts if part.startswith("models--")]
+        return cached[-1].removeprefix("models--").replace("--", "/") if cached else folder.name
 
     def fit(self, transformer: Mapping[str, Any]) -> None:
         """Cut texts as a transformer with this config wants them; `ValueError` unless it takes this encoder's states."""

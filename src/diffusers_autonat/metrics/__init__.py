@@ -5,7 +5,7 @@ Each file imports only those before it: `statistics`, `extractors`, `sources`; `
 `image_files`, and `reports` with their `comparison`.
 """
 
-from .captions import CaptionConditions, read_captions, takes_prompts
+from .captions import CaptionConditions, read_captions
 from .conditions import (
     LABEL_POLICIES,
     ClassConditions,
@@ -66,6 +66,5 @@ __all__ = [
     "reconstruction",
     "reference_labels",
     "save_reference",
-    "takes_prompts",
     "uniform_labels",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,9 +97,3 @@ def find_caption_column(dataset: Dataset) -> str:
 def _is_text(feature: Any) -> bool:
     feature = getattr(feature, "feature", feature)  # of a list
     return getattr(feature, "dtype", None) in ("string", "large_string")
-
-
-def takes_prompts(pipeline: Any) -> bool:
-    """Whether a pipeline's images are asked for by prompts and not by classes."""
-    parameters = inspect.signature(type(pipeline).__call__).parameters
-    return "prompt" in parameters and "class_labels" not in parameters

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .captions import takes_prompts
+from ..pipelines.prompts import takes_prompts
 from .conditions import Conditions, Requests, class_conditions
 from .evaluation_checkpoint import EvaluationCheckpoint
 from .extractors import FeatureExtractor

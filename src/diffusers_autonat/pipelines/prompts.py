@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,12 @@ def encode_texts(
         return text_encoder(ids).last_hidden_state
     states = text_encoder(ids, attention_mask=mask).last_hidden_state
     return states * mask[..., None].to(states.dtype)  # what stands at padding means nothing
+
+
+def takes_prompts(pipeline: Any) -> bool:
+    """Whether a pipeline's images are asked for by prompts and not by classes."""
+    parameters = inspect.signature(type(pipeline).__call__).parameters
+    return "prompt" in parameters and "class_labels" not in parameters
 
 
 class PromptMixin:

@@ -10,7 +10,8 @@ import optuna
 import torch
 
 from ..loading import default_device, load_pipeline
-from ..metrics import CaptionConditions, Evaluator, FeatureExtractor, Reference, takes_prompts
+from ..metrics import CaptionConditions, Evaluator, FeatureExtractor, Reference
+from ..pipelines.prompts import takes_prompts
 from ..strategies import GenerationStrategy, TrainingStrategy
 from .objective import METRICS, EvaluatorScore
 from .training import Train, TrainingScore
