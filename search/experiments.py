@@ -42,10 +42,11 @@ from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.confirm import Scored, score_candidates
 from diffusers_autonat.search.generation import Found, search_generation
 from diffusers_autonat.search.judge import Judge
-from diffusers_autonat.search.objective import FixedStepsSpace, StrategyObjective
+from diffusers_autonat.search.objective import StrategyObjective
 from diffusers_autonat.search.report import save_trials, writing
-from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, sampler_names
+from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, make_space, sampler_names
 from diffusers_autonat.search.spaces import SCHEDULE_NAMES, training_space
+from diffusers_autonat.search.strategy_spaces import FixedStepsSpace
 from diffusers_autonat.search.study import complete_trials, open_storage, open_study, run_study, wait_for_workers
 from diffusers_autonat.search.training import describe
 
@@ -110,7 +111,7 @@ def pipeline_identity(args, pipeline) -> dict:
 
 def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SCHEDULE_NAMES) -> Found:
     start = start_strategy(args, args.num_inference_steps, pipeline)
-    space = FixedStepsSpace(start, free, SAMPLERS[sampler_name].step_scale)
+    space = make_space(sampler_name, start, free)
     sampler = make_sampler(sampler_name, space.parameters, args.num_trials, seed)
     of_pipeline = pipeline_identity(args, pipeline)
     score = judge.score(pipeline)
@@ -120,7 +121,7 @@ def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SC
         "seed": seed,
     }
     return search_generation(
-        storage, name, identity, space, score, sampler, args.num_trials, confirm_score=judge.confirm_score(pipeline),
+        storage, name, identity, space, SAMPLERS[sampler_name].score(score, space), sampler, args.num_trials, confirm_score=judge.confirm_score(pipeline),
         confirm_identity=judge.confirm_identity(**of_pipeline), confirm_top=args.confirm_top,
     )  # fmt: skip
 
@@ -146,8 +147,9 @@ def check(args) -> None:
     if args.experiment == "baseline":
         heuristics(args)
     elif args.start != "stored":
-        space = FixedStepsSpace(start_strategy(args, args.num_inference_steps, None))
+        start = start_strategy(args, args.num_inference_steps, None)
         for name in getattr(args, "samplers", [getattr(args, "sampler", "random")]):
+            space = make_space(name, start)
             make_sampler(name, space.parameters, getattr(args, "num_trials", 1), args.seed)
             if args.redraw_noise and not SAMPLERS[name].redraw_noise:
                 raise ValueError(f"--redraw-noise: {name} compares values of several rounds; leave it out")

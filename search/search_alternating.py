@@ -41,9 +41,8 @@ from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.confirm import Scored, score_candidates
 from diffusers_autonat.search.generation import search_generation
 from diffusers_autonat.search.judge import Judge
-from diffusers_autonat.search.objective import FixedStepsSpace
 from diffusers_autonat.search.report import origin_of, read_provenance, save_strategy, writing
-from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, sampler_names
+from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, make_space, sampler_names
 from diffusers_autonat.search.spaces import training_space, training_strategy
 from diffusers_autonat.search.study import complete_trials, open_storage
 from diffusers_autonat.search.training import CandidateTrainer, describe, search_training
@@ -73,13 +72,13 @@ class Alternation:
     def generation(self, stage: str, pipeline, start: GenerationStrategy) -> Scored:
         """The best generation strategy for a pipeline, confirmed, and never worse than `start`."""
         args, judge = self.args, self.judge
-        space = FixedStepsSpace(start, step_scale=SAMPLERS[args.sampler].step_scale)
+        space = make_space(args.sampler, start)
         sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed)
         of_pipeline = {"pipeline": pipeline_hash(pipeline), "num_inference_steps": start.num_inference_steps}
         found = search_generation(
             self.storage, f"{self.name}-{stage}",
-            judge.identity(**of_pipeline, sampler=args.sampler, start=start.to_dict()), space, judge.score(pipeline),
-            sampler, args.num_trials, confirm_score=judge.confirm_score(pipeline),
+            judge.identity(**of_pipeline, sampler=args.sampler, start=start.to_dict()), space,
+            SAMPLERS[args.sampler].score(judge.score(pipeline), space), sampler, args.num_trials, confirm_score=judge.confirm_score(pipeline),
             confirm_identity=judge.confirm_identity(**of_pipeline), confirm_top=args.confirm_top, also={"start": start},
         )  # fmt: skip
         return found.candidates[0]
@@ -119,7 +118,7 @@ def run(args):
         raise ValueError("--confirm-top 0: rounds are compared by confirmed values")
     if args.start != "stored":  # else it is of a model that has still to be trained
         first = start_strategy(args, args.num_inference_steps, None)
-        make_sampler(args.sampler, FixedStepsSpace(first).parameters, args.num_trials, args.seed)
+        make_sampler(args.sampler, make_space(args.sampler, first).parameters, args.num_trials, args.seed)
     read_provenance(args.output)
     storage, train = open_storage(storage_location(args)), candidate_trainer(args)
     training = TrainingStrategy(args.start_alpha, args.start_beta)

@@ -34,10 +34,10 @@ from diffusers_autonat.plots import plot_front, plot_schedules, plot_search
 from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
 from diffusers_autonat.search.judge import Judge
-from diffusers_autonat.search.objective import AnyStepsSpace, FixedStepsSpace
 from diffusers_autonat.search.report import origin_of, read_provenance, save_strategy, save_trials, writing
-from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, sampler_names
+from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, make_space, sampler_names
 from diffusers_autonat.search.spaces import SCHEDULE_NAMES
+from diffusers_autonat.search.strategy_spaces import AnyStepsSpace
 from diffusers_autonat.search.study import complete_trials, open_storage
 
 
@@ -48,6 +48,9 @@ def parse_args():
         "--num-inference-steps", type=positive, nargs="+", default=[8], help="several with a cost only"
     )
     parser.add_argument("--free", nargs="+", choices=SCHEDULE_NAMES, default=SCHEDULE_NAMES, help="what is searched")
+    parser.add_argument(
+        "--knots", type=positive, help="schedules are curves through so many points; default: a value for each step"
+    )
     parser.add_argument("--objective", choices=["distance", "distance,cost"], default="distance")
     parser.add_argument(
         "--sampler", choices=SAMPLERS, help="default: finite-difference, with a cost nsga2; released: the paper's"
@@ -73,6 +76,10 @@ def check(args):
         )
     if args.objective == "distance" and 1 not in sampler.num_objectives:
         raise ValueError(f"--sampler {args.sampler} is for --objective distance,cost")
+    if args.knots and args.objective != "distance":
+        raise ValueError("--knots: with a cost, schedules go through as many values as the shortest has steps")
+    if args.metric not in sampler.metrics:
+        raise ValueError(f"--sampler {args.sampler} follows {', '.join(sampler.metrics)}, not --metric {args.metric}")
     if args.redraw_noise and not sampler.redraw_noise:
         raise ValueError(
             f"--redraw-noise: {args.sampler} compares values of several rounds; for descent take --sampler released"
@@ -111,10 +118,14 @@ def run(args):
     if with_cost:
         space = AnyStepsSpace(starts, args.free)
     else:
-        space = FixedStepsSpace(starts[0], args.free, SAMPLERS[args.sampler].step_scale)
+        space = make_space(args.sampler, starts[0], args.free, args.knots)
+        starts = [space.start]
     first = space.first_points() if with_cost else None
     sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed, first)
     judge = judge_of(args, pipeline)
+    score = judge.score(pipeline, args.rungs)
+    if not with_cost:
+        score = SAMPLERS[args.sampler].score(score, space)
 
     # 2. Search and confirm
     of_pipeline = {"pipeline": pipeline_hash(pipeline), "num_inference_steps": args.num_inference_steps}
@@ -126,13 +137,14 @@ def run(args):
         free=list(args.free),
         start=[start.to_dict() for start in starts],
         rungs=args.rungs or [],
+        **({} if args.knots is None else {"knots": args.knots}),
     )
     found = search_generation(
         storage,
         name,
         identity,
         space,
-        judge.score(pipeline, args.rungs),
+        score,
         sampler,
         args.num_trials,
         cost=(lambda strategy: pipeline_cost(pipeline, strategy).total) if with_cost else None,

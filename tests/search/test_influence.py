@@ -79,8 +79,8 @@ def test_effects_are_found_under_classes_and_noise():
     effects = Effects.of_pairs(draws, rewards)
     assert ((effects.slopes - slopes).abs() < 4 * effects.slope_errors).all()
     assert effects.slope_errors == pytest.approx([1 / (2 * 4000) ** 0.5] * 3, rel=0.1)
-    # What is within its error is not believed, what is far beyond hardly changes.
-    assert effects.believed[0] == pytest.approx(1.0, abs=0.06) and abs(effects.believed[1]) < 0.03
+    torch.testing.assert_close(effects.certainty, effects.slopes / effects.slope_errors)
+    assert effects.certainty[0] > 50 > 4 > abs(effects.certainty[1])
     again = Effects.from_json(effects.to_json())
     assert torch.equal(again.slopes, effects.slopes)
     mean = Effects.mean_of([effects, effects])
@@ -94,4 +94,4 @@ def test_effects_are_found_under_classes_and_noise():
 
 def test_slopes_of_no_reward_are_zero():
     effects = Effects.of_pairs(torch.randn(10, 2), torch.zeros(10, 2))
-    assert effects.believed.tolist() == [0.0, 0.0]
+    assert effects.certainty.tolist() == [0.0, 0.0]

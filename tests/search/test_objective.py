@@ -2,10 +2,12 @@
 
 import optuna
 import pytest
+import torch
 
 from diffusers_autonat import GenerationStrategy
 from diffusers_autonat.search import (
     AnyStepsSpace,
+    CurveSpace,
     EvaluatorScore,
     FixedStepsSpace,
     StrategyObjective,
@@ -16,6 +18,7 @@ from diffusers_autonat.search import (
     strategy_of,
 )
 from diffusers_autonat.search.generation import rung_pruner
+from diffusers_autonat.search.passes import PassCounter
 
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -55,6 +58,18 @@ def test_trials_share_their_noise():
     assert study.trials[3].value == study.trials[3].user_attrs["values"]["frechet_distance"]
 
 
+def test_a_trial_says_how_many_passes_it_took():
+    transformer = torch.nn.Identity()
+
+    class Evaluator(FakeEvaluator):
+        def __call__(self, num_images, seed=0, strategy=None):
+            transformer(torch.zeros(num_images, 5))
+            return super().__call__(num_images, seed, strategy)
+
+    score = EvaluatorScore(Evaluator(), 100, passes=PassCounter(transformer))
+    assert [trial.user_attrs["passes"] for trial in run(score, num_trials=3).trials] == [100] * 3
+
+
 def test_noise_is_redrawn_when_asked():
     evaluator = FakeEvaluator()
     run(EvaluatorScore(evaluator, 100, seed=7, redraw=True))
@@ -91,6 +106,35 @@ def test_steps_of_any_number_share_parameters():
     assert long.mask_ratios[1::2] == starts[0].mask_ratios  # the knots lie at every second step
     assert long.mask_ratios[0] == pytest.approx((1 + starts[0].mask_ratios[0]) / 2)
     assert list(long.mask_ratios) == sorted(long.mask_ratios, reverse=True)
+
+
+def test_curves_have_as_many_parameters_as_knots():
+    start = GenerationStrategy.cosine(7)
+    space = CurveSpace(start, 4)
+    assert set(space.parameters) == set(FixedStepsSpace(GenerationStrategy.cosine(4)).parameters)
+    params = {name: parameter.start for name, parameter in space.parameters.items()}
+    assert space.strategy(params) == space.start and space.start.num_inference_steps == 7
+    assert space.start.mask_ratios[::2] == pytest.approx(start.mask_ratios[::2])  # there are the knots
+    assert space.start.guidance_scales == pytest.approx(start.guidance_scales)  # straight, as the heuristic's are
+    assert space.start.remasking_temperatures[:5] == pytest.approx(start.remasking_temperatures[:5])
+    bent = space.strategy({**params, "sampling_temperatures.1": 0.0})  # the second knot is the third step
+    assert bent.sampling_temperatures == (1, 0.5, 0, 0.5, 1, 1, 1)
+    flat = space.strategy({**params, "remasking_temperatures.2": 1.0})  # nothing is known of the last step
+    assert flat.remasking_temperatures[4:] == (1, 1, 1)
+
+
+def test_a_curve_at_its_clamp_is_off_and_what_is_not_free_stays():
+    start = GenerationStrategy.cosine(5)
+    space = CurveSpace(start, 3, ["guidance_scales"])
+    found = space.strategy({"guidance_scales.0": 1e-4, "guidance_scales.1": 1e-4, "guidance_scales.2": 2.0})
+    assert found.guidance_scales == (0, 0, 0, 1, 2)
+    assert found.mask_ratios == start.mask_ratios and found.remasking_temperatures == start.remasking_temperatures
+
+
+@pytest.mark.parametrize("num_knots", [1, 5])
+def test_curves_have_two_knots_at_least_and_one_for_each_step_at_most(num_knots):
+    with pytest.raises(ValueError, match=f"{num_knots} knots: curves of 4 steps have 2 to 4"):
+        CurveSpace(START, num_knots)
 
 
 def test_guidance_can_be_off():

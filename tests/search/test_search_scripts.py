@@ -104,6 +104,9 @@ def test_results_load(searched, tiny):
         (["--guidance-scale", "1e39"], "guidance_scale = 1e+39 must be finite"),
         (["--num-inference-steps", 10**9], "must be a whole number from 1 to 10,000"),
         (["--sampler", "finite-difference"], "1 trials are not enough for one update"),
+        (["--knots", 5], "5 knots: curves of 4 steps have 2 to 4"),
+        (["--sampler", "population", "--num-trials", 4, "--metric", "kid"], "--sampler population follows fid, not --metric kid"),
+        (["--sampler", "population", "--num-trials", 4, "--num-images", 13], "num_images = 13 must be an even number"),
         (["--reference", "nothing.npz"], "nothing.npz"),
     ],
 )  # fmt: skip
@@ -177,6 +180,18 @@ def test_experiments_are_checked_before_the_reference_is_read(tmp_path, in_proce
             "--output", tmp_path, *args[1:]]  # fmt: skip
     assert message in error_of(lambda: in_process(args, "experiments.py"), capsys)
     assert not (tmp_path / "search.journal").exists()
+
+
+def test_a_population_along_curves(tiny, tmp_path, in_process):
+    args = [tiny / "pipeline", "--num-inference-steps", 6, "--knots", 3, "--sampler", "population", "--num-trials", 4,
+            "--confirm-top", 1, "--confirm-images", 24, "--output", tmp_path]  # fmt: skip
+    in_process(args)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert {row["label"] for row in result["candidates"]} & {"trial 2", "trial 3", "start, T = 6"}
+    assert all(len(row["strategy"]["mask_ratios"]) == 6 for row in result["candidates"])
+    trials = trials_of(tmp_path / "search.journal", "population-T6")
+    assert [trial.params["noise"] for trial in trials] == [1, 1, 0, 0]
+    assert len(trials[0].params) == 3 * 4 - 2 + 1  # nothing is re-masked at the last knot; and the noise
 
 
 def test_wrong_feature_width(tiny, tmp_path, in_process, capsys):

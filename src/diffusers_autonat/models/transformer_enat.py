@@ -320,6 +320,7 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         dropout (`float`, defaults to 0.1): Dropout on the embedded tokens while training.
     """
 
+    reuses_features = True  # of earlier steps, by `cache`: a sampler cannot begin in the middle
     _supports_gradient_checkpointing = True
     _no_split_modules = ["ENATEmbedding", "ENATBlock", "ENATReuseProjection", "ENATHead"]
     _repeated_blocks = ["ENATBlock"]

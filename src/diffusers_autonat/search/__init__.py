@@ -10,7 +10,7 @@ from .finite_difference import FiniteDifferenceSampler
 from .generation import Found, search_generation
 from .interface import SamplerKind, SharedSampler
 from .line_search import GreedyLineSearchSampler
-from .objective import AnyStepsSpace, EvaluatorScore, FixedStepsSpace, StrategyObjective, strategy_of
+from .objective import EvaluatorScore, StrategyObjective, strategy_of
 from .optuna_samplers import ResumableSampler
 from .report import save_strategy, save_trials
 from .samplers import make_sampler
@@ -27,6 +27,7 @@ from .spaces import (
     training_space,
     training_strategy,
 )
+from .strategy_spaces import AnyStepsSpace, CurveSpace, FixedStepsSpace
 from .study import open_storage, open_study, run_study
 from .training import CandidateTrainer, search_training
 
@@ -34,6 +35,7 @@ from .training import CandidateTrainer, search_training
 __all__ = [
     "AnyStepsSpace",
     "CandidateTrainer",
+    "CurveSpace",
     "DescentParameter",
     "EvaluatorScore",
     "FiniteDifferenceSampler",

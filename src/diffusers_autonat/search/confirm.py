@@ -12,7 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from ..strategies import GenerationStrategy, TrainingStrategy
-from .objective import STRATEGY, Score, strategy_of
+from .objective import POPULATION, STRATEGY, Score, strategy_of
 from .optuna_samplers import ResumableSampler
 from .study import complete_trials, open_study, run_study, wait_for_workers
 
@@ -94,7 +94,10 @@ def best_trials(study: Study, top: int) -> list[FrozenTrial]:
     if len(study.directions) == 1:
         different: dict[str, FrozenTrial] = {}
         for trial in complete_trials(study):
-            different.setdefault(str(trial.user_attrs[STRATEGY]), trial)
+            if POPULATION not in trial.user_attrs:
+                different.setdefault(str(trial.user_attrs[STRATEGY]), trial)
+        if not different:
+            raise ValueError(f"study {study.study_name!r} has measured no single strategy yet")
         return list(different.values())[:top]
     complete_trials(study)  # an error where there is none
     front = sorted({tuple(t.values): t for t in reversed(study.best_trials)}.values(), key=lambda t: t.values[-1])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -149,10 +148,10 @@ class Effects:
         errors = torch.hypot(now.weight * now.slope_errors, old * self.slope_errors) / total
         return Effects(slopes, errors, total)
 
-    @cached_property
-    def believed(self) -> Tensor:
-        """Slopes shrunk by what their errors explain (positive-part James-Stein, each on its own) `[P]`."""
-        return self.slopes * (1 - (self.slope_errors / self.slopes).square()).nan_to_num(0.0).clamp(min=0)
+    @property
+    def certainty(self) -> Tensor:
+        """Slopes in units of their errors `[P]`; 0 where nothing is known."""
+        return (self.slopes / self.slope_errors).nan_to_num(0.0, 0.0, 0.0)
 
     def to_json(self) -> dict[str, list[float]]:
         return {"slopes": self.slopes.tolist(), "slope_errors": self.slope_errors.tolist()}

@@ -13,7 +13,9 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from .objective import METRICS, EvaluatorScore, Score
 from .spaces import DescentParameter
+from .strategy_spaces import OneLengthSpace
 from .workers import (
     Slot,
     Worker,
@@ -117,11 +119,16 @@ class SamplerKind:
         num_objectives: Of the studies that it can run.
         step_scale: Of the space it is meant for, see `generation_space`.
         rungs: Whether it learns from trials that were given up on the way.
+        metrics: Distances that it can follow.
         redraw_noise: Whether the noise may be drawn anew in each turn, since it compares values of one turn only.
+        space: What it makes of the space that is searched, and `score` of the score and that space.
     """
 
     make: Callable[[Mapping[str, DescentParameter], int, int, Sequence[Mapping[str, Any]]], SharedSampler]
     num_objectives: tuple[int, ...] = (1,)
     step_scale: float = 1.0
     rungs: bool = False
+    metrics: tuple[str, ...] = tuple(METRICS)
     redraw_noise: bool = True
+    space: Callable[[OneLengthSpace], OneLengthSpace] = lambda space: space
+    score: Callable[[EvaluatorScore, OneLengthSpace], Score] = lambda score, space: score

@@ -14,6 +14,8 @@ from ..metrics import CaptionConditions, Evaluator, FeatureExtractor, Reference
 from ..pipelines.prompts import takes_prompts
 from ..strategies import GenerationStrategy, TrainingStrategy
 from .objective import METRICS, EvaluatorScore
+from .passes import PassCounter
+from .replay import ReplayingEvaluator
 from .training import Train, TrainingScore
 
 
@@ -76,9 +78,11 @@ class Judge:
         )
 
     def score(self, pipeline: Any, rungs: list[int] | None = None) -> EvaluatorScore:
-        """The score of the search's trials."""
+        """The score of the search's trials, which share what is equal in their images."""
+        evaluator = ReplayingEvaluator(self.evaluator(pipeline))
+        passes = PassCounter(pipeline.transformer)
         return EvaluatorScore(
-            self.evaluator(pipeline), self.num_images, self.seed, self.metric, self.redraw_noise, rungs or ()
+            evaluator, self.num_images, self.seed, self.metric, self.redraw_noise, rungs or (), passes
         )
 
     def confirm_score(self, pipeline: Any) -> EvaluatorScore:

@@ -4,106 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import optuna
 
 from ..strategies import GenerationStrategy
-from .spaces import (
-    SCHEDULE_NAMES,
-    DescentParameter,
-    generation_space,
-    generation_strategy,
-    interpolate_schedule,
-    suggest,
-)
+from .passes import PassCounter
+from .strategy_spaces import StrategySpace
 from .workers import turn_of
 
 
 STRATEGY = "strategy"  # trial user attribute: the strategy that was scored
-STEPS = "num_inference_steps"
-GUIDANCE_OFF = -2.0  # lower bound of s where its being off is searched too: everything below the clamp is off
+POPULATION = "population"  # the same: many strategies around it were, and the value is not its own
 
 # A distance by the name it is asked for, and by those it has in an evaluation's results.
 METRICS = {"fid": ("fid", "frechet_distance"), "kid": ("kid", "kernel_distance")}
 
 Score = Callable[[GenerationStrategy, optuna.Trial], float]
-
-
-class StrategySpace(Protocol):
-    """How a trial becomes a strategy, and by which parameters."""
-
-    def suggest(self, trial: optuna.Trial) -> GenerationStrategy: ...
-
-
-class FixedStepsSpace:
-    """Every value of the free schedules of T steps is a parameter; what is not free stays as in `start`."""
-
-    def __init__(self, start: GenerationStrategy, free: Sequence[str] = SCHEDULE_NAMES, step_scale: float = 1.0):
-        self.start = start
-        self.parameters: Mapping[str, DescentParameter] = generation_space(start, free, step_scale)
-
-    def suggest(self, trial: optuna.Trial) -> GenerationStrategy:
-        return generation_strategy(suggest(trial, self.parameters), self.start)
-
-
-class AnyStepsSpace:
-    """Strategies of several lengths in one space, for a search that trades quality for cost.
-
-    Parameters are the schedules at as many relative times t / T as the shortest strategy has steps, named as in
-    `generation_space`, and the number of steps. A longer strategy interpolates. So every sampler sees the same
-    parameters in every trial, and what was learnt with few steps helps with many. s may go below its clamp, down to
-    -2: there a step is not guided and costs one pass instead of two.
-
-    Args:
-        starts: One strategy of each length.
-    """
-
-    def __init__(self, starts: Sequence[GenerationStrategy], free: Sequence[str] = SCHEDULE_NAMES):
-        self.starts = {
-            start.num_inference_steps: start for start in sorted(starts, key=lambda s: s.num_inference_steps)
-        }
-        if len(self.starts) < len(starts):
-            raise ValueError(f"give one start for each number of steps, got {[s.num_inference_steps for s in starts]}")
-        self.num_knots = min(self.starts)
-        parameters = generation_space(self.starts[self.num_knots], free)
-        self.parameters: Mapping[str, DescentParameter] = {
-            name: DescentParameter(
-                parameter.start,
-                GUIDANCE_OFF if name.startswith("guidance_scales") else parameter.low,
-                parameter.high,
-                parameter.step,
-                parameter.learning_rate,
-            )
-            for name, parameter in parameters.items()
-        }
-
-    def first_points(self) -> list[dict[str, Any]]:
-        """For each number of steps the start as it is and without any guidance: two ends of the front."""
-        points = []
-        for steps in self.starts:
-            point = {name: parameter.start for name, parameter in self.parameters.items()}
-            off = {name: GUIDANCE_OFF for name in point if name.startswith("guidance_scales")}
-            points += [{**point, STEPS: steps}, {**point, **off, STEPS: steps}]
-        return points
-
-    def suggest(self, trial: optuna.Trial) -> GenerationStrategy:
-        steps = trial.suggest_categorical(STEPS, list(self.starts))
-        return self.strategy(suggest(trial, self.parameters), steps)
-
-    def strategy(self, params: Mapping[str, float], steps: int) -> GenerationStrategy:
-        """The strategy of so many steps through the values at the knots."""
-        start, knots = self.starts[steps], self.num_knots
-        through = generation_strategy(params, self.starts[knots])
-        schedules = {}
-        for name, values in through.to_dict().items():
-            if not any(param.startswith(name) for param in params):
-                schedules[name] = getattr(start, name)
-                continue
-            if name == "guidance_scales":  # negative knots count when interpolating: guidance may begin between two
-                values = [params[f"{name}.{knot}"] for knot in range(knots)]
-            schedules[name] = [max(value, 0.0) for value in interpolate_schedule(name, values, steps)]
-        return GenerationStrategy(**schedules)
 
 
 class Evaluator(Protocol):
@@ -132,6 +49,7 @@ class EvaluatorScore:
         metric: A key of `METRICS`.
         redraw: Draw new noise as the search goes on.
         rungs: Numbers of images below N at which the study's pruner may give a trial up.
+        passes: Watches the transformer; then a trial says how many passes it took.
     """
 
     evaluator: Evaluator
@@ -140,10 +58,19 @@ class EvaluatorScore:
     metric: str = "fid"
     redraw: bool = False
     rungs: Sequence[int] = ()
+    passes: PassCounter | None = None
 
     def __call__(self, strategy: GenerationStrategy, trial: optuna.Trial) -> float:
         seed = self.seed + (turn_of(trial) if self.redraw else 0)
         trial.set_user_attr("seed", seed)
+        before = 0 if self.passes is None else self.passes.count
+        try:
+            return self._measure(strategy, trial, seed)
+        finally:
+            if self.passes is not None:
+                trial.set_user_attr("passes", self.passes.count - before)
+
+    def _measure(self, strategy: GenerationStrategy, trial: optuna.Trial, seed: int) -> float:
         if not self.rungs:
             return self._record(trial, self.num_images, self.evaluator(self.num_images, seed=seed, strategy=strategy))
         value = float("nan")

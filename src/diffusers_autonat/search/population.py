@@ -28,40 +28,44 @@ from ..metrics.extractors.base import to_uint8
 from ..strategies import GenerationStrategy
 from .influence import Effects, FrechetInfluence, Population
 from .interface import Point, SamplerKind
-from .objective import FixedStepsSpace, Score
+from .objective import POPULATION, EvaluatorScore, Score
+from .passes import PassCounter
+from .replay import ReplayingEvaluator
 from .rounds import Rounds, RoundSampler
-from .spaces import SCHEDULE_NAMES, DescentParameter, generation_strategy
+from .spaces import DescentParameter, suggest
+from .strategy_spaces import OneLengthSpace
 from .workers import slot_of
 
 
 NOISE = "noise"  # parameter of a trial: size of the noise in units of `_Coordinate`; 0: the centre itself is measured
-POPULATION, EFFECTS = "population", "effects"  # trial user attributes: what was seen
+EFFECTS = "effects"  # trial user attribute: the slopes that a population showed
 
 BATCHES = 2  # trials that make an update
-BANK = 4  # updates whose images are pooled: a covariance from one batch is rough
-MEMORY = 0.7  # weight of an update's slopes in the next one's
-RADIUS = 1.0  # length of the first and longest move, in noise
-SHRINK = 0.8
-CLIPPED = 0.05  # share of the rewards at either end that count no more than the next
+BANK = 3  # updates whose images are pooled: a covariance from one batch is rough
+MEMORY = 0.5  # weight of an update's slopes in the next one's
+RADIUS = 1.0  # longest move of a parameter, in noise
+CERTAIN = 3.0  # standard errors from which on a slope is worth the longest move
+TURNED = 0.5  # of the longest move of a parameter that has gone past
+SETTLED = 0.85  # of the noise when the whole centre has
+CLIPPED = 0.02  # share of the rewards at either end that count no more than the next
 
 
 class _Coordinate:
-    """A parameter on the scale on which noise of one size suits all its values: logit of r, log of tau1 and tau2, s."""
+    """A parameter on the scale on which noise of one size suits all its values: logit of r, s, and of tau1 and tau2 a
+    logarithm that ends at 0: there is little between a tenth and none at all."""
 
     unit = 0.6  # standard deviation of noise of size 1
+    softness = 0.25
 
     def __init__(self, name: str, parameter: DescentParameter):
-        self.parameter = parameter
+        self.low, self.high = parameter.low, parameter.high
         schedule = name.partition(".")[0]
         if schedule == "mask_ratios":
-            self.low, self.high = 0.01, parameter.high
+            self.low = 0.01
             self._to, self._back = (lambda r: math.log(r / (1 - r))), (lambda x: 1 / (1 + math.exp(-x)))
         elif schedule.endswith("temperatures"):
-            # Noise in proportion would never lead away from 0.
-            self.low, self.high = 0.02, parameter.high
-            self._to, self._back = math.log, math.exp
+            self._to, self._back = (lambda t: math.log(t + self.softness)), (lambda x: math.exp(x) - self.softness)
         else:
-            self.low, self.high = parameter.low, parameter.high
             self._to = self._back = float
 
     def to(self, value: float) -> float:
@@ -87,12 +91,24 @@ def _place(coordinates: Mapping[str, _Coordinate], point: Mapping[str, float]) -
     return torch.tensor([one.to(point[name]) for name, one in coordinates.items()], dtype=torch.float64)
 
 
-class PopulationSpace(FixedStepsSpace):
-    """The schedules of T steps, and the noise around them."""
+class PopulationSpace:
+    """A space and the noise around its points.
 
-    def __init__(self, start: GenerationStrategy, free: Sequence[str] = SCHEDULE_NAMES, step_scale: float = 1.0):
-        super().__init__(start, free, step_scale)
-        self.parameters = {**self.parameters, NOISE: DescentParameter(1.0, 0.0, 4.0, 1.0, 1.0)}
+    Args:
+        space: Of strategies of one length.
+    """
+
+    def __init__(self, space: OneLengthSpace):
+        self.space, self.start = space, space.start
+        noise = DescentParameter(start=1.0, low=0.0, high=4.0, step=1.0, learning_rate=1.0)
+        self.parameters: Mapping[str, DescentParameter] = {**space.parameters, NOISE: noise}
+
+    def suggest(self, trial: optuna.Trial) -> GenerationStrategy:
+        return self.strategy(suggest(trial, self.parameters))
+
+    def strategy(self, params: Mapping[str, float]) -> GenerationStrategy:
+        """That of the centre."""
+        return self.space.strategy({name: value for name, value in params.items() if name != NOISE})
 
 
 class PopulationScore:
@@ -107,16 +123,25 @@ class PopulationScore:
         seed: Of everything that is drawn.
         centre_score: What a trial without noise is worth.
         space: Of the trials.
+        passes: Watches the transformer; then a trial says how many passes it took.
     """
 
-    def __init__(self, evaluator: Evaluator, num_images: int, seed: int, centre_score: Score, space: PopulationSpace):
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        num_images: int,
+        seed: int,
+        centre_score: Score,
+        space: PopulationSpace,
+        passes: PassCounter | None = None,
+    ):
         if num_images % 2 or num_images < 4:
             raise ValueError(f"a population is of pairs: num_images = {num_images} must be an even number from 4")
         if evaluator.reference is None:
             raise ValueError("a population is compared with a reference: give the evaluator one")
         self.evaluator, self.reference = evaluator, evaluator.reference
         self.num_images, self.seed, self.centre_score = num_images, seed, centre_score
-        self.start, self.coordinates = space.start, _coordinates(space.parameters)
+        self.space, self.coordinates, self.passes = space, _coordinates(space.parameters), passes
         self.influence = FrechetInfluence(self.reference)
 
     def __call__(self, strategy: GenerationStrategy, trial: optuna.Trial) -> float:
@@ -127,7 +152,10 @@ class PopulationScore:
         shape, generator = (self.num_images // 2, len(self.coordinates)), torch.Generator().manual_seed(seed)
         half = torch.randn(shape, generator=generator, dtype=torch.float64)
         noise = torch.stack([half, -half], dim=1).flatten(0, 1)  # [n, P]
+        before = 0 if self.passes is None else self.passes.count
         features = self._images(self._strategies(trial.params, noise), seed)
+        if self.passes is not None:
+            trial.set_user_attr("passes", self.passes.count - before)
         seen = self.influence.project(features)
         population = Population.of(seen)
         rewards = self.influence(seen, Population.pooled([*self._bank(trial.study, turn), population]))
@@ -147,7 +175,7 @@ class PopulationScore:
         """One for each row of noise."""
         centre = _place(self.coordinates, params)
         points = (centre + params[NOISE] * noise).tolist()
-        return [generation_strategy(_point(self.coordinates, point), self.start) for point in points]
+        return [self.space.strategy(_point(self.coordinates, point)) for point in points]
 
     @torch.no_grad()
     def _images(self, strategies: list[GenerationStrategy], seed: int) -> Tensor:
@@ -173,10 +201,10 @@ class PopulationSampler(RoundSampler):
     """Descent on the slopes that a population around the centre shows.
 
     An update is `batches` trials at one centre. Their slopes are averaged with those of the updates before, which count
-    less and less; what their errors do not explain moves the centre. The first move is `radius` times the noise, which no
-    later one exceeds; otherwise moves are in proportion to the slopes. Where the slopes of an update turn against the
-    last direction, the centre has gone past: noise and rate shrink. At the end the last centre and the mean of the later
-    ones are measured without noise, with the same images, and compete.
+    less and less. Every parameter moves as far as its slope is certain, the error of the slope being the unit: sizes of
+    slopes differ by orders between parameters, errors hardly do. The longest move is `radius` times the noise; a parameter
+    that has gone past, whose new slope points back, has it halved. Where the moves as a whole turn back, the noise shrinks.
+    At the end the last centre and the mean of the later ones are measured without noise, with the same images, and compete.
 
     Args:
         space: From `PopulationSpace`.
@@ -211,23 +239,23 @@ class PopulationSampler(RoundSampler):
     def _rounds(self) -> Rounds:
         coordinates = self._coordinates
         centre = _place(coordinates, {name: self._space[name].start for name in coordinates})
-        noise, rate, centres, known = 1.0, None, [centre], None
+        centres, noise, known, moved = [centre], 1.0, None, torch.zeros_like(centre)
+        longest = torch.full_like(centre, self._radius)  # of each parameter, in noise
         for _ in range(self._num_updates):
             outcomes = yield [{**_point(coordinates, centre.tolist()), NOISE: noise}] * self._batches
             seen = [outcome for outcome in outcomes if isinstance(outcome, Effects)]
             if not seen:  # all failed
                 continue
             now = Effects.mean_of(seen).scaled(1 / noise)  # in noise of size 1, as the centre is
-            if known is not None and rate and torch.dot(now.slopes, known.believed) < 0:  # gone past
-                noise, rate = SHRINK * noise, SHRINK * rate
+            back = now.certainty * moved  # positive where a move was followed by a slope that points back
+            longest = torch.where((back > 0) & (now.certainty.abs() > 1), TURNED * longest, longest)
+            if back.sum() > 0:
+                noise *= SETTLED
             known = now if known is None else known.remembered(now, MEMORY)
-            slopes, longest = known.believed, noise * self._radius
-            if slopes.norm() == 0:  # nothing that errors would not explain
-                continue
-            rate = rate or longest / slopes.norm()
-            centre = centre - min(rate, longest / slopes.norm()) * slopes
+            step = noise * longest * (known.certainty / CERTAIN).clamp(-1, 1)
             # Bounds hold for the centre too, which would otherwise wander off where nothing changes.
-            centre = _place(coordinates, _point(coordinates, centre.tolist()))
+            before, centre = centre, _place(coordinates, _point(coordinates, (centre - step).tolist()))
+            moved = centre - before
             centres.append(centre)
         late = torch.stack(centres[len(centres) // 2 :]).mean(dim=0)
         yield [{**_point(coordinates, one.tolist()), NOISE: 0.0} for one in (centre, late)]
@@ -244,4 +272,12 @@ def _make(
     return PopulationSampler(space, num_updates)
 
 
-POPULATION_KIND = SamplerKind(_make, redraw_noise=False)
+def _score(score: EvaluatorScore, space: OneLengthSpace) -> Score:
+    evaluator = score.evaluator
+    if isinstance(evaluator, ReplayingEvaluator):
+        evaluator = evaluator.evaluator  # images of a population share nothing
+    assert isinstance(evaluator, Evaluator) and isinstance(space, PopulationSpace)
+    return PopulationScore(evaluator, score.num_images, score.seed, score, space, score.passes)
+
+
+POPULATION_KIND = SamplerKind(_make, metrics=("fid",), redraw_noise=False, space=PopulationSpace, score=_score)

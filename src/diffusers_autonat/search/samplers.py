@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import finite_difference, optuna_samplers
+from ..strategies import GenerationStrategy
+from . import finite_difference, optuna_samplers, population
 from .interface import SamplerKind, SharedSampler
-from .spaces import DescentParameter
+from .spaces import SCHEDULE_NAMES, DescentParameter
+from .strategy_spaces import CurveSpace, FixedStepsSpace, OneLengthSpace
 
 
 SAMPLERS: dict[str, SamplerKind] = {
     "finite-difference": finite_difference.WITH_LINE_SEARCH,
+    "population": population.POPULATION_KIND,
     "released": finite_difference.RELEASED,
     "tpe": optuna_samplers.TPE,
     "cmaes": optuna_samplers.CMAES,
@@ -26,6 +29,23 @@ def sampler_names(num_objectives: int = 1) -> list[str]:
     return [name for name, kind in SAMPLERS.items() if num_objectives in kind.num_objectives]
 
 
+def make_space(
+    name: str, start: GenerationStrategy, free: Sequence[str] = SCHEDULE_NAMES, num_knots: int | None = None
+) -> OneLengthSpace:
+    """The space of strategies around a start as a sampler wants it.
+
+    Args:
+        name: One of `SAMPLERS`.
+        start: The first strategy.
+        free: Schedules that are searched.
+        num_knots: Of the curves that they are; by default every step has its own value.
+    """
+    kind = SAMPLERS[name]
+    if num_knots is None:
+        return kind.space(FixedStepsSpace(start, free, kind.step_scale))
+    return kind.space(CurveSpace(start, num_knots, free, kind.step_scale))
+
+
 def make_sampler(
     name: str,
     space: Mapping[str, DescentParameter],
@@ -36,7 +56,8 @@ def make_sampler(
     """A sampler by the name that the scripts know it by.
 
     `finite-difference` follows central differences with a line search; `released` is the descent of the AutoNAT authors'
-    code: one-sided differences, a learning rate and momentum 0.5. The others are Optuna's.
+    code: one-sided differences, a learning rate and momentum 0.5; `population` gives every image a strategy of its own. The
+    others are Optuna's.
 
     Args:
         name: One of `SAMPLERS`.

@@ -1,0 +1,127 @@
+"""What strategies share is computed once: the same values, fewer passes, and no more memory than was allowed."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from diffusers_autonat import ENATTransformer2DModel, GenerationStrategy
+from diffusers_autonat.metrics import Evaluator, load_extractor, load_reference
+from diffusers_autonat.search.passes import PassCounter
+from diffusers_autonat.search.replay import ReplayingEvaluator
+
+
+N = 48  # a whole call of 32 and a part of one
+BASE = GenerationStrategy([0.9, 0.7, 0.4, 0.0], [1.0, 0.8, 0.5, 0.3], [2.0, 1.0, 0.5, 0.0], [0.0, 0.5, 1.0, 1.0])
+
+
+def changed(**values: tuple[int, float]) -> GenerationStrategy:
+    """The base with single values replaced: `changed(mask_ratios=(2, 0.5))`."""
+    schedules = {name: list(schedule) for name, schedule in BASE.to_dict().items()}
+    for name, (step, value) in values.items():
+        schedules[name][step] = value
+    return GenerationStrategy(**schedules)
+
+
+@pytest.fixture
+def evaluator(pipe, tiny):
+    torch.nn.init.normal_(pipe.transformer.embed.word_embeddings.weight)  # else no temperature changes a token
+    extractor = load_extractor(str(tiny / "judge"))
+    return Evaluator(pipe, extractor, load_reference(tiny / "reference.npz", extractor), progress=False)
+
+
+NEIGHBOURS = {
+    "first step": changed(mask_ratios=(0, 0.8)),
+    "r": changed(mask_ratios=(2, 0.3)),
+    "tau1": changed(sampling_temperatures=(1, 1.0)),
+    "tau1 of the last step": changed(sampling_temperatures=(3, 0.9)),
+    "tau2": changed(remasking_temperatures=(1, 1.5)),
+    "s": changed(guidance_scales=(2, 0.7)),
+    "guidance off": changed(guidance_scales=(3, 0.0)),
+    "two steps": changed(sampling_temperatures=(1, 1.0), guidance_scales=(3, 2.0)),
+    "without effect": changed(remasking_temperatures=(3, 5.0)),
+    "another length": GenerationStrategy.cosine(3),
+}
+
+
+@pytest.mark.parametrize("strategy", NEIGHBOURS.values(), ids=NEIGHBOURS)
+def test_values_are_those_of_the_evaluator(evaluator, strategy):
+    replaying = ReplayingEvaluator(evaluator)
+    assert replaying(N, seed=3, strategy=BASE) == evaluator(N, seed=3, strategy=BASE)
+    assert replaying(N, seed=3, strategy=strategy) == pytest.approx(evaluator(N, seed=3, strategy=strategy), abs=1e-6)
+    # The neighbour's trace is whole: a neighbour of its own is replayed from it.
+    further = dataclasses.replace(strategy, guidance_scales=[*strategy.guidance_scales[:-1], 0.3])
+    assert replaying(N, seed=3, strategy=further) == pytest.approx(evaluator(N, seed=3, strategy=further), abs=1e-6)
+
+
+def passes_of(evaluator, strategies) -> list[int]:
+    """Passes that each strategy takes, one after the other."""
+    counter, replaying, counts = PassCounter(evaluator.pipeline.transformer), ReplayingEvaluator(evaluator), []
+    for strategy in strategies:
+        before = counter.count
+        replaying(N, seed=3, strategy=strategy)
+        counts.append(counter.count - before)
+    return counts
+
+
+def test_only_what_differs_is_computed(evaluator):
+    made = 64  # images of the two calls; from the second step on BASE is guided, so that a pass is two
+    counts = passes_of(evaluator, [BASE, NEIGHBOURS["tau1 of the last step"], NEIGHBOURS["without effect"], BASE])
+    assert counts == [7 * made, 2 * made, 2 * made, 0]
+    both = passes_of(evaluator, [BASE, NEIGHBOURS["r"], NEIGHBOURS["tau1"]])
+    assert both[1] == 4 * made  # fewer tokens are masked on every image, so none is spared the last step
+    assert 2 * made < both[2] < 6 * made  # on some images no token is drawn otherwise: they are spared the last two
+    assert passes_of(evaluator, [BASE, NEIGHBOURS["two steps"]])[1] == 6 * made
+
+
+def test_images_of_another_seed_share_nothing(evaluator):
+    replaying = ReplayingEvaluator(evaluator)
+    replaying(N, seed=3, strategy=BASE)
+    strategy = NEIGHBOURS["tau1 of the last step"]
+    assert replaying(N, seed=4, strategy=strategy) == evaluator(N, seed=4, strategy=strategy)
+
+
+def test_rungs_and_longer_runs_go_on_with_what_is_there(evaluator):
+    replaying = ReplayingEvaluator(evaluator)
+    replaying(32, seed=3, strategy=BASE)
+    strategy = NEIGHBOURS["s"]
+    values = dict(replaying.rungs([32, N], seed=3, strategy=strategy))
+    assert values[N] == pytest.approx(evaluator(N, seed=3, strategy=strategy), abs=1e-6)
+    assert values[32] == pytest.approx(evaluator(32, seed=3, strategy=strategy), abs=1e-6)
+
+
+def test_memory_is_bounded(evaluator):
+    replaying = ReplayingEvaluator(evaluator, trace_bytes=1)
+    for strategy in (BASE, NEIGHBOURS["r"], NEIGHBOURS["s"]):
+        replaying(N, seed=3, strategy=strategy)
+        assert [key[1] for key in replaying._traces] == [strategy]
+
+
+def test_what_was_used_last_stays(evaluator):
+    replaying = ReplayingEvaluator(evaluator)
+    replaying(32, seed=3, strategy=BASE)
+    size = sum(call.nbytes for trace in replaying._traces.values() for call in trace.calls.values())
+    replaying.trace_bytes = 2.5 * size
+    for strategy in (NEIGHBOURS["tau1 of the last step"], NEIGHBOURS["guidance off"], NEIGHBOURS["s"]):
+        replaying(32, seed=3, strategy=strategy)
+    assert {key[1] for key in replaying._traces} == {BASE, NEIGHBOURS["s"]}  # the base of all three, and the last
+
+
+def test_a_transformer_that_reuses_features_shares_nothing(tiny, pipe):
+    torch.manual_seed(0)
+    pipe.register_modules(
+        transformer=ENATTransformer2DModel(
+            sample_size=7, codebook_size=16, hidden_size=32, num_encoder_layers=2, num_decoder_layers=1,
+            num_attention_heads=4, num_classes=4,
+        ).eval()
+    )  # fmt: skip
+    extractor = load_extractor(str(tiny / "judge"))
+    evaluator = Evaluator(pipe, extractor, load_reference(tiny / "reference.npz", extractor), progress=False)
+    replaying, strategy = ReplayingEvaluator(evaluator), NEIGHBOURS["tau1"]
+    replaying(N, seed=3, strategy=BASE)
+    assert replaying(N, seed=3, strategy=strategy) == evaluator(N, seed=3, strategy=strategy)
+
+
+def test_a_strategy_is_needed(evaluator):
+    with pytest.raises(ValueError, match="give one"):
+        ReplayingEvaluator(evaluator)(N)
