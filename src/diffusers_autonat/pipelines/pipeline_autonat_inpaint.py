@@ -284,7 +284,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
             raise ValueError(
                 f"image and mask_image must be of one size to be cropped: {image.size}, {mask_image.size}."
             )
-        if mask_image.convert("L").getextrema()[1] < 128:
+        if mask_image.convert("1", dither=Image.Dither.NONE).getbbox() is None:
             raise ValueError("mask_image is all black, so there is nothing to crop to: mark what to paint in white.")
         side = self.transformer.config.sample_size * self.vae_scale_factor
         return self.mask_processor.get_crop_region(mask_image, side, side, pad=padding)
