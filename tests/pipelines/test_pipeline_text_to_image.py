@@ -69,6 +69,10 @@ def test_states_alone_need_no_encoder(clip, tmp_path):
         assert torch.equal(tokens(pipe, **given), expected)
         with pytest.raises(ValueError, match="has no text_encoder and tokenizer for a prompt: give `prompt_embeds`"):
             pipe("a red boat")
+        with pytest.raises(ValueError, match="guidance needs `negative_prompt_embeds`"):
+            tokens(pipe, prompt_embeds=states)
+        alone = tokens(pipe, prompt_embeds=states, guidance_scale=0.0)
+        assert torch.equal(alone, tokens(clip, "a red boat", guidance_scale=0.0))
     again = AutoNATTextToImagePipeline.from_pretrained(
         tmp_path / "bare", text_encoder=clip.text_encoder, tokenizer=clip.tokenizer
     )
@@ -124,6 +128,13 @@ def test_prompts_are_encoded_without_a_transformer(pipe, tmp_path):
     sampler = AutoNATTextToImagePipeline.from_pretrained(tmp_path, text_encoder=None, tokenizer=None)
     drawn = tokens(sampler, prompt_embeds=states, negative_prompt_embeds=null_states)
     assert torch.equal(drawn, tokens(pipe, "a red boat on the lake", negative_prompt="a tree"))
+
+
+def test_one_null_state_serves_all_prompts(clip):
+    states, null_states = clip.encode_prompt(["a red boat", "the lake"])
+    given = {"prompt_embeds": states, "num_images_per_prompt": 2}
+    expected = tokens(clip, negative_prompt_embeds=null_states, **given)
+    assert torch.equal(tokens(clip, negative_prompt_embeds=null_states[:1], **given), expected)
 
 
 def test_images_for_each_prompt_stand_beside_each_other(clip):

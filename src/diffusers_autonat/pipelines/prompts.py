@@ -106,18 +106,23 @@ class PromptMixin:
         device = device or self._execution_device
         if prompt_embeds is None:
             prompt_embeds = self._encode([prompt] if isinstance(prompt, str) else list(prompt or []), device)
-        batch = len(prompt_embeds)
-        if do_classifier_free_guidance and negative_prompt_embeds is None:
-            texts = negative_prompt or ""
-            # One text for all is encoded once.
-            encoded = self._encode([texts] if isinstance(texts, str) else list(texts), device)
-            negative_prompt_embeds = encoded.expand(batch, -1, -1)
         dtype = self.text_encoder.dtype if self.transformer is None else self.transformer.dtype
+        batch = len(prompt_embeds)
         prompt_embeds = prompt_embeds.to(device, dtype).repeat_interleave(num_images_per_prompt, dim=0)
-        if not do_classifier_free_guidance or negative_prompt_embeds is None:
-            return prompt_embeds, None
-        negative_prompt_embeds = negative_prompt_embeds.to(device, dtype)
-        return prompt_embeds, negative_prompt_embeds.repeat_interleave(num_images_per_prompt, dim=0)
+        if not do_classifier_free_guidance:
+            negative_prompt_embeds = None
+        else:
+            if negative_prompt_embeds is None:
+                if self.text_encoder is None:
+                    raise ValueError(
+                        "guidance needs `negative_prompt_embeds`: the pipeline has no text_encoder for a prompt."
+                    )
+                texts = negative_prompt or ""
+                negative_prompt_embeds = self._encode([texts] if isinstance(texts, str) else list(texts), device)
+            # One for all, or one for each.
+            negative_prompt_embeds = negative_prompt_embeds.to(device, dtype).expand(batch, -1, -1)
+            negative_prompt_embeds = negative_prompt_embeds.repeat_interleave(num_images_per_prompt, dim=0)
+        return prompt_embeds, negative_prompt_embeds
 
     def get_conditions(
         self, prompt: Prompt | None, device: torch.device, num_images_per_prompt: int, is_guided: bool, *args: Any
