@@ -19,7 +19,14 @@ from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
 from diffusers_autonat.command_line import number, one_line_errors, positive, whole
 from diffusers_autonat.commands.arguments import check_writable
 from diffusers_autonat.loading import default_device, load_pipeline
-from diffusers_autonat.metrics import LABEL_POLICIES, load_extractor, load_reference
+from diffusers_autonat.metrics import (
+    LABEL_POLICIES,
+    CaptionConditions,
+    load_extractor,
+    load_reference,
+    read_captions,
+)
+from diffusers_autonat.pipelines.prompts import takes_prompts
 from diffusers_autonat.search.constraints import Constraint
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import METRICS
@@ -59,6 +66,9 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--redraw-noise", action="store_true", help="new noise for each round (or trial)")
     group.add_argument("--label-policy", choices=LABEL_POLICIES, default="balanced")
+    group.add_argument("--captions", metavar="SOURCE",
+                       help="prompts of a pipeline that draws from text: a .txt with one in each line, or a data set; "
+                       "default: the reference's")  # fmt: skip
     group.add_argument("--batch-size", type=positive, default=128)
     group.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     group.add_argument("--confirm-top", type=whole(0), default=5, help="trials measured again on fresh noise; 0: none")
@@ -138,11 +148,21 @@ def load_judged(args: argparse.Namespace) -> Any:
     return load_pipeline(args.pipeline, getattr(torch, args.dtype), default_device())
 
 
+def captions_of(args: argparse.Namespace, pipeline: Any = None) -> CaptionConditions | None:
+    """What pipelines that draw from text are asked for: `--captions`, or those of the reference."""
+    if pipeline is not None and not takes_prompts(pipeline) and args.captions:
+        raise ValueError(f"--captions are for pipelines that draw from text, and {args.pipeline} has classes")
+    if not args.captions and (pipeline is None or not takes_prompts(pipeline)):
+        return None
+    return read_captions(args.captions or args.reference)
+
+
 def judge_of(args: argparse.Namespace, pipeline: Any = None) -> Judge:
     """How the evaluation arguments say that strategies are measured; checked before the first image.
 
     Without a pipeline, because it has still to be trained, a reference's images are cropped as `--resolution` says.
     """
+    captions = captions_of(args, pipeline)
     extractor = load_extractor(args.feature_extractor).to(default_device())
     resolution = args.resolution
     if resolution is None and pipeline is not None:
@@ -163,6 +183,7 @@ def judge_of(args: argparse.Namespace, pipeline: Any = None) -> Judge:
         confirm_seed=args.confirm_seed,
         progress=someone_looks,
         constraint=None if args.constraint is None else Constraint.parse(args.constraint),
+        captions=captions,
     )
 
 

@@ -12,12 +12,14 @@ import torch
 from diffusers import VQModel
 from huggingface_hub import ModelCard
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
 import diffusers_autonat.schedulers.masked_token_scheduler as masked_token_scheduler
 import diffusers_autonat.schedulers.scheduling_nat as scheduling_nat
 from diffusers_autonat import (
+    AutoNATInpaintPipeline,
     AutoNATPipeline,
+    AutoNATTextToImagePipeline,
     ENATTransformer2DModel,
     GenerationStrategy,
     NATScheduler,
@@ -27,6 +29,7 @@ from diffusers_autonat.cli import main
 from diffusers_autonat.models.tokenizer import padding_blocks
 from tests.conftest import load_reference, on_grid
 from tests.conversion.released import RELEASED_YAML, load_vqgan, randomise, release_enat, release_uvit
+from tests.pipelines.text_encoders import tiny_clip_tokenizer, tiny_encoder
 
 
 OPTIMIZER = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1.0}]}
@@ -166,7 +169,7 @@ def test_enat_computes_what_the_authors_do(files, tmp_path, capsys):
 
 
 @torch.no_grad()
-def test_the_text_model_is_a_component(files, tmp_path, capsys):
+def test_the_text_model_without_a_tokenizer_is_a_component(files, tmp_path, capsys):
     convert(
         files, tmp_path / "text", "autonat-text", "cc3m.ckpt", "--num-attention-heads", "4", "--context-length", "12"
     )
@@ -180,38 +183,87 @@ def test_the_text_model_is_a_component(files, tmp_path, capsys):
     assert NATScheduler.from_pretrained(tmp_path / "text", subfolder="scheduler").config.mask_token_id == 48
     text = (tmp_path / "text" / "README.md").read_text()
     assert 'UViTTransformer2DModel.from_pretrained("text"' in text and "12 text states of width " in text
+    assert "--text-encoder NAME" in text
     assert "VQGAN" not in text  # nothing is said about a tokenizer that is not there
 
 
-def test_the_card_of_the_text_model_makes_an_image(files, tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    tokenizer = CLIPTokenizer(
-        vocab={"!": 0, "a</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}, merges=[], unk_token="!"
-    )
-    tokenizer.save_pretrained(tmp_path / "clip")
-    config = {"vocab_size": 4, "hidden_size": 24, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
-              "max_position_embeddings": 12, "bos_token_id": 2, "eos_token_id": 3}  # fmt: skip
-    CLIPTextModel(CLIPTextConfig(**config)).save_pretrained(tmp_path / "clip")
-    options = ["--num-attention-heads", "4", "--context-length", "12", "--strategy", str(files / "T8.yaml")]
-    code = {}
-    for name, vqgan in {"bare": [], "text": ["--vqgan", str(files / "vqgan.ckpt")]}.items():
-        convert(files, tmp_path / name, "autonat-text", "cc3m.ckpt", *options, *vqgan)
-        card = (tmp_path / name / "README.md").read_text()
-        code[name] = (
-            card.split("```python")[1].split("```")[0].replace("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", "clip")
-        )
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A CLIP whose states are as wide as the reference model's."""
+    folder = tmp_path_factory.mktemp("encoders") / "clip"
+    tiny_encoder("clip", width=24).save_pretrained(folder)
+    tiny_clip_tokenizer().save_pretrained(folder)
+    return folder
+
+
+TEXT = ["--num-attention-heads", "4", "--context-length", "12"]
+
+
+def load_text(output):
+    pipe = AutoNATTextToImagePipeline.from_pretrained(output)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def muse(files, clip, tmp_path_factory):
+    output = tmp_path_factory.mktemp("converted") / "muse"
+    convert(files, output, "autonat-text", "cc3m.ckpt", *TEXT, "--vqgan", str(files / "vqgan.ckpt"), "--text-encoder",
+            str(clip), "--strategy", str(files / "T8.yaml"))  # fmt: skip
+    return output
+
+
+def test_the_text_model_is_a_pipeline_and_computes_what_the_authors_do(muse):
+    _, reference = load_reference("uvit_text")
+    pipe, seen = load_text(muse), []
+    pipe(
+        prompt_embeds=reference["encoder_hidden_states"], latents=reference["input_ids"], output_type="latent",
+        strategy=GenerationStrategy([0.0], [0.0], [0.0], [0.0]),
+        callback_on_step_end=lambda pipe, step, timestep, tensors: seen.append(tensors["logits"]),
+        callback_on_step_end_tensor_inputs=["logits"],
+    )  # fmt: skip
+    assert close(seen[0], reference["logits"])
+    assert sorted(pipe.scheduler.stored_strategies) == [8]
+    assert pipe("a!", output_type="pt").images.shape == (1, 3, 32, 32)
+
+
+@torch.no_grad()
+def test_prompts_are_padded_as_in_training_and_lose_no_exclamation_mark(muse, clip, files, tmp_path):
+    encoder = CLIPTextModel.from_pretrained(clip)
+
+    def states(ids, pad):
+        return encoder(torch.tensor([ids + [pad] * (12 - len(ids))])).last_hidden_state
+
+    # The authors pad with id 0. As the pad token of a saved tokenizer, "!" would be read as id 0 in prompts too.
+    pipe = load_text(muse)
+    prompt, null = pipe.encode_prompt("a!")
+    torch.testing.assert_close(prompt, states([4, 3, 1, 5], pad=0))
+    torch.testing.assert_close(null, states([4, 5], pad=0))
+    assert AutoNATInpaintPipeline(**pipe.components).config.pad_token_id == 0
+    assert AutoNATInpaintPipeline.from_pipe(pipe).config.pad_token_id == 0
+    convert(files, tmp_path / "out", "autonat-text", "cc3m.ckpt", *TEXT, "--vqgan", str(files / "vqgan.ckpt"),
+            "--text-encoder", str(clip), "--pad-token-id", "5")  # fmt: skip
+    prompt, _ = load_text(tmp_path / "out").encode_prompt("a!")
+    torch.testing.assert_close(prompt, states([4, 3, 1, 5], pad=5))
+
+
+def test_the_card_of_the_text_pipeline_draws(muse, clip, monkeypatch):
+    card = (muse / "README.md").read_text()
+    assert "Text encoder and its tokenizer: `clip`" in card and str(clip.parent) not in card
+    assert ModelCard(card).data.pipeline_tag == "text-to-image" and "## Classes" not in card
+    monkeypatch.chdir(muse.parent)
     variables: dict = {}
-    exec(code["text"], variables)
-    assert len(variables["scheduler"].timesteps) == 8 and variables["tokens"].max() < 48
-    assert (
-        variables["images"].shape == (1, 3, 32, 32) and 0 <= variables["images"].min() < variables["images"].max() <= 1
-    )
-    states = variables["states"]
-    assert states.shape == (2, 12, 24) and not torch.equal(*states)
-    bare: dict = {}
-    exec(code["bare"], bare)
-    assert bare["tokens"].shape == (1, 64) and "--vqgan" in code["bare"]
+    exec(card.split("```python")[1].split("```")[0], variables)
+    assert variables["image"].size == (32, 32)
+
+
+def test_the_encoder_is_said_with_what_is_assumed_of_it(files, clip, tmp_path, capsys):
+    pipeline = ["--vqgan", str(files / "vqgan.ckpt"), "--text-encoder", str(clip)]
+    for args, assumed in ([], True), (["--pad-token-id", "0"], False):
+        convert(files, tmp_path / f"out{len(args)}", "autonat-text", "cc3m.ckpt", *TEXT, *pipeline, *args)
+        printed = capsys.readouterr().out
+        assert "text encoder: CLIPTextModel of clip, " in printed and "states of width 24" in printed
+        assert ("no tensor shows pad_token_id=0: assumed" in printed) == assumed
 
 
 @pytest.mark.parametrize(
@@ -393,7 +445,11 @@ def small_checkpoint(path, **changes):
         ("autonat", ["--num-attention-heads", "5"], "multiple of `num_attention_heads` \\(5\\)"),
         ("autonat", ["--id2label", "imagenet"], "without a tokenizer none is made"),
         ("autonat-text", ["--checkpoint", "{files}/cc3m.ckpt", "--vqgan", "{files}/vqgan.ckpt", "--id2label", "imagenet"],
-         "is only a component"),
+         "takes texts: leave out --id2label"),
+        ("autonat-text", ["--vqgan", "{files}/vqgan.ckpt"], "needs a text encoder too: add --text-encoder laion/CLIP-ViT-bigG"),
+        ("autonat-text", ["--text-encoder", "clip"], "a text encoder belongs to a pipeline, .*: add --vqgan"),
+        ("autonat-text", ["--pad-token-id", "0"], "add --vqgan and --text-encoder"),
+        ("autonat", ["--text-encoder", "clip"], "takes no texts: leave out --text-encoder"),
         ("autonat", ["--vqgan", "{files}/vqgan.ckpt", "--id2label", "imagenet"], "has 1000 names, but the model has 10"),
         ("autonat", ["--id2label", "{files}/T8.yaml"], "not a JSON file of class names"),
     ],

@@ -4,6 +4,7 @@ from PIL import Image
 
 from diffusers_autonat import GenerationStrategy, NATScheduler
 from diffusers_autonat.cli import main
+from tests.pipelines.text_encoders import tiny_text_pipeline
 
 
 @pytest.fixture
@@ -69,3 +70,17 @@ def test_numbers_are_checked(folder, number):
 def test_a_missing_pipeline_is_named(tmp_path):
     with pytest.raises(SystemExit, match="nowhere"):
         main(["generate", str(tmp_path / "nowhere")])
+
+
+def test_prompts_make_rows_too(folder, tmp_path, capsys):
+    tiny_text_pipeline().save_pretrained(tmp_path / "text")
+    output = tmp_path / "grid.png"
+    words = ["generate", str(tmp_path / "text"), "--num-images", "2", "--output", str(output)]
+    main([*words, "--prompts", "a red boat", "the lake", "a tree"])
+    assert Image.open(output).size == (2 * 84, 3 * 84)
+    assert "6 images in 8 steps, rows: a red boat, the lake, a tree" in capsys.readouterr().out
+    for wrong in (words, [*words, "--class-labels", "1"], [*words, "--class-labels", "1", "--prompts", "a boat"]):
+        with pytest.raises(SystemExit, match="draws from text: give --prompts, and no --class-labels"):
+            main(wrong)
+    with pytest.raises(SystemExit, match="draws from classes: give --class-labels, and no --prompts"):
+        main(["generate", folder, "--prompts", "a boat"])

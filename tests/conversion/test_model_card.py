@@ -42,7 +42,8 @@ FACTS = {
                 "vqgan_jax_strongaug.ckpt", "LTH14/mage", "pipe(0)"),
     "autonat-text": ("other", "trained on CC3M by its authors", "LeapLabTHU/AdaNAT", "huggingface.co/nzl-thu/MUSE",
                      "assets/ckpts/cc3m-285000.ckpt/nnet_ema.pth", "look there before you use", "Ni2024AutoNAT",
-                     "Ni2024AdaNAT", "77 text states of width 1280", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"),
+                     "Ni2024AdaNAT", "77 text states of width 1280", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
+                     "AutoNATTextToImagePipeline.from_pretrained", "pipe('a red boat on a lake')"),
     "enat": ("other", "trained on ImageNet by its authors", "LeapLabTHU/ENAT", "nnet_ema_512.pth", "states no license",
              "Ni2024ENAT", "22 encoder and 2 decoder blocks, 16 heads", "Chang2022MaskGIT", "pipe(0)"),
 }  # fmt: skip
@@ -53,13 +54,13 @@ def test_of_released_weights(tmp_path, released, tokenizer, name):
     (tmp_path / "x.pth").write_bytes(b"")
     file = Checkpoint(tmp_path / "x.pth", {}, [])
     parts = [(SOURCE[name], file, released[name]), (SOURCE["vqgan"], file, tokenizer)]
-    text = converted_card("me/model", parts, 123, [8], 0)
+    encoder = SOURCE[name].text_encoder
+    text = converted_card("me/model", parts, 123, [8], 0, text_encoder=encoder.name if encoder else "")
     license, *facts = FACTS[name]
     data = ModelCard(text).data
     assert data.license == license and data.library_name == "diffusers" and data.datasets
     assert data.pipeline_tag == ("text-to-image" if name == "autonat-text" else "unconditional-image-generation")
-    # Only a class-conditional model becomes a pipeline, and has classes.
-    assert ("trust_remote_code=True" in text) == ("## Classes" in text) == (name != "autonat-text")
+    assert "trust_remote_code=True" in text and ("## Classes" in text) == (name != "autonat-text")
     assert [fact for fact in facts if fact not in text] == [] and "not the released weights" not in text
     assert "{" not in text.split("```bibtex")[0].split("## License")[1]  # no placeholder is left
     # A 512 px ENAT was released too; a class more or another width is somebody's own.

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import diffusers_autonat.cost.counting as cost_module
 from diffusers_autonat import (
     AdaptivePolicyModel,
+    AutoNATAmusedPipeline,
     AutoNATPipeline,
     ENATTransformer2DModel,
     GenerationStrategy,
@@ -19,6 +20,7 @@ from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.cost.paper import paper_rows
 from diffusers_autonat.models.tokenizer import skip_padding_blocks
 from tests.conftest import tiny_vqvae
+from tests.pipelines.amused import tiny_amused
 
 
 @pytest.fixture(params=["uvit", "enat"])
@@ -169,3 +171,25 @@ def test_what_enat_costs_with_a_policy_differs_from_image_to_image(pipeline):
     pipeline.register_modules(policy=AdaptivePolicyModel(in_channels=32, hidden_size=16, grid_size=7))
     with pytest.raises(ValueError, match="what ENAT costs follows the number of revealed tokens"):
         pipeline_cost(pipeline, None)
+
+
+def test_amused_costs_what_its_passes_do(monkeypatch):
+    monkeypatch.setattr(cost_module, "CLIP_LENGTH", 8)  # of the small text encoder
+    cost_module._pass_cost.cache_clear()
+    pipe = AutoNATAmusedPipeline.from_amused(tiny_amused())
+    pipe.set_progress_bar_config(disable=True)
+    device = torch.device("cpu")
+
+    def count(call):
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            call()
+        return counter.get_total_flops() / 2
+
+    for scales in ([1.0, 0.0, 2.0], [0.0, 0.0]):
+        strategy = strategy_with(scales)
+        run = count(lambda: pipe("a boat", strategy=strategy, output_type="latent"))
+        encoders = count(lambda: pipe.get_conditions("a boat", device, 1, any(scales), None))
+        cost = pipeline_cost(pipe, strategy)
+        assert sum(cost.transformer) == run - encoders > 0 and sum(cost.decoder) > 0
+        assert cost.num_guided_steps == sum(scale > 0 for scale in scales)
+    cost_module._pass_cost.cache_clear()

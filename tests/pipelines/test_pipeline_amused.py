@@ -1,13 +1,13 @@
 """aMUSEd's components under our sampler: its own strategy gives its own images, and others can be searched."""
 
+import logging
+
 import pytest
 import torch
-from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+from diffusers import UVit2DModel
 
 from diffusers_autonat import AutoNATAmusedPipeline, GenerationStrategy
-from tests.conftest import tiny_vqvae
-from tests.pipelines.text_encoders import WORDS, tiny_tokenizer
+from tests.pipelines.amused import tiny_amused
 
 
 def generator(seed=0):
@@ -16,23 +16,7 @@ def generator(seed=0):
 
 @pytest.fixture(scope="module")
 def amused():
-    torch.manual_seed(0)
-    transformer = UVit2DModel(
-        hidden_size=16, cond_embed_dim=8, micro_cond_encode_dim=2, micro_cond_embed_dim=10, encoder_hidden_size=16,
-        vocab_size=24, codebook_size=16, in_channels=8, block_out_channels=8, num_res_blocks=1, downsample=True,
-        upsample=True, block_num_heads=1, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16, sample_size=8,
-    ).eval()  # fmt: skip
-    config = CLIPTextConfig(
-        vocab_size=len(WORDS), hidden_size=16, intermediate_size=16, projection_dim=8, num_hidden_layers=3,
-        num_attention_heads=2, max_position_embeddings=8, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    tokenizer = tiny_tokenizer()
-    tokenizer.model_max_length = 8
-    pipe = AmusedPipeline(
-        tiny_vqvae(), tokenizer, CLIPTextModelWithProjection(config).eval(), transformer, AmusedScheduler(23)
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return tiny_amused()
 
 
 @pytest.fixture
@@ -111,3 +95,47 @@ def test_images_strategies_and_folders(pipe, tmp_path):
 def test_given_states_are_refused(pipe):
     with pytest.raises(ValueError, match="aMUSEd takes pooled states too"):
         pipe(prompt_embeds=torch.zeros(1, 8, 16))
+    with pytest.raises(ValueError, match="aMUSEd takes pooled states too"):
+        pipe.encode_prompt("a boat")
+
+
+def test_ids_alone_need_no_tokenizer_of_images(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "whole")
+    bare = AutoNATAmusedPipeline.from_pretrained(tmp_path / "whole", vqvae=None)
+    bare.save_pretrained(tmp_path / "bare")
+    again = AutoNATAmusedPipeline.from_pretrained(tmp_path / "bare")
+    assert again.vqvae is None and torch.equal(tokens(again), tokens(bare))
+
+
+def test_what_is_cut_is_shown(pipe, caplog):
+    logging.getLogger("diffusers").propagate = True
+    with caplog.at_level(logging.WARNING):
+        long = tokens(pipe, "a red boat on the lake the green tree", num_inference_steps=12)
+    assert "takes 8 tokens" in caplog.text and "left out: 'the green tree'" in caplog.text
+    assert torch.equal(long, tokens(pipe, "a red boat on the lake"))
+
+
+def test_the_transformer_may_be_in_half_precision_alone(pipe):
+    expected = tokens(pipe)
+    try:
+        pipe.transformer.to(torch.bfloat16)
+        assert tokens(pipe).shape == expected.shape
+    finally:
+        pipe.transformer.to(torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative", "message"),
+    [([], None, "prompt is empty"), ("a", [], "negative_prompt is empty"), (["a", "a", "a"], ["b", "b"], "2 negative prompts")],
+)  # fmt: skip
+def test_batches_that_do_not_fit_are_refused(pipe, prompt, negative, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(prompt, negative_prompt=negative)
+
+
+def test_loading_warns_of_nothing(pipe, tmp_path, caplog):
+    pipe.save_pretrained(tmp_path)
+    logging.getLogger("diffusers").propagate = True
+    with caplog.at_level(logging.WARNING):
+        AutoNATAmusedPipeline.from_pretrained(tmp_path)
+    assert caplog.text == ""

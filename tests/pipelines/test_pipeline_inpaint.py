@@ -154,6 +154,23 @@ def test_other_sizes_are_resized(pipe, name, images):
     assert torch.equal(drawn, edit(pipe, name, large, box(0, 0, 56, 28, size=(56, 56)), **STEPS))
 
 
+def test_a_batch_may_have_images_and_masks_of_several_sizes(pipe, name, images):
+    large = [images[0].resize((112, 56)), images[1]]
+    masks = [box(0, 0, 56, 28, size=(56, 56)), box(0, 0, 14, 28)]
+    four = [generator(seed) for seed in range(2)]
+    together = edit(pipe, name, large, masks, **STEPS | {"generator": four})
+    for i in range(2):
+        alone = edit(pipe, name, large[i], masks[i], **STEPS | {"generator": [generator(i)]})
+        assert torch.equal(together[i : i + 1], alone)
+
+
+def test_white_and_black_masks_in_one_batch(pipe, name, images):
+    before = tokens_of(pipe, images)
+    drawn = edit(pipe, name, images, [box(0, 0, 28, 28), box(0, 0, 0, 0), box(0, 0, 9, 9)], **STEPS)
+    assert torch.equal(drawn[1], before[1])
+    assert (drawn[0] != before[0]).any() and drawn.max() < 16
+
+
 def test_a_crop_is_painted_and_put_back(pipe, name, images):
     large = images[0].resize((80, 80))
     mask = box(30, 30, 44, 44, size=(80, 80))
@@ -198,10 +215,20 @@ def test_from_another_pipeline_and_from_a_folder(images, tmp_path):
         ("autonat", {"image": torch.zeros(1, 3, 28, 28)}, r"image must be tensors \[1, H, W\]"),
         ("autonat", {"image": torch.full((1, 1, 28, 28), 255.0)}, "scale them to 0 to 1"),
         ("autonat", {"padding_mask_crop": 3}, "one Pillow image and mask"),
+        ("autonat", {"image": Image.new("L", (28, 28)), "mask_image": box(0, 0, 9, 9, (56, 56)), "padding_mask_crop": 3},
+         "must be of one size to be cropped"),
+        ("autonat", {"image": Image.new("L", (28, 28)), "mask_image": box(0, 0, 0, 0), "padding_mask_crop": 3},
+         "mask_image is all black, so there is nothing to crop to"),
+        ("autonat", {"mask_image": []}, "3 images, 0 masks"),
+        ("autonat", {"class_labels": []}, "class_labels is empty"),
+        ("autonat", {"mask_image": [torch.zeros(1, 28, 28), torch.zeros(1, 14, 14), torch.zeros(1, 28, 28)]}, "of one size"),
+        ("text", {"prompt": []}, "prompt is empty"),
+        ("text", {"prompt": ["a", "a"]}, "3 images, 1 masks, 2 prompts or classes do not fit together"),
+        ("text", {"prompt": "a", "negative_prompt": ["b", "b", "b"]}, "3 negative prompts for 1 prompts"),
         ("autonat", {"num_images_per_prompt": 2.0}, "num_images_per_prompt = 2.0"),
         ("autonat", {"generator": [generator()]}, "1 generators were passed for 3 images"),
     ],
-)
+)  # fmt: skip
 def test_wrong_arguments_are_named(images, which, arguments, message):
     call = {"image": images, "mask_image": box(0, 0, 9, 9), **CONDITION[which], **arguments}
     with pytest.raises(ValueError, match=message):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from peft import LoraConfig, get_peft_model_state_dict
+from tokenizers.processors import TemplateProcessing
 
 from diffusers_autonat import (
     AutoNATTextToImagePipeline,
@@ -57,6 +58,27 @@ def test_saved_and_loaded_it_draws_the_same(pipe, tmp_path):
     assert "AutoNATTextToImagePipeline" in (tmp_path / "pipeline.py").read_text()
 
 
+def test_states_alone_need_no_encoder(clip, tmp_path):
+    states, null_states = clip.encode_prompt("a red boat")
+    given = {"prompt_embeds": states, "negative_prompt_embeds": null_states}
+    expected = tokens(clip, "a red boat")
+    clip.save_pretrained(tmp_path / "whole")
+    bare = AutoNATTextToImagePipeline.from_pretrained(tmp_path / "whole", text_encoder=None, tokenizer=None)
+    bare.save_pretrained(tmp_path / "bare")
+    for pipe in (bare, AutoNATTextToImagePipeline.from_pretrained(tmp_path / "bare")):
+        assert torch.equal(tokens(pipe, **given), expected)
+        with pytest.raises(ValueError, match="has no text_encoder and tokenizer for a prompt: give `prompt_embeds`"):
+            pipe("a red boat")
+        with pytest.raises(ValueError, match="guidance needs `negative_prompt_embeds`"):
+            tokens(pipe, prompt_embeds=states)
+        alone = tokens(pipe, prompt_embeds=states, guidance_scale=0.0)
+        assert torch.equal(alone, tokens(clip, "a red boat", guidance_scale=0.0))
+    again = AutoNATTextToImagePipeline.from_pretrained(
+        tmp_path / "bare", text_encoder=clip.text_encoder, tokenizer=clip.tokenizer
+    )
+    assert torch.equal(tokens(again, "a red boat"), expected)
+
+
 def test_the_generic_class_finds_it_through_the_folder(clip, tmp_path):
     clip.save_pretrained(tmp_path)
     found = DiffusionPipeline.from_pretrained(tmp_path, custom_pipeline=str(tmp_path), trust_remote_code=True)
@@ -97,6 +119,22 @@ def test_encoding_first_is_the_same_as_a_prompt(pipe):
     assert torch.equal(tokens(pipe, prompt_embeds=states, negative_prompt_embeds=null_states), direct)
     repeated, _ = pipe.encode_prompt(["a red boat", "the lake"], num_images_per_prompt=2)
     assert torch.equal(repeated, states.repeat_interleave(2, dim=0))
+
+
+def test_prompts_are_encoded_without_a_transformer(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    encoder = AutoNATTextToImagePipeline.from_pretrained(tmp_path, vqvae=None, transformer=None, scheduler=None)
+    states, null_states = encoder.encode_prompt("a red boat on the lake", negative_prompt="a tree")
+    sampler = AutoNATTextToImagePipeline.from_pretrained(tmp_path, text_encoder=None, tokenizer=None)
+    drawn = tokens(sampler, prompt_embeds=states, negative_prompt_embeds=null_states)
+    assert torch.equal(drawn, tokens(pipe, "a red boat on the lake", negative_prompt="a tree"))
+
+
+def test_one_null_state_serves_all_prompts(clip):
+    states, null_states = clip.encode_prompt(["a red boat", "the lake"])
+    given = {"prompt_embeds": states, "num_images_per_prompt": 2}
+    expected = tokens(clip, negative_prompt_embeds=null_states, **given)
+    assert torch.equal(tokens(clip, negative_prompt_embeds=null_states[:1], **given), expected)
 
 
 def test_images_for_each_prompt_stand_beside_each_other(clip):
@@ -147,6 +185,18 @@ def test_what_is_cut_is_shown(clip, caplog):
     assert "left out" not in caplog.text and torch.equal(long, short)
 
 
+def test_what_is_cut_is_shown_of_encoders_without_a_token_at_the_beginning(caplog):
+    pipe = tiny_text_pipeline("t5")
+    pipe.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A [SEP]", special_tokens=[("[SEP]", 2)]
+    )
+    logging.getLogger("diffusers").propagate = True
+    with caplog.at_level(logging.WARNING):
+        tokens(pipe, ["a red boat on the green lake", "a red boat"], negative_prompt="the lake on the red tree a")
+    assert "left out: 'green lake'" in caplog.text and "left out: 'tree a'" in caplog.text
+    assert caplog.text.count("left out") == 2
+
+
 def test_given_tokens_are_kept(clip):
     given = torch.arange(49)[None] % 16
     given[0, 10:30] = 16
@@ -194,6 +244,9 @@ states = torch.zeros(1, LENGTH, WIDTH)
         ({}, "either `prompt` or `prompt_embeds`"),
         ({"prompt": "a", "prompt_embeds": states}, "and not both"),
         ({"prompt": []}, "prompt is empty"),
+        ({"prompt": "a", "negative_prompt": []}, "negative_prompt is empty"),
+        ({"prompt_embeds": torch.zeros(0, LENGTH, WIDTH)}, "prompt_embeds is empty"),
+        ({"prompt": "a", "negative_prompt_embeds": torch.zeros(0, LENGTH, WIDTH)}, "negative_prompt_embeds is empty"),
         ({"prompt": 3}, "prompt = 3 must be a text"),
         ({"prompt": [None]}, r"prompt = \[None\] must be"),
         ({"prompt": "a", "negative_prompt": [1]}, "negative_prompt"),

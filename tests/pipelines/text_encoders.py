@@ -10,6 +10,7 @@ from transformers import (
     BertModel,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTokenizer,
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
@@ -28,13 +29,20 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     words.pre_tokenizer = Whitespace()
     words.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
-    )
+        tokenizer_object=words, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]",
+        model_max_length=LENGTH,
+    )  # fmt: skip
 
 
-def tiny_encoder(kind: str = "clip") -> torch.nn.Module:
+def tiny_clip_tokenizer() -> CLIPTokenizer:
+    """CLIP's own, which reads "!" as id 1, while id 0 is "!" too, before another letter."""
+    vocabulary = {"!": 0, "!</w>": 1, "a": 2, "a</w>": 3, "<|startoftext|>": 4, "<|endoftext|>": 5}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], unk_token="<|endoftext|>")
+
+
+def tiny_encoder(kind: str = "clip", width: int = WIDTH) -> torch.nn.Module:
     torch.manual_seed(0)
-    sizes = {"vocab_size": len(WORDS), "hidden_size": WIDTH, "intermediate_size": 32}
+    sizes = {"vocab_size": len(WORDS), "hidden_size": width, "intermediate_size": 32}
     layers = {"num_hidden_layers": 2, "num_attention_heads": 2}
     if kind == "clip":
         config = CLIPTextConfig(**sizes, **layers, max_position_embeddings=16, bos_token_id=1, eos_token_id=2)
@@ -42,7 +50,7 @@ def tiny_encoder(kind: str = "clip") -> torch.nn.Module:
     if kind == "bert":
         return BertModel(BertConfig(**sizes, **layers, max_position_embeddings=16)).eval()
     return T5EncoderModel(
-        T5Config(vocab_size=len(WORDS), d_model=WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+        T5Config(vocab_size=len(WORDS), d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
     ).eval()
 
 

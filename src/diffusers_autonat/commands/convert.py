@@ -7,6 +7,7 @@ import signal
 import sys
 from functools import partial
 
+from ..command_line import whole
 from ..conversion import SOURCES
 from ..strategy_files import read_strategies
 from .arguments import positive
@@ -33,6 +34,8 @@ def run(args: argparse.Namespace) -> None:
             strategies=strategies,
             options=options,
             id2label=id2label,
+            text_encoder=args.text_encoder,
+            pad_token_id=args.pad_token_id,
             name=args.push_to_hub,
             report=partial(print, flush=True),
         )
@@ -103,6 +106,17 @@ def register(commands) -> None:
         defaults = ", ".join(f"{value} for {model}" for model, value in values.items())
         help = f"no tensor shows it; default, as in the released model: {defaults}"
         command.add_argument(f"--{name.replace('_', '-')}", type=positive, metavar="N", help=help)
+    command.add_argument(
+        "--text-encoder",
+        metavar="NAME",
+        help="of autonat-text: a folder or Hub id, saved into the pipeline; needs --vqgan",
+    )
+    command.add_argument(
+        "--pad-token-id",
+        type=whole(0),
+        metavar="N",
+        help="prompts are padded with; default, as in the released model: 0",
+    )
     command.add_argument("--id2label", metavar="FILE", help="class names: `imagenet`, or a JSON file of id -> name")
     command.add_argument("--output", required=True, metavar="DIR", help="new folder")
     command.add_argument("--push-to-hub", metavar="REPO", help="upload the folder to this Hub repository")

@@ -19,7 +19,7 @@ LABEL_POLICIES = ("balanced", "uniform", "reference")  # here too, so that --hel
 # What only generation takes, and the defaults.
 GENERATION = {
     "num_inference_steps": None, "strategy": None, "guidance_scale": 1.0, "seed": 0, "label_policy": "balanced",
-    "dtype": "float32",
+    "captions": None, "dtype": "float32",
 }  # fmt: skip
 DEFAULT_IMAGES = 10_000
 PACKAGES = ("diffusers-autonat", "torch", "diffusers", "transformers", "torchmetrics")
@@ -85,9 +85,17 @@ def evaluate(args: argparse.Namespace, state: Any) -> None:
         extractor = load_extractor(args.feature_extractor, args.extractor_weights, args.images_per_call)
         extractor.to(state.device)
         pipe, pipeline = open_pipeline(args, state)
-        reference = open_reference(args, pipe, extractor, state)
+        conditions = open_captions(args, pipe)
+        reference = open_reference(args, pipe, extractor, conditions, state)
         evaluator = Evaluator(
-            pipe, extractor, reference, args.metrics, args.label_policy, args.batch_size, state.is_main_process
+            pipe,
+            extractor,
+            reference,
+            args.metrics,
+            args.label_policy,
+            args.batch_size,
+            state.is_main_process,
+            conditions,
         )
         make_images, requests, images = (reconstruct if args.reconstruct else generate)(args, evaluator)
         described = reference.describe() if reference else None
@@ -175,9 +183,10 @@ def open_pipeline(args: argparse.Namespace, state: Any) -> tuple[Any, dict[str, 
     strategy = read_strategy(args.strategy, args.num_inference_steps) if args.strategy else None
     pipe.plan(args.num_inference_steps, strategy, None, torch.device("cpu"))
     name = Path(args.pipeline).resolve().name if Path(args.pipeline).is_dir() else args.pipeline
-    hashes = {part: model_hash(getattr(pipe, part)) for part in ("transformer", "vqvae")}
-    if pipe.policy is not None:
-        hashes["policy"] = model_hash(pipe.policy)
+    parts = [
+        part for part in ("transformer", "vqvae", "text_encoder", "policy") if getattr(pipe, part, None) is not None
+    ]
+    hashes = {part: model_hash(getattr(pipe, part)) for part in parts}
     if type(pipe.scheduler).__name__ != "NATScheduler":  # which reports of before there were others do not name
         hashes["scheduler"] = type(pipe.scheduler).__name__
     pipe.to(state.device)
@@ -187,12 +196,30 @@ def open_pipeline(args: argparse.Namespace, state: Any) -> tuple[Any, dict[str, 
     return pipe, {"name": name, "class": type(pipe).__name__, **hashes, "dtype": args.dtype}
 
 
-def open_reference(args: argparse.Namespace, pipe: Any, extractor: Any, state: Any) -> Any:
+def open_captions(args: argparse.Namespace, pipe: Any) -> Any:
+    """What a pipeline that draws from prompts is asked for: `--captions`, or those of the reference; None for classes."""
+    from ..metrics import CaptionConditions, read_captions
+    from ..pipelines.prompts import takes_prompts
+
+    if not takes_prompts(pipe):
+        if args.captions:
+            raise ValueError(f"--captions are for pipelines that draw from text, and {args.pipeline} has classes.")
+        return None
+    if args.label_policy != GENERATION["label_policy"]:
+        raise ValueError(f"--label-policy is for pipelines with classes, and {args.pipeline} draws from text.")
+    if args.reconstruct:
+        return CaptionConditions([""])  # nothing is asked for
+    if not args.captions and not args.reference:
+        raise ValueError(f"{args.pipeline} draws from text: give --captions FILE, with one in each line.")
+    return read_captions(args.captions or args.reference)
+
+
+def open_reference(args: argparse.Namespace, pipe: Any, extractor: Any, conditions: Any, state: Any) -> Any:
     """What images are compared with, None if with nothing; once the other metrics are seen to fit."""
     from ..metrics import MAX_ROWS, METRICS, Evaluator, load_reference
 
     if of_images_alone := [name for name in args.metrics if not METRICS[name].needs_reference]:
-        Evaluator(pipe, extractor, None, of_images_alone)
+        Evaluator(pipe, extractor, None, of_images_alone, conditions=conditions)
     if not args.reference:
         return None
     side = pipe.transformer.config.sample_size * pipe.vae_scale_factor
@@ -249,6 +276,9 @@ def register(commands) -> None:
     group.add_argument("--num-images", type=positive, help=f"default: {DEFAULT_IMAGES}; with --reconstruct all")
     add_generation_arguments(group)
     group.add_argument("--label-policy", choices=LABEL_POLICIES, help="which classes images are of")
+    group.add_argument("--captions", metavar="SOURCE",
+                       help="prompts of a pipeline that draws from text: a .txt with one in each line, or a data set; "
+                       "default: the reference's")  # fmt: skip
     group.add_argument("--dtype", choices=DTYPES, help="of the transformer; default: float32")
     group.add_argument("--reconstruct", metavar="DATA", help="measure the tokenizer's reconstructions of DATA")
     group = command.add_argument_group("how it is measured")

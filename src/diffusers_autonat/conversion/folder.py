@@ -18,6 +18,7 @@ from ..cards import save_card
 from ..files import naming
 from ..pipelines.checks import check_policy
 from ..pipelines.pipeline_autonat import AutoNATPipeline
+from ..pipelines.pipeline_autonat_text_to_image import AutoNATTextToImagePipeline
 from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import GenerationStrategy
 from . import SOURCES
@@ -25,6 +26,7 @@ from .checkpoint import Checkpoint, read_checkpoint
 from .model_card import converted_card
 from .others import OTHERS
 from .source_format import SourceFormat
+from .text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,32 @@ def _check_labels(id2label: Mapping[int, str], num_classes: int) -> None:
         )
 
 
+def _check_parts(
+    source: SourceFormat,
+    vqgan: str | Path | None,
+    id2label: Mapping[int, str] | None,
+    text_encoder: str | None,
+    pad_token_id: int | None,
+) -> None:
+    """`ValueError` where what is given does not make a pipeline of this kind of model."""
+    if source.text_encoder is None and (text_encoder or pad_token_id is not None):
+        raise ValueError(f"{source.title} takes no texts: leave out --text-encoder and --pad-token-id.")
+    if source.text_encoder is not None and id2label is not None:
+        raise ValueError(
+            f"class names are for models with classes, and {source.title} takes texts: leave out --id2label."
+        )
+    if vqgan is None and (id2label is not None or text_encoder):
+        what = "a text encoder belongs" if text_encoder else "class names belong"
+        raise ValueError(f"{what} to a pipeline, and without a tokenizer none is made: add --vqgan.")
+    if pad_token_id is not None and not text_encoder:
+        raise ValueError("pad_token_id belongs to a pipeline with a text encoder: add --vqgan and --text-encoder.")
+    if vqgan is not None and source.text_encoder is not None and not text_encoder:
+        raise ValueError(
+            f"a pipeline of {source.title} needs a text encoder too: add --text-encoder {source.text_encoder.name}, with which "
+            "the released one was trained, or the folder of another."
+        )
+
+
 def _a_label(id2label: Mapping[int, str] | None) -> str | int:
     """What to call class 0: a name, if it has one of its own."""
     names = [name.strip().lower() for label in (id2label or {}).values() for name in label.split(",")]
@@ -160,21 +188,25 @@ def convert_to_folder(
     strategies: Sequence[GenerationStrategy] = (),
     options: Mapping[str, int] | None = None,
     id2label: dict[int, str] | None = None,
+    text_encoder: str | None = None,
+    pad_token_id: int | None = None,
     name: str | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
     """
     Convert released files and save them with a model card. `output` appears when everything is done, or not at all.
 
-    With a tokenizer a class-conditional model becomes a whole [`AutoNATPipeline`]; otherwise `output` holds the
-    components in their folders.
+    With a tokenizer a class-conditional model becomes a whole [`AutoNATPipeline`], and with a text encoder too a
+    text-conditional one an [`AutoNATTextToImagePipeline`]; without, `output` holds transformer and scheduler in their folders.
 
     Args:
         model: Name of one of `SOURCES`. checkpoint: Its file or training folder. output: New or empty folder.
         vqgan: The tokenizer's file. policy: A policy's file. strategies: To store in the scheduler, with different numbers of steps.
         options: What no tensor of the transformer or the policy shows (`SourceFormat.assumed`); by default as in the
             released model.
-        id2label: Class names of a pipeline. name: What the card tells users to load; by default the name of `output`.
+        id2label: Class names of a pipeline. text_encoder: Folder or Hub id of the encoder that the model was trained with.
+        pad_token_id: What prompts were padded with in training; by default as in the released model.
+        name: What the card tells users to load; by default the name of `output`.
         report: Is told what is being done, line by line.
 
     Raises:
@@ -191,19 +223,20 @@ def convert_to_folder(
         policy_options = {name: options.pop(name) for name in policies[0].assumed if name in options}
     if wrong := [name for name in options if name not in source.assumed]:
         raise ValueError(f"{wrong[0]} is no option of {source.title}, which has {', '.join(source.assumed)}.")
-    if id2label is not None and not (vqgan and source.has_pipeline):
-        why = (
-            "without a tokenizer none is made" if source.has_pipeline else f"{source.title} is only a component of one"
-        )
-        raise ValueError(f"class names belong to a pipeline, and {why}.")
+    _check_parts(source, vqgan, id2label, text_encoder, pad_token_id)
     NATScheduler(strategies=list(strategies) or None)  # two strategies for one T end here, before anything is read
 
     with _written_beside(output) as partial:
+        encoder = None
+        if source.text_encoder is not None and text_encoder:
+            encoder = TextEncoder.open(text_encoder, source.text_encoder, pad_token_id)
         report(f"reading {checkpoint}")
         parts = [convert_component(checkpoint, [source], **options)]
         config = parts[0].config
         if id2label is not None:
             _check_labels(id2label, config["num_classes"])
+        if encoder is not None:
+            encoder.fit(config)
         if vqgan is not None:
             report(f"reading {vqgan}")
             tokenizers = [one for one in SOURCES if one.component == "vqvae"]
@@ -215,26 +248,35 @@ def convert_to_folder(
             report(f"reading {policy}")
             parts.append(convert_component(policy, policies, **policy_options))
             check_policy(parts[-1].model, parts[0].model, NATScheduler(config["codebook_size"]))
+        if encoder is not None:
+            report(f"reading {text_encoder}")
+            encoder.load()
         stored = list(strategies) or source.strategies(config)
         scheduler = NATScheduler(config["codebook_size"], stored or None)
         steps = sorted(strategy.num_inference_steps for strategy in stored)
-        for part in parts:
-            for line in part.describe():
-                report(line)
+        described = [line for part in parts for line in part.describe()]
+        for line in described + (encoder.describe() if encoder else []):
+            report(line)
         report(f"scheduler: {f'strategies for {steps} steps' if steps else 'the heuristic, for any number of steps'}")
 
         report("saving")
-        is_pipeline = vqgan is not None and source.has_pipeline
         origins = [(part.source, part.checkpoint, part.config) for part in parts]
         parameters, label = parts[0].model.num_parameters(), _a_label(id2label)
-        card = converted_card(name or output.name, origins, parameters, steps, label, id2label)
+        encoder_title = encoder.title if encoder else ""
+        card = converted_card(name or output.name, origins, parameters, steps, label, id2label, encoder_title)
         with naming(output):
-            if is_pipeline:
-                models = {part.source.component: part.model for part in parts}
+            models = {part.source.component: part.model for part in parts}
+            if encoder is not None:
+                components = {"text_encoder": encoder.model, "tokenizer": encoder.tokenizer, **models}
+                pipeline = AutoNATTextToImagePipeline(
+                    **components, scheduler=scheduler, pad_token_id=encoder.pad_token_id
+                )
+                pipeline.save_pretrained(partial)
+            elif vqgan is not None:
                 AutoNATPipeline(**models, scheduler=scheduler, id2label=id2label).save_pretrained(partial)
             else:
                 for part in parts:
                     part.model.save_pretrained(partial / part.source.component)
                 scheduler.save_pretrained(partial / "scheduler")
             save_card(partial, card)
-    report(f"{'pipeline' if is_pipeline else 'components'} in {output}")
+    report(f"{'components' if vqgan is None else 'pipeline'} in {output}")

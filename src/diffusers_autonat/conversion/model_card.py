@@ -24,18 +24,16 @@ COMPONENT_USAGE = """from diffusers_autonat import NATScheduler, {model_class}
 transformer = {model_class}.from_pretrained("{name}", subfolder="transformer")
 scheduler = NATScheduler.from_pretrained("{name}", subfolder="scheduler")"""
 
-DECODE_USAGE = """
-
-from diffusers import VQModel
-
-vqvae = VQModel.from_pretrained("{name}", subfolder="vqvae")
-with torch.no_grad():
-    shape = (len(tokens), {side}, {side}, {width})
-    images = vqvae.decode(tokens, force_not_quantize=True, shape=shape).sample.clamp(0, 1)  # [B, 3, height, width]"""
-
 NO_TOKENIZER = """
 
 # The tokenizer, which makes images of tokens, is not here: `diffusers-autonat convert --vqgan FILE` adds it."""
+
+NO_TOKENIZER_AND_ENCODER = """
+
+# The tokenizer of images and the text encoder are not here: `diffusers-autonat convert --vqgan FILE --text-encoder NAME` adds
+# them, which makes a pipeline."""
+
+PROMPT = "a red boat on a lake"
 
 OWN_WEIGHTS = "By their sizes these are not the released weights of {title}; who trained them sets their terms."
 
@@ -49,6 +47,7 @@ def converted_card(
     stored_steps: list[int],
     label: str | int,
     id2label: Mapping[int, str] | None = None,
+    text_encoder: str = "",
 ) -> str:
     """
     Text of README.md.
@@ -58,10 +57,11 @@ def converted_card(
         converted: The transformer, and the tokenizer and the policy, if there are any, with the files they came from and their configs.
         parameters: The transformer's number of parameters.
         stored_steps: Steps of the strategies in the scheduler. label, id2label: A class to show, and all, for a pipeline.
+        text_encoder: Name of a text-conditional pipeline's.
     """
     source, _, config = converted[0]
-    tokenizer = next((one for one in converted if one[0].component == "vqvae"), None)
-    is_pipeline, is_text = tokenizer is not None and source.has_pipeline, config.get("context_dim") is not None
+    is_pipeline = any(one[0].component == "vqvae" for one in converted)
+    is_text = source.text_encoder is not None
     policy_steps = next((one[2]["num_inference_steps"] for one in converted if one[0].component == "policy"), None)
     is_released = source.origin.released(config)
     description = source.origin.description if is_released else f"A model in the format of {source.title}"
@@ -76,15 +76,15 @@ def converted_card(
             f"# {Path(name).name}",
             f"{description}, as a diffusers {'pipeline' if is_pipeline else 'component'}: {parameters:,} parameters, "
             f"{source.describe(config)}. Converted with {LIBRARY}.",
-            _pipeline_usage(name, stored_steps, label, policy_steps)
+            _pipeline_usage(name, stored_steps, PROMPT if is_text else label, is_text, policy_steps)
             if is_pipeline
-            else _component_usage(name, converted),
+            else _component_usage(name, source),
             "" if is_text else classes(id2label, config["num_classes"]),
-            _origins(converted),
+            _origins(converted, text_encoder),
             "## What the conversion does\n\nHow far its result agrees with the authors' code was measured on the small models of "
             "the test suite of diffusers-autonat, in float32.\n\n"
             + "\n".join(f"- {one.title}: {one.agreement}" for one, _, _ in converted),
-            _licenses(converted),
+            _licenses(converted, text_encoder),
             "## Cite\n\n"
             + code_block(
                 "\n\n".join(dict.fromkeys(paper for one, _, _ in converted for paper in one.origin.papers)), "bibtex"
@@ -93,30 +93,30 @@ def converted_card(
     )
 
 
-def _pipeline_usage(name: str, stored_steps: list[int], label: str | int, policy_steps: int | None) -> str:
+def _pipeline_usage(
+    name: str, stored_steps: list[int], condition: str | int, is_text: bool, policy_steps: int | None
+) -> str:
     stored = f"the stored strategies have {stored_steps} steps" if stored_steps else "the heuristic strategy, 8 steps"
     if policy_steps is not None:
         stored = f"the policy sets what each of its {policy_steps} steps does, image by image"
     return usage(
         name,
-        f"image = pipe({label!r}).images[0]  # {stored}\n"
-        f"image = pipe({label!r}, strategy=GenerationStrategy.cosine(6)).images[0]  # any other strategy",
+        f"image = pipe({condition!r}).images[0]  # {stored}\n"
+        f"image = pipe({condition!r}, strategy=GenerationStrategy.cosine(6)).images[0]  # any other strategy",
+        "AutoNATTextToImagePipeline" if is_text else "AutoNATPipeline",
         also=["GenerationStrategy"],
     )
 
 
-def _component_usage(name: str, converted: Parts) -> str:
-    source, _, config = converted[0]
-    lines = (source.usage or COMPONENT_USAGE).format(name=name, model_class=source.model_class.__name__, **config)
-    if widths := [one[2]["vq_embed_dim"] for one in converted if one[0].component == "vqvae"]:
-        width = widths[0]
-        return code_block(lines + DECODE_USAGE.format(name=name, side=config["sample_size"], width=width))
-    return code_block(lines + NO_TOKENIZER)
+def _component_usage(name: str, source: SourceFormat) -> str:
+    lines = COMPONENT_USAGE.format(name=name, model_class=source.model_class.__name__)
+    return code_block(lines + (NO_TOKENIZER if source.text_encoder is None else NO_TOKENIZER_AND_ENCODER))
 
 
-def _origins(converted: Parts) -> str:
+def _origins(converted: Parts, text_encoder: str) -> str:
     files = [(f"`{file.path.name}`", f"`{one.component}`", f"`{file.sha256()}`") for one, file, _ in converted]
     places = [_where(one.origin, one.origin.released(config), one.title) for one, _, config in converted]
+    places += [f"- Text encoder and its tokenizer: `{text_encoder}`, saved as they are."] * bool(text_encoder)
     return (
         "## Where the weights come from\n\n"
         + table(["file", "becomes", "SHA-256"], files)
@@ -132,9 +132,10 @@ def _where(origin: Origin, is_released: bool, title: str) -> str:
     return f"- {title}: {code}. " + " ".join(f"`{file}`: {place}." for file, place in origin.files.items())
 
 
-def _licenses(converted: Parts) -> str:
+def _licenses(converted: Parts, text_encoder: str) -> str:
     notes = [
         one.origin.license_note if one.origin.released(config) else OWN_WEIGHTS.format(title=one.title)
         for one, _, config in converted
     ]
+    notes += [f"The text encoder has the terms of `{text_encoder}`."] * bool(text_encoder)
     return "\n\n".join(["## License", *dict.fromkeys(notes)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,6 +29,13 @@ class Origin:
         return all(config.get(key) == value for key, value in self.sizes.items())
 
 
+class ReleasedTextEncoder(NamedTuple):
+    """What texts were encoded with in training."""
+
+    name: str  # on the Hub
+    pad_token_id: int
+
+
 @dataclass(frozen=True)
 class SourceFormat:
     """
@@ -50,9 +57,8 @@ class SourceFormat:
         assumed: Arguments of `convert` that no tensor shows, with the released model's values. Each is an option of the
             command.
         strategies: Config -> strategies to store where none are given; none by default.
-        has_pipeline: Whether the transformer and a tokenizer make a whole [`AutoNATPipeline`].
-        usage: Where they do not: Python for the card that ends with `tokens`, the ids of an image. It may name
-            `{name}`, the folder, and what the config holds.
+        text_encoder: Of a text-conditional transformer: what the released weights were trained with. With
+            an encoder and a tokenizer it makes an [`AutoNATTextToImagePipeline`], where this is None an [`AutoNATPipeline`].
     """
 
     name: str
@@ -67,8 +73,7 @@ class SourceFormat:
     unused: tuple[str, ...] = ()
     assumed: dict[str, int] = field(default_factory=dict)
     strategies: Callable[[dict[str, Any]], list[GenerationStrategy]] = lambda config: []
-    has_pipeline: bool = True
-    usage: str = ""
+    text_encoder: ReleasedTextEncoder | None = None
 
     def unused_in(self, names: Collection[str]) -> list[str]:
         return [name for name in names if any(fnmatchcase(name, pattern) for pattern in self.unused)]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..models.transformer_uvit import UViTTransformer2DModel
-from .source_format import Origin, SourceFormat
+from .source_format import Origin, ReleasedTextEncoder, SourceFormat
 from .state_dict import count_blocks, grid_size, read_sizes, rename, without
 
 
@@ -122,27 +122,6 @@ _ADANAT_PAPER = """@inproceedings{Ni2024AdaNAT,
   year      = {2024}
 }"""
 
-_TEXT_USAGE = """import torch
-from diffusers_autonat import NATScheduler, UViTTransformer2DModel
-from transformers import CLIPTextModel, CLIPTokenizer
-
-encoder = "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"  # what AutoNAT-Muse was trained with
-tokenizer, text_encoder = CLIPTokenizer.from_pretrained(encoder), CLIPTextModel.from_pretrained(encoder)
-tokenizer.pad_token_id = 0
-transformer = UViTTransformer2DModel.from_pretrained("{name}", subfolder="transformer")
-scheduler = NATScheduler.from_pretrained("{name}", subfolder="scheduler")
-
-with torch.no_grad():
-    texts = ["a red boat on a lake", ""]  # the empty text is the null condition
-    options = {{"padding": "max_length", "max_length": {context_length}, "truncation": True, "return_tensors": "pt"}}
-    states = text_encoder(tokenizer(texts, **options).input_ids).last_hidden_state
-    scheduler.set_timesteps()  # or set_timesteps(strategy=GenerationStrategy(...))
-    tokens = torch.full((1, {sample_size} ** 2), scheduler.config.mask_token_id)
-    for t in scheduler.timesteps:
-        cond, uncond = transformer(tokens.expand(2, -1), encoder_hidden_states=states).sample.chunk(2)
-        logits = cond + scheduler.guidance_scales[t] * (cond - uncond)
-        tokens = scheduler.step(logits, t, tokens).prev_sample"""
-
 AUTONAT = SourceFormat(
     name="autonat",
     title="AutoNAT's class-conditional U-ViT",
@@ -182,8 +161,7 @@ AUTONAT_TEXT = SourceFormat(
     agreement="tensors are renamed and split. Logits agree to 2e-5 of the largest value.",
     unused=_UNUSED,
     assumed={"num_attention_heads": 16, "context_length": 77},
-    has_pipeline=False,  # it needs a text encoder too, which is named on the Hub and not converted
-    usage=_TEXT_USAGE,
+    text_encoder=ReleasedTextEncoder("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", pad_token_id=0),
     origin=Origin(
         description=(
             "The masked-token transformer of AutoNAT-Muse, trained on CC3M by its authors. It is conditioned on the "

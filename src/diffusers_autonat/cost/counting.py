@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
+from diffusers import UVit2DModel
 from diffusers.models.attention_dispatch import attention_backend
 from diffusers.utils.torch_utils import unwrap_module
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -23,6 +24,9 @@ from ..models.tokenizer import PaddingResnetBlock2D, padding_blocks
 from ..models.transformer_enat import ENATTransformer2DModel
 from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import Strategy
+
+
+CLIP_LENGTH = 77  # tokens of a text, which aMUSEd's config does not say
 
 
 class Macs(NamedTuple):
@@ -75,7 +79,7 @@ def pipeline_cost(pipeline: Any, strategy: Strategy | None, guidance_scale: floa
     Models are measured once for each config, so that a call is cheap enough for a search. Text encoders are left out.
 
     Args:
-        pipeline: Anything with a `transformer` (either of ours) and a `vqvae`.
+        pipeline: Anything with a `transformer` (either of ours, or aMUSEd's) and a `vqvae`.
         strategy: None where the pipeline's policy sets the parameters.
         guidance_scale: As the pipeline's: 0 turns guidance, and the unconditional passes, off.
 
@@ -142,6 +146,8 @@ def _policy_cost(config: str) -> Macs:
 def _pass_cost(model_class: type, config: str) -> Callable[[int, int], Macs]:
     """Cost of one pass for one sample, as a function of the masked tokens and those encoded in an earlier step."""
     model = _on_meta(model_class, config)
+    if isinstance(model, UVit2DModel):
+        return _amused_pass_cost(model)
     return _enat_pass_cost(model) if isinstance(model, ENATTransformer2DModel) else _uvit_pass_cost(model)
 
 
@@ -153,6 +159,19 @@ def _uvit_pass_cost(model: Any) -> Callable[[int, int], Macs]:
         shape = (1, model.config.context_length, model.config.context_dim)
         condition = {"encoder_hidden_states": torch.zeros(shape, device="meta")}
     cost = _count(model, ids, **condition)
+    return lambda num_masked, num_encoded: cost
+
+
+def _amused_pass_cost(model: UVit2DModel) -> Callable[[int, int], Macs]:
+    config, told = model.config, 5  # height, width, crop and score of the image, each encoded on its own
+    pooled_width = config.cond_embed_dim
+    condition = {
+        "encoder_hidden_states": torch.zeros(1, CLIP_LENGTH, config.encoder_hidden_size, device="meta"),
+        "pooled_text_emb": torch.zeros(1, pooled_width, device="meta"),
+        "micro_conds": torch.zeros(1, told, device="meta"),
+    }
+    tokens = torch.zeros(1, config.sample_size, config.sample_size, dtype=torch.long, device="meta")
+    cost = _count(model, tokens, **condition)
     return lambda num_masked, num_encoded: cost
 
 

@@ -1,10 +1,11 @@
 """Evaluation: feature extractors, reference statistics, distances and scores, and the evaluator that puts them together.
 
 Each file imports only those before it: `statistics`, `extractors`, `sources`; `references`; `distances`, `manifold`, `scores`,
-`conditions`; `registry`; `evaluation_checkpoint`, `evaluator`; `reconstructions`. Beside them stand `processes`, `noise`,
+`conditions`, `captions`; `registry`; `evaluation_checkpoint`, `evaluator`; `reconstructions`. Beside them stand `processes`, `noise`,
 `image_files`, and `reports` with their `comparison`.
 """
 
+from .captions import CaptionConditions, read_captions
 from .conditions import (
     LABEL_POLICIES,
     ClassConditions,
@@ -29,6 +30,7 @@ from .statistics import MAX_ROWS, FeatureBank, FeatureStatistics, covariance_roo
 
 
 __all__ = [
+    "CaptionConditions",
     "ClassConditions",
     "ClassConsistency",
     "ClassifierScore",
@@ -60,6 +62,7 @@ __all__ = [
     "load_extractor",
     "load_reference",
     "manifold_scores",
+    "read_captions",
     "reconstruction",
     "reference_labels",
     "save_reference",

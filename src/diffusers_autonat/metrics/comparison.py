@@ -15,10 +15,11 @@ NECESSARY = {
     "reference.hash": "the images were compared with another reference set",
     "images.num_images": "the distance and most scores depend on the number of images",
     "images.label_policy": "the images were of other classes",
+    "images.captions_hash": "the images were of other captions",
 }
 # What the comparison may be about.
 SUBJECT = ("images.kind", "images.source", "images.num_inference_steps", "images.strategy", "images.guidance_scale",
-           "pipeline.transformer", "pipeline.vqvae", "pipeline.dtype")  # fmt: skip
+           "pipeline.transformer", "pipeline.vqvae", "pipeline.text_encoder", "pipeline.dtype")  # fmt: skip
 REMARKS = {
     "images.seed": "noise and labels are other draws: differences within the noise over seeds mean nothing",
     "images.noise": "equal seeds are other draws where the noise was made on another kind of device",
@@ -42,7 +43,7 @@ def compare_reports(first: Report, second: Report) -> tuple[list[str], list[str]
     if not any(metric is None or metric.depends_on_number for metric in metrics):
         del necessary["images.num_images"]
     if {a.get("images.kind"), b.get("images.kind")} != {"generated"}:
-        del necessary["images.label_policy"]
+        del necessary["images.label_policy"], necessary["images.captions_hash"]
     if any(metric is not None and metric.needs_features for metric in metrics):
         necessary["reference.feature_rows"] = "kernel and neighbour statistics used other rows of the reference"
 

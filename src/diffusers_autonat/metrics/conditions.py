@@ -1,7 +1,7 @@
 """What images are asked to be: a rule (`Conditions`), and what it says for N images (`Requests`).
 
 The evaluator hands on what it is told here and knows no kind of condition. Another kind is another subclass of
-`Conditions`: prompts, say, whose requests are `Requests(num_images, {"prompt": [...]})`.
+`Conditions`, as that of prompts is (`captions`).
 """
 
 from __future__ import annotations

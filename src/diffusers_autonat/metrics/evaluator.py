@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..pipelines.prompts import takes_prompts
 from .conditions import Conditions, Requests, class_conditions
 from .evaluation_checkpoint import EvaluationCheckpoint
 from .extractors import FeatureExtractor
@@ -79,6 +80,10 @@ class Evaluator:
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} must be at least 1.")
+        if conditions is None and takes_prompts(pipeline):
+            raise ValueError(
+                "the pipeline draws from prompts: give some, as conditions=CaptionConditions([...]) or --captions FILE."
+            )
         if conditions is None:
             conditions = class_conditions(label_policy, int(pipeline.transformer.config.num_classes), reference)
         build_metrics(metrics, extractor, 2, reference)  # says now what cannot work

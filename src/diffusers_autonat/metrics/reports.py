@@ -75,7 +75,10 @@ class Report:
         lines = [(name, f"{value:.4f}") for name, value in self.values.items()]
         made = f"{images['num_images']:,} {images['kind']}"
         if images["kind"] == "generated":
-            made += f", {images['label_policy']} labels, seed {images['seed']} ({images['noise']} noise)"
+            asked = (
+                f"{images['label_policy']} labels" if "label_policy" in images else f"captions of {images['captions']}"
+            )
+            made += f", {asked}, seed {images['seed']} ({images['noise']} noise)"
             source = images["strategy_source"]
             steps = f"T = {images['num_inference_steps']}, {source}, guidance x {images['guidance_scale']:g}"
             lines += [("images", made), ("strategy", steps)]

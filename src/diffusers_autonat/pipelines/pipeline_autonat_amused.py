@@ -18,6 +18,9 @@ from .pipeline_autonat_text_to_image import AutoNATTextToImagePipeline
 from .prompts import Prompt
 
 
+STATES_REFUSED = "aMUSEd takes pooled states too: give `prompt` and `negative_prompt` as texts."
+
+
 class AmusedDenoiser:
     """A `UVit2DModel` under the contract of `GuidedTransformer`: rows of tokens, and the codebook size for the mask.
 
@@ -48,12 +51,14 @@ class AutoNATAmusedPipeline(AutoNATTextToImagePipeline):
     aMUSEd's guidance scale g is s = g - 1 here: it mixes `uncond + g (cond - uncond)`.
 
     Args:
-        vqvae ([`~diffusers.VQModel`]), tokenizer ([`~transformers.CLIPTokenizer`]), text_encoder
+        vqvae ([`~diffusers.VQModel`], or None as in [`AutoNATTextToImagePipeline`]), tokenizer ([`~transformers.CLIPTokenizer`]), text_encoder
             ([`~transformers.CLIPTextModelWithProjection`]), transformer ([`~diffusers.UVit2DModel`]): aMUSEd's.
         scheduler ([`NATScheduler`]): its mask id is the codebook size.
         crop (`tuple[int, int]`, defaults to `(0, 0)`), aesthetic_score (`float`, defaults to 6): what aMUSEd was told of its
             training images besides their size.
     """
+
+    _optional_components = ["vqvae"]
 
     def __init__(
         self,
@@ -62,7 +67,7 @@ class AutoNATAmusedPipeline(AutoNATTextToImagePipeline):
         scheduler: NATScheduler,
         text_encoder: CLIPTextModelWithProjection | None,
         tokenizer: CLIPTokenizer | None,
-        crop: tuple[int, int] = (0, 0),
+        crop: tuple[int, int] | list[int] = (0, 0),
         aesthetic_score: float = 6.0,
     ):
         super().__init__(vqvae, transformer, scheduler, text_encoder, tokenizer)
@@ -97,6 +102,10 @@ class AutoNATAmusedPipeline(AutoNATTextToImagePipeline):
     def denoiser(self) -> AmusedDenoiser:
         return AmusedDenoiser(self.transformer)
 
+    def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
+        """Not for aMUSEd, whose condition is more than the states of prompts."""
+        raise ValueError(STATES_REFUSED)
+
     def check_prompt(
         self,
         prompt: Prompt | None,
@@ -105,7 +114,7 @@ class AutoNATAmusedPipeline(AutoNATTextToImagePipeline):
         negative_prompt_embeds: torch.Tensor | None,
     ) -> int:
         if prompt_embeds is not None or negative_prompt_embeds is not None:
-            raise ValueError("aMUSEd takes pooled states too: give `prompt` and `negative_prompt` as texts.")
+            raise ValueError(STATES_REFUSED)
         return super().check_prompt(prompt, negative_prompt, None, None)
 
     def get_conditions(
@@ -129,7 +138,7 @@ class AutoNATAmusedPipeline(AutoNATTextToImagePipeline):
         side = self.transformer.config.sample_size * self.vae_scale_factor
         told = torch.tensor([[side, side, *self.config.crop, self.config.aesthetic_score]], device=device)
         condition = {
-            "encoder_hidden_states": output.hidden_states[-2],
+            "encoder_hidden_states": output.hidden_states[-2].to(self.transformer.dtype),
             "pooled_text_emb": output.text_embeds,
             "micro_conds": told.to(output.text_embeds.dtype),
         }

@@ -69,6 +69,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         id2label (`dict[int, str]`, *optional*): class names; a name may list synonyms separated by commas.
         policy ([`AdaptivePolicyModel`], *optional*): sets the parameters of each step, image by image, where no strategy is
             passed.
+        pad_token_id (`int`, *optional*): of prompts, as [`AutoNATTextToImagePipeline`] has it.
     """
 
     _optional_components = ["text_encoder", "tokenizer", "policy"]
@@ -82,6 +83,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         tokenizer: PreTrainedTokenizerBase | None = None,
         id2label: dict | None = None,
         policy: AdaptivePolicyModel | None = None,
+        pad_token_id: int | None = None,
     ):
         super().__init__()
         self._register(
@@ -93,6 +95,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
             policy=policy,
         )
         self._register_classes(id2label)
+        self._register_padding(pad_token_id)
         self.mask_processor = VaeImageProcessor(
             vae_scale_factor=self.vae_scale_factor, do_normalize=False, do_binarize=True, do_convert_grayscale=True
         )
@@ -170,7 +173,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
             strength (`float`, defaults to 1.0): share of the tokens in the mask, chosen by chance, that is drawn anew.
             padding_mask_crop (`int`, *optional*): enlarge the mask's surroundings, with a margin of so many pixels, to the
                 whole grid, and put what was painted back into the image, whose size is kept: for small holes in large
-                images. For one Pillow image and mask, and `output_type="pil"`.
+                images. For one Pillow image and mask of its size, some of it white, and `output_type="pil"`.
             keep_unmasked (`bool`, defaults to `False`): pixels that are black in the mask are those of `image`, not its
                 reconstruction.
             num_inference_steps (`int`, *optional*): steps of a stored strategy; the longest stored one by default.
@@ -294,6 +297,8 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
             raise ValueError(
                 f"image and mask_image must be of one size to be cropped: {image.size}, {mask_image.size}."
             )
+        if mask_image.convert("1", dither=Image.Dither.NONE).getbbox() is None:
+            raise ValueError("mask_image is all black, so there is nothing to crop to: mark what to paint in white.")
         side = self.transformer.config.sample_size * self.vae_scale_factor
         return self.mask_processor.get_crop_region(mask_image, side, side, pad=padding)
 

@@ -54,12 +54,15 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
         scheduler ([`NATScheduler`] or another order): does the maths of a step and holds the strategies.
         text_encoder ([`~transformers.PreTrainedModel`]): its last hidden states, of width `context_dim`, are the
             condition: a CLIP text model, the encoder of T5, or a model like BERT.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): that of the encoder.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): that of the encoder. Both may be None where all prompts are
+            given as `prompt_embeds`.
         policy ([`AdaptivePolicyModel`], *optional*): sets the parameters of each step, image by image, where no strategy is
             passed.
+        pad_token_id (`int`, *optional*): what prompts were padded with in training, where that is not the tokenizer's own
+            padding: 0 for AutoNAT-Muse, whose tokenizer means "!" by it.
     """
 
-    _optional_components = ["policy"]
+    _optional_components = ["vqvae", "text_encoder", "tokenizer", "policy"]
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
         text_encoder: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase | None,
         policy: AdaptivePolicyModel | None = None,
+        pad_token_id: int | None = None,
     ):
         super().__init__()
         self._register(
@@ -79,6 +83,7 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
             tokenizer=tokenizer,
             policy=policy,
         )
+        self._register_padding(pad_token_id)
 
     def check_inputs(
         self,

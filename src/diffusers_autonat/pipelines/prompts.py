@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,13 +18,62 @@ logger = logging.get_logger(__name__)
 Prompt = str | Sequence[str]
 
 
+@torch.no_grad()
+def encode_texts(
+    text_encoder: Any,
+    tokenizer: Any,
+    texts: list[str],
+    context_length: int,
+    device: torch.device,
+    pad_token_id: int | None = None,
+) -> torch.Tensor:
+    """
+    What a transformer is given of texts, in training as in a pipeline: the encoder's last hidden states
+    `[B, context_length, context_dim]`. Longer texts are cut.
+
+    Args:
+        text_encoder ([`~transformers.PreTrainedModel`]): on `device`.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): of the encoder.
+        pad_token_id (`int`, *optional*): what shorter texts are padded with; by default the tokenizer's.
+    """
+    inputs = tokenizer(
+        texts, padding="max_length", max_length=context_length, truncation=True, return_tensors="pt"
+    ).to(device)
+    ids, mask = inputs.input_ids, inputs.attention_mask
+    if pad_token_id is not None:
+        ids = ids.masked_fill(mask == 0, pad_token_id)
+    # CLIP reads from left to right, so padding changes nothing before it, and it was trained without a mask.
+    if text_encoder.config.model_type.startswith("clip"):
+        return text_encoder(ids).last_hidden_state
+    states = text_encoder(ids, attention_mask=mask).last_hidden_state
+    return states * mask[..., None].to(states.dtype)  # what stands at padding means nothing
+
+
+def takes_prompts(pipeline: Any) -> bool:
+    """Whether a pipeline's images are asked for by prompts and not by classes."""
+    parameters = inspect.signature(type(pipeline).__call__).parameters
+    return "prompt" in parameters and "class_labels" not in parameters
+
+
 class PromptMixin:
     """For pipelines with a `text_encoder`, a `tokenizer` and a text-conditional `transformer`."""
 
+    config: Any
     text_encoder: Any
     tokenizer: Any
     transformer: Any
     _execution_device: torch.device
+
+    def _register_padding(self, pad_token_id: int | None) -> None:
+        """Keep with the pipeline what a saved tokenizer would make a special token, and so cut out of prompts."""
+        if pad_token_id is not None:
+            self.register_to_config(pad_token_id=pad_token_id)  # type: ignore[attr-defined]
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """What another pipeline is made of: `AutoNATInpaintPipeline(**pipe.components)`; the padding included."""
+        padding = {"pad_token_id": self.config.pad_token_id} if "pad_token_id" in self.config else {}
+        return super().components | padding  # type: ignore[misc]
 
     def encode_prompt(
         self,
@@ -36,7 +86,8 @@ class PromptMixin:
         negative_prompt_embeds: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        The conditions of both passes.
+        The conditions of both passes. A pipeline without a transformer encodes too: so many tokens as its tokenizer's
+        `model_max_length` says, in the encoder's dtype.
 
         Args:
             prompt (`str` or list of them, *optional*): what images show; or `prompt_embeds`.
@@ -55,18 +106,23 @@ class PromptMixin:
         device = device or self._execution_device
         if prompt_embeds is None:
             prompt_embeds = self._encode([prompt] if isinstance(prompt, str) else list(prompt or []), device)
+        dtype = self.text_encoder.dtype if self.transformer is None else self.transformer.dtype
         batch = len(prompt_embeds)
-        if do_classifier_free_guidance and negative_prompt_embeds is None:
-            texts = negative_prompt or ""
-            # One text for all is encoded once.
-            encoded = self._encode([texts] if isinstance(texts, str) else list(texts), device)
-            negative_prompt_embeds = encoded.expand(batch, -1, -1)
-        dtype = self.transformer.dtype
         prompt_embeds = prompt_embeds.to(device, dtype).repeat_interleave(num_images_per_prompt, dim=0)
-        if not do_classifier_free_guidance or negative_prompt_embeds is None:
-            return prompt_embeds, None
-        negative_prompt_embeds = negative_prompt_embeds.to(device, dtype)
-        return prompt_embeds, negative_prompt_embeds.repeat_interleave(num_images_per_prompt, dim=0)
+        if not do_classifier_free_guidance:
+            negative_prompt_embeds = None
+        else:
+            if negative_prompt_embeds is None:
+                if self.text_encoder is None:
+                    raise ValueError(
+                        "guidance needs `negative_prompt_embeds`: the pipeline has no text_encoder for a prompt."
+                    )
+                texts = negative_prompt or ""
+                negative_prompt_embeds = self._encode([texts] if isinstance(texts, str) else list(texts), device)
+            # One for all, or one for each.
+            negative_prompt_embeds = negative_prompt_embeds.to(device, dtype).expand(batch, -1, -1)
+            negative_prompt_embeds = negative_prompt_embeds.repeat_interleave(num_images_per_prompt, dim=0)
+        return prompt_embeds, negative_prompt_embeds
 
     def get_conditions(
         self, prompt: Prompt | None, device: torch.device, num_images_per_prompt: int, is_guided: bool, *args: Any
@@ -76,28 +132,22 @@ class PromptMixin:
         null_condition = {} if null_states is None else {"encoder_hidden_states": null_states}
         return {"encoder_hidden_states": states}, null_condition
 
-    @torch.no_grad()
     def _encode(self, texts: list[str], device: torch.device) -> torch.Tensor:
         """The encoder's last hidden states `[B, context_length, context_dim]`."""
-        length = self.transformer.config.context_length
-        inputs = self.tokenizer(
-            texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        ).to(device)
+        bare = self.transformer is None
+        length = self.tokenizer.model_max_length if bare else self.transformer.config.context_length
         self._warn_of_truncation(texts, length)
-        # CLIP reads from left to right, so padding changes nothing before it, and it was trained without a mask.
-        if self.text_encoder.config.model_type.startswith("clip"):
-            return self.text_encoder(inputs.input_ids).last_hidden_state
-        mask = inputs.attention_mask
-        states = self.text_encoder(inputs.input_ids, attention_mask=mask).last_hidden_state
-        return states * mask[..., None].to(states.dtype)  # what stands at padding means nothing
+        padding = self.config.get("pad_token_id")
+        return encode_texts(self.text_encoder, self.tokenizer, texts, length, device, padding)
 
     def _warn_of_truncation(self, texts: list[str], length: int) -> None:
         for text in texts:
             ids = self.tokenizer(text, truncation=False, verbose=False).input_ids
             if len(ids) > length:
-                kept = len(self.tokenizer(text, truncation=True, max_length=length).input_ids)
-                end = self.tokenizer.num_special_tokens_to_add() - 1  # all but the one at the beginning
-                cut = self.tokenizer.decode(ids[kept - end :], skip_special_tokens=True)
+                kept = self.tokenizer(text, truncation=True, max_length=length).input_ids
+                # What is kept ends with special tokens, as many as the encoder has.
+                first = next((i for i, (a, b) in enumerate(zip(ids, kept)) if a != b), len(kept))
+                cut = self.tokenizer.decode(ids[first:], skip_special_tokens=True)
                 logger.warning(f"the encoder takes {length} tokens, so this end of a prompt is left out: {cut!r}")
 
     def check_prompt(
@@ -129,6 +179,8 @@ class PromptMixin:
             if not isinstance(states, torch.Tensor) or states.ndim != 3 or tuple(states.shape[1:]) != wanted:
                 found = list(states.shape) if isinstance(states, torch.Tensor) else shortened(states)
                 raise ValueError(f"{name} must be states [batch, {wanted[0]}, {wanted[1]}], got {found}.")
+            if not len(states):
+                raise ValueError(f"{name} is empty: give the states of at least one text.")
         if prompt_embeds is not None:
             batch = len(prompt_embeds)
         else:

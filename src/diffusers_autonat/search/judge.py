@@ -11,7 +11,8 @@ import torch
 
 from ..loading import default_device, load_pipeline
 from ..metrics import METRICS as METRICS_BY_NAME
-from ..metrics import Evaluator, FeatureExtractor, Reference
+from ..metrics import CaptionConditions, Evaluator, FeatureExtractor, Reference
+from ..pipelines.prompts import takes_prompts
 from ..strategies import GenerationStrategy, TrainingStrategy
 from .constraints import Constraint
 from .objective import METRICS, EvaluatorScore
@@ -36,6 +37,7 @@ class Judge:
         confirm_images, confirm_seed: What winners are measured again with.
         progress: Show a bar while confirming.
         constraint: What strategies have to keep.
+        captions: Of the images of pipelines that draw from text.
 
     Raises:
         ValueError: the reference was made with another extractor.
@@ -54,6 +56,7 @@ class Judge:
     confirm_seed: int = 1_000_003
     progress: bool = False
     constraint: Constraint | None = None
+    captions: CaptionConditions | None = None
 
     def __post_init__(self):
         self.reference.check_extractor(self.extractor)
@@ -64,8 +67,9 @@ class Judge:
 
     def evaluator(self, pipeline: Any, progress: bool = False, error: bool = False) -> Evaluator:
         """Distance, where the extractor knows the pipeline's classes their recognition, and the distance's `error`."""
-        metrics, classes = [self.metric], getattr(pipeline.transformer.config, "num_classes", None)
-        if self.extractor.id2label and self.extractor.num_classes == classes:
+        from_text, metrics = takes_prompts(pipeline), [self.metric]
+        same_classes = not from_text and self.extractor.num_classes == pipeline.transformer.config.num_classes
+        if self.extractor.id2label and same_classes:
             metrics.append("class")
         if error and self.metric == "fid":  # the kernel distance has its own
             metrics.append("fid_error")
@@ -77,6 +81,7 @@ class Judge:
             label_policy=self.label_policy,
             batch_size=self.batch_size,
             progress=progress,
+            conditions=self.captions if from_text else None,
         )
         known = [value for name in metrics for value in METRICS_BY_NAME[name].values]
         if self.constraint is not None and self.constraint.name not in known:
@@ -127,6 +132,7 @@ class Judge:
             "extractor_batch_size": self.extractor.batch_size,
             "reference": self.reference.hash,
             **({} if self.constraint is None else {"constraint": str(self.constraint)}),
+            **({} if self.captions is None else {"captions": self.captions.hash}),
             **more,
         }
 

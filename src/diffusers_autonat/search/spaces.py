@@ -72,8 +72,9 @@ Parameter = DescentParameter | GridParameter
 
 # Bounds, step and learning rate of each schedule. Lower bounds, steps and rates are the released ones. The released
 # search has no upper bound on temperatures and guidance; samplers such as TPE need one, and every published strategy,
-# heuristic or found, lies well inside these. The last two are of other orders: eta is a share, about a tenth of a
-# temperature, and gamma, in nats of many tokens, tens of times one; steps scale with that, rates with its square.
+# heuristic or found, lies well inside these, but for aMUSEd's own guidance, s = 9: a start above the bound on s moves it. The last
+# two are of other orders: eta is a share, about a tenth of a temperature, and gamma, in nats of many tokens, tens of times one;
+# steps scale with that, rates with its square.
 _SCHEDULES = {
     "mask_ratios": {"low": 0.0, "high": 0.99, "step": 0.01, "learning_rate": 0.001},
     "sampling_temperatures": {"low": SWITCHED_OFF, "high": 6.0, "step": 0.1, "learning_rate": 0.1},
@@ -122,9 +123,12 @@ def generation_space(
     space = {}
     for schedule, all_values in schedules.items():
         settings, values = _SCHEDULES[schedule], all_values if schedule in free else []
+        high = settings["high"]
+        if schedule == "guidance_scales" and max(values, default=0.0) > high:
+            high = 2 * max(values)
+        scaled = {**settings, "step": step_scale * settings["step"], "high": high}
         for t, value in enumerate(values[:-1] if schedule in WITHOUT_LAST_STEP else values):
-            scaled = {**settings, "step": step_scale * settings["step"]}
-            space[f"{schedule}.{t}"] = DescentParameter(start=_as_parameter(schedule, value), **scaled)
+            space[f"{schedule}.{t}"] = DescentParameter(start=_as_parameter(schedule, value, high), **scaled)
     if not space:
         raise ValueError(
             f"nothing is free: {list(free)} leaves no parameter to search at T = {start.num_inference_steps}"
@@ -145,16 +149,16 @@ def generation_strategy(params: Mapping[str, float], start: StrategyT) -> Strate
 def generation_params(strategy: Strategy, space: Mapping[str, Parameter]) -> dict[str, float]:
     """The parameters of a space that stand for a strategy, e.g. for `study.enqueue_trial`."""
     params = {}
-    for name in space:
+    for name, parameter in space.items():
         schedule, _, t = name.partition(".")
         if schedule in _SCHEDULES:
-            params[name] = _as_parameter(schedule, getattr(strategy, schedule)[int(t)])
+            params[name] = _as_parameter(schedule, getattr(strategy, schedule)[int(t)], parameter.high)
     return params
 
 
-def _as_parameter(schedule: str, value: float) -> float:
+def _as_parameter(schedule: str, value: float, high: float) -> float:
     """A value of a strategy within the bounds: the released clamps apply, above the others is an error."""
-    low, high = _SCHEDULES[schedule]["low"], _SCHEDULES[schedule]["high"]
+    low = _SCHEDULES[schedule]["low"]
     if schedule == "mask_ratios":
         return min(value, high)
     if value > high:
