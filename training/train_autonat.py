@@ -4,6 +4,7 @@
     accelerate launch training/train_autonat.py --train_data_dir outputs/tokens --vqvae outputs/vqgan/vqvae \
         --hidden_size 192 --num_layers 7 --num_attention_heads 6 --use_ema --output_dir outputs/autonat
 
+With `--text_encoder NAME` it learns the captions that the token set keeps (`tokenize_images.py --caption_column`).
 The defaults are AutoNAT's: Beta(12, 3) mask ratios, label smoothing 0.1, 15 % null class, AdamW (0.99, 0.99).
 `--transformer enat` trains ENAT instead: one mask ratio for each batch, and half of the batches reuse features.
 
@@ -25,6 +26,7 @@ from accelerate.utils import (
     ProjectConfiguration,
     set_seed,
 )
+from datasets import Dataset
 from diffusers import DiffusionPipeline, ModelMixin, VQModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -53,18 +55,25 @@ from diffusers_autonat.training.loop import (
 from diffusers_autonat.training.model_card import save_model_card
 from diffusers_autonat.training.processes import end_with_launcher, hold_folder
 from diffusers_autonat.training.recipes import RECIPES, Recipe, recipe_name, taken_by
+from diffusers_autonat.training.text_condition import TextCondition, load_text_encoder
 from diffusers_autonat.training.tokenizing import tokenize_dataset
-from diffusers_autonat.training.tokens import collate_tokens, is_token_set, load_token_set, warn_unreadable
+from diffusers_autonat.training.tokens import is_token_set, load_token_set, warn_unreadable
 
 
 def parse_args():
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser)
+    add_data_arguments(parser, captions=True)
     parser.add_argument("--resolution", type=whole(1, 16384), default=256, help="used where images are tokenised")
     parser.add_argument("--no_flips", action="store_true", help="used where images are tokenised")
     model = parser.add_argument_group("model")
     model.add_argument("--vqvae", help="folder or Hub id of the VQModel; default: that of the pretrained pipeline")
     model.add_argument("--pretrained_model_name_or_path", help="continue from the transformer of this pipeline")
+    model.add_argument(
+        "--text_encoder", help="folder or Hub id: learn captions, not classes; default: the pretrained's"
+    )
+    model.add_argument(
+        "--context_length", type=whole(1, 65536), help="tokens of a prompt; default: the pretrained's, or 77"
+    )
     model.add_argument("--transformer", choices=list(RECIPES), default="uvit")
     model.add_argument("--hidden_size", type=whole(1, 65536), default=512)
     model.add_argument("--num_layers", type=whole(1, 1000), default=13, help="blocks; of ENAT those of the encoder")
@@ -82,7 +91,9 @@ def parse_args():
         "--reuse_prob", type=number(0, 1), default=0.5, help="ENAT: share of batches that reuse features"
     )
     strategy.add_argument("--label_smoothing", type=number(0, 1), default=0.1)
-    strategy.add_argument("--cond_dropout_prob", type=number(0, 1), default=0.15, help="share of null-class samples")
+    strategy.add_argument(
+        "--cond_dropout_prob", type=number(0, 1), default=0.15, help="share of samples without class or caption"
+    )
     strategy.add_argument(
         "--num_inference_steps", type=whole(0, 10_000), nargs="+", default=[4, 8], help="strategies to store"
     )
@@ -136,7 +147,7 @@ def training_strategy(args) -> TrainingStrategy:
 
 
 def load_tokens(args, vqvae: VQModel, accelerator: Accelerator):
-    """The token set, made first where `--train_data_dir` or `--dataset_name` holds images."""
+    """The token set and its folder; made first where `--train_data_dir` or `--dataset_name` holds images."""
     folder = args.train_data_dir
     if not is_token_set(folder):
         folder = Path(args.output_dir, "tokens")
@@ -144,13 +155,32 @@ def load_tokens(args, vqvae: VQModel, accelerator: Accelerator):
             if accelerator.is_main_process:
                 info = tokenize_dataset(
                     images_of(args), vqvae.to(accelerator.device), folder, args.resolution, args.image_column,
-                    args.label_column, flips=not args.no_flips,
+                    args.label_column, flips=not args.no_flips, caption_column=args.caption_column,
                 )  # fmt: skip
                 warn_unreadable(info)
     tokens, info = load_token_set(folder)
     if info.vqvae_hash != model_hash(vqvae):
         raise ValueError(f"the tokens in {folder} were made by another tokenizer than --vqvae; tokenise again.")
-    return tokens.with_format("numpy"), info
+    return tokens.with_format("numpy"), info, folder
+
+
+def load_condition(args, tokens, info, folder, accelerator: Accelerator) -> tuple[Condition, Dataset]:
+    """Texts where there is a text encoder, else classes; and the token set as it is collated."""
+    pretrained, context_length = args.pretrained_model_name_or_path, args.context_length or 77
+    if pretrained:
+        config = RECIPES[args.transformer].model_class.load_config(pretrained, subfolder="transformer")
+        if config.get("context_dim") is None:
+            pretrained = None
+        else:
+            context_length = args.context_length or config["context_length"]
+    if not (args.text_encoder or pretrained):
+        return ClassCondition.of(tokens, info, args.cond_dropout_prob), tokens
+    text_encoder, tokenizer = load_text_encoder(args.text_encoder or pretrained, of_pipeline=not args.text_encoder)
+    with accelerator.main_process_first():
+        return TextCondition.of(
+            tokens, info, text_encoder.to(accelerator.device), tokenizer, context_length, folder, args.cond_dropout_prob,
+            accelerator.is_main_process,
+        )  # fmt: skip
 
 
 def stored_strategies(args, recipe: Recipe) -> list[GenerationStrategy]:
@@ -173,6 +203,10 @@ def build_transformer(args, recipe: Recipe, info, condition: Condition) -> Model
         return model
     names = ("hidden_size", "num_layers", "num_decoder_layers", "num_attention_heads", "patch_size", "dropout")
     sizes = {name: getattr(args, name) for name in names} | {"num_encoder_layers": args.num_layers}
+    if unknown := wanted.keys() - taken_by(recipe.model_class, wanted).keys():
+        raise ValueError(
+            f"--transformer {args.transformer} has no {', '.join(sorted(unknown))}: train the U-ViT on captions."
+        )
     options = wanted | taken_by(recipe.model_class, sizes)
     require_memory(lambda: recipe.model_class(**options), copies=4 + args.use_ema)
     return recipe.model_class(**options)
@@ -229,8 +263,8 @@ def main():
     else:
         vqvae = VQModel.from_pretrained(args.pretrained_model_name_or_path, subfolder="vqvae")
     vqvae.eval().requires_grad_(False)
-    dataset, info = load_tokens(args, vqvae, accelerator)
-    condition = ClassCondition.of(dataset, info, args.cond_dropout_prob)
+    dataset, info, folder = load_tokens(args, vqvae, accelerator)
+    condition, dataset = load_condition(args, dataset, info, folder, accelerator)
 
     # 2. Transformer, EMA, optimiser
     model = build_transformer(args, recipe, info, condition)
@@ -241,7 +275,7 @@ def main():
         model.enable_gradient_checkpointing()
     scheduler = NATScheduler(info.codebook_size, [one.to_dict() for one in stored])
     loader = DataLoader(
-        dataset, args.train_batch_size, shuffle=True, drop_last=True, collate_fn=collate_tokens,
+        dataset, args.train_batch_size, shuffle=True, drop_last=True, collate_fn=condition.collate,
         num_workers=args.dataloader_num_workers, pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
     if len(loader) < accelerator.num_processes:
@@ -355,7 +389,7 @@ def main():
             forget_folder(component)
         with whole_folder(folder) as partial:
             pipeline.save_pretrained(partial)
-            save_model_card(partial, pipeline, args, info, strategy, world)
+            save_model_card(partial, pipeline, condition, args, info, strategy, world)
         accelerator.print(f"Pipeline saved to {folder}.")
         if args.push_to_hub:
             upload_folder(repo_id=repo_id, folder_path=folder, commit_message="End of training")

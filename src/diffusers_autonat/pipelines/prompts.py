@@ -17,6 +17,29 @@ logger = logging.get_logger(__name__)
 Prompt = str | Sequence[str]
 
 
+@torch.no_grad()
+def encode_texts(
+    text_encoder: Any, tokenizer: Any, texts: list[str], context_length: int, device: torch.device
+) -> torch.Tensor:
+    """
+    What a transformer is given of texts, in training as in a pipeline: the encoder's last hidden states
+    `[B, context_length, context_dim]`. Longer texts are cut.
+
+    Args:
+        text_encoder ([`~transformers.PreTrainedModel`]): on `device`.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): of the encoder.
+    """
+    inputs = tokenizer(
+        texts, padding="max_length", max_length=context_length, truncation=True, return_tensors="pt"
+    ).to(device)
+    # CLIP reads from left to right, so padding changes nothing before it, and it was trained without a mask.
+    if text_encoder.config.model_type.startswith("clip"):
+        return text_encoder(inputs.input_ids).last_hidden_state
+    mask = inputs.attention_mask
+    states = text_encoder(inputs.input_ids, attention_mask=mask).last_hidden_state
+    return states * mask[..., None].to(states.dtype)  # what stands at padding means nothing
+
+
 class PromptMixin:
     """For pipelines with a `text_encoder`, a `tokenizer` and a text-conditional `transformer`."""
 
@@ -76,20 +99,11 @@ class PromptMixin:
         null_condition = {} if null_states is None else {"encoder_hidden_states": null_states}
         return {"encoder_hidden_states": states}, null_condition
 
-    @torch.no_grad()
     def _encode(self, texts: list[str], device: torch.device) -> torch.Tensor:
         """The encoder's last hidden states `[B, context_length, context_dim]`."""
         length = self.transformer.config.context_length
-        inputs = self.tokenizer(
-            texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        ).to(device)
         self._warn_of_truncation(texts, length)
-        # CLIP reads from left to right, so padding changes nothing before it, and it was trained without a mask.
-        if self.text_encoder.config.model_type.startswith("clip"):
-            return self.text_encoder(inputs.input_ids).last_hidden_state
-        mask = inputs.attention_mask
-        states = self.text_encoder(inputs.input_ids, attention_mask=mask).last_hidden_state
-        return states * mask[..., None].to(states.dtype)  # what stands at padding means nothing
+        return encode_texts(self.text_encoder, self.tokenizer, texts, length, device)
 
     def _warn_of_truncation(self, texts: list[str], length: int) -> None:
         for text in texts:
