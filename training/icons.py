@@ -107,7 +107,10 @@ def bare(name: str, code: str | None) -> tuple[str, str]:
     tones = [TONES[point] for point in (code or "").split("-") if point in TONES]
     # fluent-emoji-flat writes `artist-dark`: that "dark" is a skin tone is known from the code points only.
     pattern = f"{TONE}(?:-skin-tone)?(?=-|$)" if tones else f"{TONE}-skin-tone|-tone[1-5](?=-|$)"
-    tones = tones or [one.strip("-").removesuffix("-skin-tone") for one in re.findall(pattern, name)]
+    if not tones:
+        spelled = [one.removeprefix("-").removesuffix("-skin-tone") for one in re.findall(pattern, name)]
+        numbered = {f"tone{i}": tone for i, tone in enumerate(TONES.values(), 1)}
+        tones = [numbered.get(one, one) for one in spelled]
     thing = re.sub(pattern, "", name).replace("flag-for-", "flag-")  # as emojione writes
     return thing, "-".join([thing, *(f"{tone}-skin-tone" for tone in tones)])
 

@@ -105,7 +105,22 @@ def test_names_of_groups_are_one_for_all_styles(run, tmp_path, monkeypatch):
     assert data.features["style"].names == ["emojione", "fluent-emoji-flat", "noto"]
 
 
-def test_what_is_held_out_is_known_from_elsewhere_or_not_at_all(monkeypatch):
+@pytest.mark.parametrize(
+    "name, code, thing, full",
+    [
+        ("artist-dark", "1f9d1-1f3ff-200d-1f3a8", "artist", "artist-dark-skin-tone"),
+        ("man-medium-dark-skin-tone-red-hair", None, "man-red-hair", "man-red-hair-medium-dark-skin-tone"),
+        ("handshake-light-dark", "1f1-1f3fb-1f3ff", "handshake", "handshake-light-skin-tone-dark-skin-tone"),
+        ("breast-feeding-tone3", None, "breast-feeding", "breast-feeding-medium-skin-tone"),
+        ("traffic-light", "1f6a5", "traffic-light", "traffic-light"),
+        ("flag-for-norway", None, "flag-norway", "flag-norway"),
+    ],
+)
+def test_skin_tones_are_known_and_spelled_in_one_way(name, code, thing, full):
+    assert runpy.run_path(str(SCRIPT))["bare"](name, code) == (thing, full)
+
+
+def test_what_is_held_out_is_known_from_elsewhere_or_not_at_all():
     script = runpy.run_path(str(SCRIPT))
     Icon, split_icons = script["Icon"], script["split_icons"]
     styles = {"a": 200, "b": 200, "c": 180, "d": 90}
