@@ -11,69 +11,37 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffusers_autonat import AutoNATTextToImagePipeline
+from diffusers_autonat import AutoNATTextToImagePipeline, ENATTransformer2DModel
 from diffusers_autonat.training.tokens import load_token_set
-from tests.conftest import tiny_vqvae
-from tests.pipelines.text_encoders import tiny_encoder, tiny_tokenizer
 from tests.training.test_scripts_in_process import run
 
 
-COLOURS = ["red", "green"]
 TRANSFORMER = Path("pipeline", "transformer", "diffusion_pytorch_model.safetensors")
 
 
-@pytest.fixture(scope="module")
-def made(fashion_mnist, tmp_path_factory):
-    """64 images with captions, a tokenizer of images and a text encoder."""
-    folder = tmp_path_factory.mktemp("captioned")
-    (folder / "images").mkdir()
-    with (folder / "images" / "metadata.jsonl").open("w") as file:
-        for i, (image, label) in enumerate(zip(*fashion_mnist)):
-            Image.fromarray(image).save(folder / "images" / f"{i:02d}.png")
-            texts = [f"a {COLOURS[label % 2]} boat", f"the {COLOURS[label % 2]} boat on the lake"][: 1 + i % 2]
-            file.write(json.dumps({"file_name": f"{i:02d}.png", "caption": texts[0], "captions": texts}) + "\n")
-    tiny_vqvae().save_pretrained(folder / "vqvae")
-    tiny_encoder("bert").save_pretrained(folder / "encoder")
-    tiny_tokenizer().save_pretrained(folder / "encoder")
-    return folder
-
-
-def tokenize_args(made, output, *more):
-    return ["--train_data_dir", made / "images", "--vqvae", made / "vqvae", "--resolution", 28, "--output_dir", output,
+def tokenize_args(captioned, output, *more):
+    return ["--train_data_dir", captioned / "images", "--vqvae", captioned / "vqvae", "--resolution", 28, "--output_dir", output,
             "--label_column", "none", "--images_per_part", 20, *more]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def tokens(made):
-    with pytest.MonkeyPatch.context() as patch:
-
-        class Nothing:
-            def readouterr(self):
-                return type("Said", (), {"err": ""})
-
-        args = tokenize_args(made, made / "tokens", "--caption_column", "captions")
-        assert run("tokenize_images.py", args, patch, Nothing())[0] == 0
-    return made / "tokens"
-
-
-def train_args(made, output, *more):
-    return ["--train_data_dir", made / "tokens", "--vqvae", made / "vqvae", "--text_encoder", made / "encoder",
+def train_args(captioned, output, *more):
+    return ["--train_data_dir", captioned / "tokens", "--vqvae", captioned / "vqvae", "--text_encoder", captioned / "encoder",
             "--context_length", 8, "--hidden_size", 32, "--num_layers", 3, "--num_attention_heads", 4, "--max_train_steps", 6,
             "--train_batch_size", 16, "--logging_steps", 1, "--lr_warmup_steps", 0, "--use_ema", "--output_dir", output,
             *more]  # fmt: skip
 
 
 @pytest.fixture
-def unbroken(made, tokens, tmp_path, monkeypatch, capsys):
-    args = train_args(made, tmp_path / "unbroken", "--checkpointing_steps", 3, "--license", "mit")
+def unbroken(captioned, tmp_path, monkeypatch, capsys):
+    args = train_args(captioned, tmp_path / "unbroken", "--checkpointing_steps", 3, "--license", "mit")
     assert run("train_autonat.py", args, monkeypatch, capsys) == (0, [])
     return tmp_path / "unbroken"
 
 
-def test_the_token_set_keeps_captions(made, tokens):
-    rows, info = load_token_set(tokens)
+def test_the_token_set_keeps_captions(captioned):
+    rows, info = load_token_set(captioned / "tokens")
     assert (len(rows), info.num_images, info.caption_column, rows[0]["label"]) == (128, 64, "captions", -1)
-    captions = [json.loads(line)["captions"] for line in (made / "images" / "metadata.jsonl").open()]
+    captions = [json.loads(line)["captions"] for line in (captioned / "images" / "metadata.jsonl").open()]
     assert rows["captions"][:] == [texts for texts in captions for _ in range(2)]  # an image and its mirror image
 
 
@@ -85,14 +53,16 @@ def test_the_token_set_keeps_captions(made, tokens):
         (["--caption_column", "text"], "the dataset has no column 'text', .* name the right one with .*--caption_column"),
     ],
 )  # fmt: skip
-def test_other_captions_are_refused_by_name(made, tokens, more, message, monkeypatch, capsys):
-    status, lines = run("tokenize_images.py", tokenize_args(made, tokens, *more), monkeypatch, capsys)
+def test_other_captions_are_refused_by_name(captioned, more, message, monkeypatch, capsys):
+    status, lines = run(
+        "tokenize_images.py", tokenize_args(captioned, captioned / "tokens", *more), monkeypatch, capsys
+    )
     assert status == 2 and len(lines) == 1 and re.search(message, lines[0]), lines
 
 
-def test_what_is_no_caption_is_refused_by_name(made, tmp_path, monkeypatch, capsys):
-    shutil.copytree(made / "images", tmp_path / "images")
-    lines = [json.loads(line) for line in (made / "images" / "metadata.jsonl").open()]
+def test_what_is_no_caption_is_refused_by_name(captioned, tmp_path, monkeypatch, capsys):
+    shutil.copytree(captioned / "images", tmp_path / "images")
+    lines = [json.loads(line) for line in (captioned / "images" / "metadata.jsonl").open()]
     for i, line in enumerate(lines):
         line["number"], line["text"] = i, line["caption"] if i != 5 else None
         line["captions"] = line["captions"] if i != 7 else []
@@ -100,7 +70,7 @@ def test_what_is_no_caption_is_refused_by_name(made, tmp_path, monkeypatch, caps
     for column, wrong in (("number", "image 0 has the caption 0"), ("text", "image 5 has the caption None"),
                           ("captions", "image 7 has the caption []")):  # fmt: skip
         args = tokenize_args(
-            made, tmp_path / "tokens", "--train_data_dir", tmp_path / "images", "--caption_column", column
+            captioned, tmp_path / "tokens", "--train_data_dir", tmp_path / "images", "--caption_column", column
         )
         status, said = run("tokenize_images.py", args, monkeypatch, capsys)
         assert (
@@ -125,9 +95,9 @@ def test_it_saves_a_text_pipeline_with_its_encoder_and_card(unbroken):
     assert len(files) > 8 and not [path for path in files if str(unbroken.parent) in path.read_text()]
 
 
-def test_a_resumed_training_has_the_weights_of_an_unbroken_one(made, unbroken, tmp_path, monkeypatch, capsys):
+def test_a_resumed_training_has_the_weights_of_an_unbroken_one(captioned, unbroken, tmp_path, monkeypatch, capsys):
     shutil.copytree(unbroken / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
-    args = train_args(made, tmp_path / "resumed", "--resume_from_checkpoint", "latest")
+    args = train_args(captioned, tmp_path / "resumed", "--resume_from_checkpoint", "latest")
     assert run("train_autonat.py", args, monkeypatch, capsys) == (0, [])
     for name in (TRANSFORMER, "checkpoint-6/optimizer.safetensors", "checkpoint-6/ema.safetensors"):
         whole, resumed = (load_file(tmp_path / folder / name) for folder in ("unbroken", "resumed"))
@@ -137,8 +107,8 @@ def test_a_resumed_training_has_the_weights_of_an_unbroken_one(made, unbroken, t
     assert not torch.equal(trained, started)
 
 
-def test_a_text_pipeline_is_trained_further_with_its_own_encoder(made, unbroken, tmp_path, monkeypatch, capsys):
-    args = ["--train_data_dir", made / "tokens", "--pretrained_model_name_or_path", unbroken / "pipeline", "--max_train_steps", 1,
+def test_a_text_pipeline_is_trained_further_with_its_own_encoder(captioned, unbroken, tmp_path, monkeypatch, capsys):
+    args = ["--train_data_dir", captioned / "tokens", "--pretrained_model_name_or_path", unbroken / "pipeline", "--max_train_steps", 1,
             "--train_batch_size", 16, "--lr_warmup_steps", 0, "--output_dir", tmp_path / "further"]  # fmt: skip
     assert run("train_autonat.py", args, monkeypatch, capsys) == (0, [])
     pipeline = AutoNATTextToImagePipeline.from_pretrained(tmp_path / "further" / "pipeline")
@@ -148,8 +118,21 @@ def test_a_text_pipeline_is_trained_further_with_its_own_encoder(made, unbroken,
     assert all(torch.equal(weights[name], others[name]) for name in others)
 
 
-def test_captioned_images_are_tokenised_where_there_are_no_tokens(made, tmp_path, monkeypatch, capsys):
-    args = train_args(made, tmp_path, "--train_data_dir", made / "images", "--caption_column", "caption", "--label_column", "none",
+def test_enat_learns_captions_too(captioned, tmp_path, monkeypatch, capsys):
+    args = train_args(captioned, tmp_path, "--transformer", "enat", "--num_layers", 2, "--num_decoder_layers", 1, "--reuse_prob", 1,
+                      "--learning_rate", "3e-2")  # fmt: skip
+    assert run("train_autonat.py", args, monkeypatch, capsys) == (0, [])
+    pipeline = AutoNATTextToImagePipeline.from_pretrained(tmp_path / "pipeline")
+    assert isinstance(pipeline.transformer, ENATTransformer2DModel) and pipeline.transformer.config.context_length == 8
+    first, other = (
+        pipeline(prompt, 4, generator=torch.Generator().manual_seed(0), output_type="latent").images
+        for prompt in ("a red boat", "the green boat on the lake")
+    )
+    assert first.shape == (1, 49) and not torch.equal(first, other)
+
+
+def test_captioned_images_are_tokenised_where_there_are_no_tokens(captioned, tmp_path, monkeypatch, capsys):
+    args = train_args(captioned, tmp_path, "--train_data_dir", captioned / "images", "--caption_column", "caption", "--label_column", "none",
                       "--resolution", 28, "--max_train_steps", 1)  # fmt: skip
     assert run("train_autonat.py", args, monkeypatch, capsys) == (0, [])
     assert len(list((tmp_path / "tokens").glob("text-states-*"))) == 1
@@ -165,10 +148,10 @@ def test_captioned_images_are_tokenised_where_there_are_no_tokens(made, tmp_path
         (["--pretrained_model_name_or_path", "model_cards/autonat-fashion-mnist"], "the pretrained transformer has "),
     ],
 )
-def test_what_is_wrong_is_one_line(made, tokens, idx_folder, tmp_path, more, message, monkeypatch, capsys):
+def test_what_is_wrong_is_one_line(captioned, idx_folder, tmp_path, more, message, monkeypatch, capsys):
     if "plain" in more:
-        args = tokenize_args(made, tmp_path / "plain", "--train_data_dir", idx_folder)
+        args = tokenize_args(captioned, tmp_path / "plain", "--train_data_dir", idx_folder)
         assert run("tokenize_images.py", args, monkeypatch, capsys)[0] == 0
         more = ["--train_data_dir", tmp_path / "plain"]
-    status, lines = run("train_autonat.py", train_args(made, tmp_path / "out", *more), monkeypatch, capsys)
+    status, lines = run("train_autonat.py", train_args(captioned, tmp_path / "out", *more), monkeypatch, capsys)
     assert status == 2 and len(lines) == 1 and message in lines[0], lines

@@ -20,8 +20,13 @@ from .tokens import TokenSetInfo, collate_tokens
 class Condition(Protocol):
     """All that training has to know about a kind of condition; `str` of it is what the first line of output says."""
 
-    tag: str  # of the card
-    pipeline_tag: str  # the Hub's task
+    @property
+    def tag(self) -> str:
+        """Of the card."""
+
+    @property
+    def pipeline_tag(self) -> str:
+        """The Hub's task."""
 
     @property
     def transformer_config(self) -> dict[str, Any]:

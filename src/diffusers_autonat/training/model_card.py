@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cards import PAPERS, make_card, metadata, save_card, shell_command, table, usage
+from ..cards import PAPERS, escape, make_card, metadata, save_card, shell_command, table, usage
 from ..cards.sections import LIBRARY
 from ..plots import plot_history
 from ..provenance import hardware, versions
 from ..strategies import TrainingStrategy
 from .loop import History
+from .lora import adapter_size
 
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def save_model_card(
     num_processes: int,
 ) -> None:
     """
-    Write README.md, training.png and samples.png beside the pipeline in `folder`.
+    Write README.md, training.png and samples.png beside the pipeline, or the adapter, in `folder`.
 
     Args:
         args: Of `train_autonat.py`, whose command line (`sys.argv`) is shown without this machine's folders.
@@ -44,16 +46,28 @@ def save_model_card(
     call = (
         f"image = pipe({condition.example(pipeline)!r}, num_inference_steps={max(args.num_inference_steps)}).images[0]"
     )
+    what = f"A {condition.tag} masked-token transformer ({PAPERS[type(transformer).__name__]}) of"
+    data = metadata(
+        args.license, [args.transformer, condition.tag], _dataset_ids(args.dataset_name), condition.pipeline_tag
+    )
+    load, parameters = name, transformer.num_parameters()
+    if args.rank:
+        load = args.pretrained_model_name_or_path
+        if Path(load).exists():
+            load = Path(load).resolve().name
+        else:
+            data.base_model = load
+        data.tags.append("lora")
+        call = f"pipe.load_lora_weights({json.dumps(name, ensure_ascii=False)})\n{call}"
+        what = f"An adapter (LoRA of rank {args.rank}, {adapter_size(pipeline):,} parameters) to {escape(load)}, a {what[2:]}"
+        parameters -= adapter_size(pipeline)
     text = make_card(
-        metadata(
-            args.license, [args.transformer, condition.tag], _dataset_ids(args.dataset_name), condition.pipeline_tag
-        ),
+        data,
         [
             f"# {name}",
-            f"A {condition.tag} masked-token transformer ({PAPERS[type(transformer).__name__]}) of "
-            f"{transformer.num_parameters():,} parameters on a {info.sample_size} x {info.sample_size} grid of "
-            f"{info.codebook_size} codes, trained with {LIBRARY}.",
-            usage(name, call, type(pipeline).__name__),
+            f"{what} {parameters:,} parameters on a {info.sample_size} x {info.sample_size} grid of {info.codebook_size} "
+            f"codes, trained with {LIBRARY}.",
+            usage(load, call, type(pipeline).__name__),
             "![samples](samples.png)",
             condition.card_section(pipeline),
             _training(args, info, strategy, history, num_processes),
