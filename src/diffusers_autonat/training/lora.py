@@ -30,7 +30,8 @@ class AdapterState:
         return get_peft_model_state_dict(self.model)
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        if unknown := set_peft_model_state_dict(self.model, state).unexpected_keys:
+        _, unknown = set_peft_model_state_dict(self.model, state)
+        if unknown:
             raise ValueError(f"the model has no {unknown[0]}")
 
 

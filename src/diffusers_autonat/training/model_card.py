@@ -47,9 +47,8 @@ def save_model_card(
         f"image = pipe({condition.example(pipeline)!r}, num_inference_steps={max(args.num_inference_steps)}).images[0]"
     )
     what = f"A {condition.tag} masked-token transformer ({PAPERS[type(transformer).__name__]}) of"
-    data = metadata(
-        args.license, [args.transformer, condition.tag], _dataset_ids(args.dataset_name), condition.pipeline_tag
-    )
+    tags = [args.transformer, condition.tag] + ["lora"] * bool(args.rank)
+    data = metadata(args.license, tags, _dataset_ids(args.dataset_name), condition.pipeline_tag)
     load, parameters = name, transformer.num_parameters()
     if args.rank:
         load = args.pretrained_model_name_or_path
@@ -57,7 +56,6 @@ def save_model_card(
             load = Path(load).resolve().name
         else:
             data.base_model = load
-        data.tags.append("lora")
         call = f"pipe.load_lora_weights({json.dumps(name, ensure_ascii=False)})\n{call}"
         what = f"An adapter (LoRA of rank {args.rank}, {adapter_size(pipeline):,} parameters) to {escape(load)}, a {what[2:]}"
         parameters -= adapter_size(pipeline)
