@@ -32,7 +32,7 @@ def shard(text: str) -> tuple[int, int]:
 
 def main():
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser)
+    add_data_arguments(parser, captions=True)
     parser.add_argument("--vqvae", required=True, help="folder or Hub id of a VQModel")
     parser.add_argument("--subfolder", help="of --vqvae, e.g. 'vqvae' in a pipeline repository")
     parser.add_argument("--resolution", type=whole(1, 16384), default=256)
@@ -47,7 +47,7 @@ def main():
     vqvae = VQModel.from_pretrained(args.vqvae, subfolder=args.subfolder).eval().to(default_device())
     info = tokenize_dataset(
         images_of(args, streaming=args.streaming), vqvae, args.output_dir, args.resolution, args.image_column, args.label_column,
-        not args.no_flips, args.shard, args.batch_size, args.images_per_part,
+        not args.no_flips, args.shard, args.batch_size, args.images_per_part, caption_column=args.caption_column,
     )  # fmt: skip
     warn_unreadable(info)
     print(json.dumps({**asdict(info), "unreadable": info.unreadable[:10]}, indent=2))

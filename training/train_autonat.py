@@ -4,6 +4,8 @@
     accelerate launch training/train_autonat.py --train_data_dir outputs/tokens --vqvae outputs/vqgan/vqvae \
         --hidden_size 192 --num_layers 7 --num_attention_heads 6 --use_ema --output_dir outputs/autonat
 
+`--rank N` trains an adapter (LoRA) to a pretrained pipeline, and saves that alone.
+With `--text_encoder NAME` it learns the captions that the token set keeps (`tokenize_images.py --caption_column`).
 The defaults are AutoNAT's: Beta(12, 3) mask ratios, label smoothing 0.1, 15 % null class, AdamW (0.99, 0.99).
 `--transformer enat` trains ENAT instead: one mask ratio for each batch, and half of the batches reuse features.
 
@@ -25,6 +27,7 @@ from accelerate.utils import (
     ProjectConfiguration,
     set_seed,
 )
+from datasets import Dataset
 from diffusers import DiffusionPipeline, ModelMixin, VQModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -37,7 +40,7 @@ from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
 from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, whole
 from diffusers_autonat.files import whole_folder
 from diffusers_autonat.provenance import model_hash
-from diffusers_autonat.training.averages import averaged_copy, averaged_model
+from diffusers_autonat.training.averages import averaged_copy, averaged_model, trained_parameters
 from diffusers_autonat.training.checkpoints import Checkpoints, check_resume
 from diffusers_autonat.training.checks import forget_folder, require_finite, require_memory, writable_folder
 from diffusers_autonat.training.conditions import ClassCondition, Condition
@@ -50,21 +53,32 @@ from diffusers_autonat.training.loop import (
     log_image,
     seed_step,
 )
+from diffusers_autonat.training.lora import AdapterState, add_adapter, save_adapter
 from diffusers_autonat.training.model_card import save_model_card
 from diffusers_autonat.training.processes import end_with_launcher, hold_folder
 from diffusers_autonat.training.recipes import RECIPES, Recipe, recipe_name, taken_by
+from diffusers_autonat.training.text_condition import TextCondition, load_text_encoder
 from diffusers_autonat.training.tokenizing import tokenize_dataset
-from diffusers_autonat.training.tokens import collate_tokens, is_token_set, load_token_set, warn_unreadable
+from diffusers_autonat.training.tokens import is_token_set, load_token_set, warn_unreadable
 
 
 def parse_args():
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser)
+    add_data_arguments(parser, captions=True)
     parser.add_argument("--resolution", type=whole(1, 16384), default=256, help="used where images are tokenised")
     parser.add_argument("--no_flips", action="store_true", help="used where images are tokenised")
     model = parser.add_argument_group("model")
     model.add_argument("--vqvae", help="folder or Hub id of the VQModel; default: that of the pretrained pipeline")
     model.add_argument("--pretrained_model_name_or_path", help="continue from the transformer of this pipeline")
+    model.add_argument(
+        "--rank", type=positive, help="train an adapter (LoRA) of this rank to the pretrained, nothing else"
+    )
+    model.add_argument(
+        "--text_encoder", help="folder or Hub id: learn captions, not classes; default: the pretrained's"
+    )
+    model.add_argument(
+        "--context_length", type=whole(1, 65536), help="tokens of a prompt; default: the pretrained's, or 77"
+    )
     model.add_argument("--transformer", choices=list(RECIPES), default="uvit")
     model.add_argument("--hidden_size", type=whole(1, 65536), default=512)
     model.add_argument("--num_layers", type=whole(1, 1000), default=13, help="blocks; of ENAT those of the encoder")
@@ -82,7 +96,9 @@ def parse_args():
         "--reuse_prob", type=number(0, 1), default=0.5, help="ENAT: share of batches that reuse features"
     )
     strategy.add_argument("--label_smoothing", type=number(0, 1), default=0.1)
-    strategy.add_argument("--cond_dropout_prob", type=number(0, 1), default=0.15, help="share of null-class samples")
+    strategy.add_argument(
+        "--cond_dropout_prob", type=number(0, 1), default=0.15, help="share of samples without class or caption"
+    )
     strategy.add_argument(
         "--num_inference_steps", type=whole(0, 10_000), nargs="+", default=[4, 8], help="strategies to store"
     )
@@ -136,7 +152,7 @@ def training_strategy(args) -> TrainingStrategy:
 
 
 def load_tokens(args, vqvae: VQModel, accelerator: Accelerator):
-    """The token set, made first where `--train_data_dir` or `--dataset_name` holds images."""
+    """The token set and its folder; made first where `--train_data_dir` or `--dataset_name` holds images."""
     folder = args.train_data_dir
     if not is_token_set(folder):
         folder = Path(args.output_dir, "tokens")
@@ -144,13 +160,32 @@ def load_tokens(args, vqvae: VQModel, accelerator: Accelerator):
             if accelerator.is_main_process:
                 info = tokenize_dataset(
                     images_of(args), vqvae.to(accelerator.device), folder, args.resolution, args.image_column,
-                    args.label_column, flips=not args.no_flips,
+                    args.label_column, flips=not args.no_flips, caption_column=args.caption_column,
                 )  # fmt: skip
                 warn_unreadable(info)
     tokens, info = load_token_set(folder)
     if info.vqvae_hash != model_hash(vqvae):
         raise ValueError(f"the tokens in {folder} were made by another tokenizer than --vqvae; tokenise again.")
-    return tokens.with_format("numpy"), info
+    return tokens.with_format("numpy"), info, folder
+
+
+def load_condition(args, tokens, info, folder, accelerator: Accelerator) -> tuple[Condition, Dataset]:
+    """Texts where there is a text encoder, else classes; and the token set as it is collated."""
+    pretrained, context_length = args.pretrained_model_name_or_path, args.context_length or 77
+    if pretrained:
+        config = RECIPES[args.transformer].model_class.load_config(pretrained, subfolder="transformer")
+        if config.get("context_dim") is None:
+            pretrained = None
+        else:
+            context_length = args.context_length or config["context_length"]
+    if not (args.text_encoder or pretrained):
+        return ClassCondition.of(tokens, info, args.cond_dropout_prob), tokens
+    text_encoder, tokenizer = load_text_encoder(args.text_encoder or pretrained, of_pipeline=not args.text_encoder)
+    with accelerator.main_process_first():
+        return TextCondition.of(
+            tokens, info, text_encoder.to(accelerator.device), tokenizer, context_length, folder, args.cond_dropout_prob,
+            accelerator.is_main_process,
+        )  # fmt: skip
 
 
 def stored_strategies(args, recipe: Recipe) -> list[GenerationStrategy]:
@@ -185,6 +220,8 @@ def main():
     strategy = training_strategy(args)
     if args.vqvae is None and args.pretrained_model_name_or_path is None:
         raise ValueError("Name the tokenizer with --vqvae, or a pipeline with --pretrained_model_name_or_path.")
+    if args.rank and args.pretrained_model_name_or_path is None:
+        raise ValueError("--rank adapts a trained pipeline: name it with --pretrained_model_name_or_path.")
     if args.pretrained_model_name_or_path:
         args.transformer = recipe_name(args.pretrained_model_name_or_path)
     recipe = RECIPES[args.transformer]
@@ -213,6 +250,8 @@ def main():
             "under FSDP every process averages its own part of the weights: that cannot be resumed, nor give features to"
             " reuse. Leave --use_ema out, or train without FSDP."
         )
+    if sharded and args.rank:
+        raise ValueError("an adapter is small: train --rank without FSDP.")
     if accelerator.is_main_process:
         hold_folder(args.output_dir)
     set_seed(args.seed)  # the same initial weights on every process
@@ -229,11 +268,13 @@ def main():
     else:
         vqvae = VQModel.from_pretrained(args.pretrained_model_name_or_path, subfolder="vqvae")
     vqvae.eval().requires_grad_(False)
-    dataset, info = load_tokens(args, vqvae, accelerator)
-    condition = ClassCondition.of(dataset, info, args.cond_dropout_prob)
+    dataset, info, folder = load_tokens(args, vqvae, accelerator)
+    condition, dataset = load_condition(args, dataset, info, folder, accelerator)
 
     # 2. Transformer, EMA, optimiser
     model = build_transformer(args, recipe, info, condition)
+    if args.rank:
+        add_adapter(model, args.rank)
     if sharded:
         accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = model._repeated_blocks
     model.train()
@@ -241,7 +282,7 @@ def main():
         model.enable_gradient_checkpointing()
     scheduler = NATScheduler(info.codebook_size, [one.to_dict() for one in stored])
     loader = DataLoader(
-        dataset, args.train_batch_size, shuffle=True, drop_last=True, collate_fn=collate_tokens,
+        dataset, args.train_batch_size, shuffle=True, drop_last=True, collate_fn=condition.collate,
         num_workers=args.dataloader_num_workers, pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
     if len(loader) < accelerator.num_processes:
@@ -251,7 +292,9 @@ def main():
     if args.scale_lr:
         learning_rate *= args.gradient_accumulation_steps * args.train_batch_size * world
     betas = (args.adam_beta1, args.adam_beta2)
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, betas, args.adam_epsilon, args.adam_weight_decay)
+    optimizer = torch.optim.AdamW(
+        trained_parameters(model), learning_rate, betas, args.adam_epsilon, args.adam_weight_decay
+    )
     steps_per_epoch = max(1, len(loader) // world // args.gradient_accumulation_steps)
     max_steps = args.max_train_steps or args.num_train_epochs * steps_per_epoch
     # accelerate steps a prepared schedule once per process, so its lengths are counted in all processes' steps.
@@ -260,9 +303,10 @@ def main():
         num_training_steps=max_steps * world,
     )  # fmt: skip
     model, optimizer, loader, lr_scheduler = accelerator.prepare(model, optimizer, loader, lr_scheduler)
-    parts, ema = {"transformer": model, "optimizer": optimizer, "lr_scheduler": lr_scheduler}, None
+    learned = {"adapter": AdapterState(accelerator.unwrap_model(model))} if args.rank else {"transformer": model}
+    parts, ema = learned | {"optimizer": optimizer, "lr_scheduler": lr_scheduler}, None
     if args.use_ema:
-        ema = EMAModel(model.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+        ema = EMAModel(trained_parameters(model), decay=args.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         ema.to(accelerator.device)
         parts["ema"] = ema
 
@@ -275,7 +319,7 @@ def main():
     if objective.needs_average:
         objective.averaged = averaged_model(accelerator.unwrap_model(model), ema)
     history = History(Path(args.output_dir, "history.jsonl"), first_step, accelerator.is_main_process)
-    parameters = sum(p.numel() for p in accelerator.unwrap_model(model).parameters())
+    parameters = sum(p.numel() for p in trained_parameters(model))
     accelerator.print(
         f"{len(dataset)} token rows of {info.sample_size}x{info.sample_size}, {condition}, {max_steps} steps of "
         f"{args.train_batch_size * world * args.gradient_accumulation_steps}, {parameters:,} parameters, p(r) {strategy}"
@@ -314,12 +358,12 @@ def main():
                 totals += torch.stack([loss.detach(), accuracy])
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+                    accelerator.clip_grad_norm_(trained_parameters(model), args.max_grad_norm)
                 optimizer.step()
                 lr_scheduler.step()
                 optimizer.zero_grad()
         if ema is not None:
-            ema.step(model.parameters())
+            ema.step(trained_parameters(model))
 
         progress.update()
         if step % args.logging_steps == 0 or step == max_steps:
@@ -344,19 +388,22 @@ def main():
         if step % args.checkpointing_steps == 0 and step < max_steps:
             checkpoints.save(step)
 
-    # 4. Save the pipeline
+    # 4. Save the pipeline, or the adapter
     progress.close()
     if first_step < max_steps:
         checkpoints.save(max_steps)
     pipeline = validate(max_steps)
     if pipeline is not None:
-        folder = Path(args.output_dir, "pipeline")
+        folder = Path(args.output_dir, "lora" if args.rank else "pipeline")
         for component in (pipeline.vqvae, pipeline.transformer):
             forget_folder(component)
         with whole_folder(folder) as partial:
-            pipeline.save_pretrained(partial)
-            save_model_card(partial, pipeline, args, info, strategy, world)
-        accelerator.print(f"Pipeline saved to {folder}.")
+            if args.rank:
+                save_adapter(pipeline, partial)
+            else:
+                pipeline.save_pretrained(partial)
+            save_model_card(partial, pipeline, condition, args, info, strategy, world)
+        accelerator.print(f"{'Adapter' if args.rank else 'Pipeline'} saved to {folder}.")
         if args.push_to_hub:
             upload_folder(repo_id=repo_id, folder_path=folder, commit_message="End of training")
     accelerator.end_training()

@@ -97,8 +97,9 @@ def load_images(
     label_column: str | None = "label",
     streaming: bool = False,
     max_samples: int | None = None,
+    caption_column: str | None = None,
 ) -> Dataset | IterableDataset:
-    """Load images and labels.
+    """Load images with labels or captions.
 
     Args:
         dataset_name: a dataset on the Hub, or any name or path that `datasets.load_dataset` takes.
@@ -107,6 +108,7 @@ def load_images(
         image_column: the column of images; `label_column`: the column of classes, or None for unlabelled images.
         streaming: read the dataset as it is used, without downloading it first (Hub datasets only).
         max_samples: keep the first so many images.
+        caption_column: the column of captions, a text or a list of texts for each image, where they are wanted.
 
     Raises:
         ValueError: no source or two sources are named, the folder is empty, or a column does not exist.
@@ -131,11 +133,11 @@ def load_images(
     else:
         dataset = load_dataset(dataset_name, split=split, streaming=streaming)
     if dataset.column_names is not None:
-        for column in filter(None, (image_column, label_column)):
+        for column in filter(None, (image_column, label_column, caption_column)):
             if column not in dataset.column_names:
                 raise ValueError(
                     f"the dataset has no column {column!r}, it has {dataset.column_names}; name the right one with "
-                    f"--image_column or --label_column (--label_column none for unlabelled images)."
+                    f"--image_column, --caption_column or --label_column (--label_column none for unlabelled images)."
                 )
     if max_samples is not None:
         dataset = dataset.take(max_samples)

@@ -64,6 +64,39 @@ class TestENAT(ModelContract):
         }
 
 
+class TestENATOnText(TestENAT):
+    config = {**TestENAT.config, "context_dim": 12, "context_length": 7}
+
+    def make_inputs(self):
+        inputs = super().make_inputs()
+        del inputs["class_labels"]
+        states = torch.randn(3, 7, 12, generator=torch.Generator().manual_seed(2))
+        return {**inputs, "encoder_hidden_states": states}
+
+    @torch.no_grad()
+    def test_padding_is_not_counted(self):
+        model, inputs = self.make_model(), self.make_inputs()
+        states = inputs["encoder_hidden_states"]
+        states[1, 4:] = 0
+        logits = model(**inputs).sample
+        states[1] = states[1, :4].mean(0)  # the same mean without any padding
+        assert relative_error(model(**inputs).sample, logits) < 1e-5
+        states[1] = 0  # nothing but padding
+        assert model(**inputs).sample.isfinite().all() and not torch.allclose(model(**inputs).sample[1], logits[1])
+
+    def test_a_wrong_kind_of_condition_is_refused(self):
+        model, inputs = self.make_model(), self.make_inputs()
+        states = inputs.pop("encoder_hidden_states")
+        with pytest.raises(ValueError, match="text-conditional: `encoder_hidden_states` is required"):
+            model(**inputs)
+        with pytest.raises(ValueError, match="text-conditional: `class_labels` has to be None"):
+            model(**inputs, class_labels=torch.zeros(3, dtype=torch.long), encoder_hidden_states=states)
+        with pytest.raises(ValueError, match=r"has to be \[3, 7, 12\], but is \[3, 7, 11\]"):
+            model(**inputs, encoder_hidden_states=states[..., :11])
+        with pytest.raises(ValueError, match="class-conditional: `encoder_hidden_states` has to be None"):
+            ENATTransformer2DModel(**TestENAT.config)(**inputs, encoder_hidden_states=states)
+
+
 class TestENATRagged(TestENAT):
     """The same contract where the samples differ in all three counts; sample 0 is all masked, sample 2 all visible."""
 

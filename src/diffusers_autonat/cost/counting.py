@@ -202,11 +202,12 @@ def _enat_pass_cost(model: ENATTransformer2DModel) -> Callable[[int, int], Macs]
     places = torch.zeros(1, num_tokens, dtype=torch.long, device="meta")
     codebook = torch.zeros(config.codebook_size, config.hidden_size, device="meta")
     head = _count(model.head, tokens(num_tokens), places, codebook)
+    text = Macs((config.context_dim or 0) * config.hidden_size)
 
     def cost(num_masked: int, num_encoded: int) -> Macs:
         num_visible = num_tokens - num_masked
         encoder = blocks(config.num_encoder_layers, num_visible - num_encoded, num_encoded)
-        return reuse * num_encoded + encoder + blocks(config.num_decoder_layers, num_masked, num_visible) + head
+        return reuse * num_encoded + encoder + blocks(config.num_decoder_layers, num_masked, num_visible) + head + text
 
     return cost
 

@@ -15,6 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 
 from .attention import attend
+from .conditions import check_condition
 from .sizes import check_sizes
 
 
@@ -167,20 +168,45 @@ def gather_tokens(hidden_states: torch.Tensor, indices: torch.Tensor) -> torch.T
 
 
 class ENATEmbedding(nn.Module):
-    """Codebook embedding plus learned position, normalised; and the class embedding that modulates all blocks."""
+    """
+    Codebook embedding plus learned position, normalised; and the embedding of the condition, which modulates all blocks:
+    that of the class, or a linear map of the mean of the text states. States that are all zero are padding, and not
+    counted.
+    """
 
-    def __init__(self, sample_size: int, codebook_size: int, hidden_size: int, num_classes: int, dropout: float):
+    def __init__(
+        self,
+        sample_size: int,
+        codebook_size: int,
+        hidden_size: int,
+        num_classes: int,
+        context_dim: int | None,
+        dropout: float,
+    ):
         super().__init__()
         self.word_embeddings = nn.Embedding(codebook_size + 1, hidden_size)
         self.position_embeddings = nn.Embedding(sample_size**2, hidden_size)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-6)
         self.dropout = nn.Dropout(dropout)
-        self.class_embeddings = nn.Embedding(num_classes + 1, hidden_size)
+        if context_dim is None:
+            self.class_embeddings = nn.Embedding(num_classes + 1, hidden_size)
+        else:
+            self.context_proj = nn.Linear(context_dim, hidden_size)
 
-    def forward(self, input_ids: torch.Tensor, class_labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # [N]
         tokens = self.word_embeddings(input_ids) + self.position_embeddings(positions)  # [B, N, D]
-        return self.dropout(self.norm(tokens)), self.class_embeddings(class_labels)  # [B, N, D], [B, D]
+        tokens = self.dropout(self.norm(tokens))  # [B, N, D]
+        if encoder_hidden_states is None:
+            return tokens, self.class_embeddings(class_labels)  # [B, N, D], [B, D]
+        counted = (encoder_hidden_states != 0).any(-1).sum(-1, keepdim=True).clamp(min=1)  # [B, 1]
+        pooled = encoder_hidden_states.sum(1) / counted  # [B, W]
+        return tokens, self.context_proj(pooled)  # [B, N, D], [B, D]
 
 
 class ENATAttnProcessor:
@@ -236,7 +262,7 @@ class ENATAttention(nn.Module, AttentionModuleMixin):
 
 class ENATBlock(nn.Module):
     """
-    A block with adaptive LayerNorm: the class embedding gives shifts, scales and gates. Own tokens are updated;
+    A block with adaptive LayerNorm: the embedding of the condition gives shifts, scales and gates. Own tokens are updated;
     context tokens only serve as keys and values, with their own shift, scale and projection.
     """
 
@@ -252,11 +278,11 @@ class ENATBlock(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        class_embedding: torch.Tensor,
+        condition: torch.Tensor,
         context: torch.Tensor | None,
         attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        modulation = self.modulation(F.silu(class_embedding)).unsqueeze(1)  # [B, 1, 8D]
+        modulation = self.modulation(F.silu(condition)).unsqueeze(1)  # [B, 1, 8D]
         shift, scale, shift_context, scale_context, gate, shift_ff, scale_ff, gate_ff = modulation.chunk(8, dim=-1)
 
         own = self.norm1(hidden_states) * (1 + scale) + shift  # [B, n, D]
@@ -304,7 +330,7 @@ class ENATHead(nn.Module):
 
 class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
     r"""
-    The class-conditional transformer of ENAT ([Rethinking Spatial-temporal Interactions in Token-based Image
+    The transformer of ENAT, class- or text-conditional ([Rethinking Spatial-temporal Interactions in Token-based Image
     Synthesis](https://huggingface.co/papers/2411.06959)).
 
     Visible and masked tokens are computed apart: the encoder works on visible tokens only, the decoder updates masked
@@ -312,6 +338,9 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
     revealed since; features of older ones are reused through a small MLP. Tokens are gathered before every stage, so
     the cost follows the number of tokens worked on. Counts may differ between the samples of a batch; then the gathered
     tokens are padded and padded keys masked.
+
+    With a `context_dim` the mean of the text states takes the place of the class embedding: this package's own choice, for
+    how the paper's MS-COCO model is conditioned could not be read from what of it was at hand.
 
     ENAT-L of the paper is `hidden_size=1024, num_encoder_layers=22, num_decoder_layers=2, num_attention_heads=16`.
 
@@ -324,8 +353,11 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         num_attention_heads (`int`, defaults to 16): Attention heads per block.
         mlp_ratio (`float`, defaults to 4.0): Width of the blocks' feed-forward layers relative to `hidden_size`.
         num_classes (`int`, defaults to 1000):
-            Number of real classes; the null class of classifier-free guidance has id `num_classes`.
+            Number of real classes; the null class of classifier-free guidance has id `num_classes`. Not used when
+            `context_dim` is set.
         dropout (`float`, defaults to 0.1): Dropout on the embedded tokens while training.
+        context_dim (`int`, *optional*): Width of text states. If set, the model is conditioned on text, not on classes.
+        context_length (`int`, defaults to 77): Number of text states; used only when `context_dim` is set.
     """
 
     reuses_features = True  # of earlier steps, by `cache`: a sampler cannot begin in the middle
@@ -346,6 +378,8 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         mlp_ratio: float = 4.0,
         num_classes: int = 1000,
         dropout: float = 0.1,
+        context_dim: int | None = None,
+        context_length: int = 77,
     ):
         super().__init__()
         check_sizes(
@@ -356,12 +390,14 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
             num_decoder_layers=num_decoder_layers,
             num_attention_heads=num_attention_heads,
             num_classes=num_classes,
+            context_dim=context_dim,
+            context_length=context_length,
         )
         if hidden_size % num_attention_heads != 0:
             raise ValueError(
                 f"`hidden_size` ({hidden_size}) has to be a multiple of `num_attention_heads` ({num_attention_heads})."
             )
-        self.embed = ENATEmbedding(sample_size, codebook_size, hidden_size, num_classes, dropout)
+        self.embed = ENATEmbedding(sample_size, codebook_size, hidden_size, num_classes, context_dim, dropout)
         self.reuse_proj = ENATReuseProjection(hidden_size)
         self.encoder_blocks = nn.ModuleList(
             [ENATBlock(hidden_size, num_attention_heads, mlp_ratio) for _ in range(num_encoder_layers)]
@@ -392,9 +428,13 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         super().compile_repeated_blocks(*args, **{"dynamic": True} | kwargs)
 
     def check_inputs(
-        self, input_ids: torch.Tensor, class_labels: torch.Tensor | None, cache: ENATCache | None
-    ) -> torch.Tensor:
-        """Raise `ValueError` on wrong shapes or a missing class. Looks at shapes only, never at values."""
+        self,
+        input_ids: torch.Tensor,
+        class_labels: torch.Tensor | None,
+        encoder_hidden_states: torch.Tensor | None,
+        cache: ENATCache | None,
+    ) -> None:
+        """Raise `ValueError` on wrong shapes or a wrong kind of condition. Looks at shapes only, never at values."""
         num_tokens, hidden_size = self.config.sample_size**2, self.config.hidden_size
         if input_ids.ndim != 2 or input_ids.shape[1] != num_tokens:
             raise ValueError(
@@ -402,10 +442,7 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
                 f" {list(input_ids.shape)}."
             )
         batch_size = input_ids.shape[0]
-        if class_labels is None:
-            raise ValueError("This model is class-conditional: `class_labels` is required, but is None.")
-        if class_labels.shape != (batch_size,):
-            raise ValueError(f"`class_labels` has to be [{batch_size}], but is {list(class_labels.shape)}.")
+        check_condition(self.config, batch_size, class_labels, encoder_hidden_states)
         if cache is not None:
             size = cache.indices.shape[-1]
             if cache.features.shape != (batch_size, size, hidden_size) or cache.indices.shape != (batch_size, size):
@@ -413,7 +450,6 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
                     f"`cache` has to hold features [{batch_size}, n, {hidden_size}] and indices [{batch_size}, n], but has"
                     f" {list(cache.features.shape)} and {list(cache.indices.shape)}."
                 )
-        return class_labels
 
     def _bounds(self, members: torch.Tensor, cache: ENATCache | None, num_masked: int | None) -> list[tuple[int, int]]:
         """Smallest and largest number of reused, fresh and masked tokens in a sample, given the `members` of each."""
@@ -440,13 +476,14 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         cache: ENATCache | None = None,
         num_masked: int | None = None,
         return_dict: bool = True,
+        encoder_hidden_states: torch.Tensor | None = None,
     ) -> ENATTransformer2DModelOutput | tuple[torch.Tensor, ENATCache | None, torch.Tensor]:
         """
         Args:
             input_ids (`torch.Tensor` of shape `(batch_size, sample_size**2)`, int64):
                 Codebook ids in raster order; `codebook_size` where masked.
-            class_labels (`torch.Tensor` of shape `(batch_size,)`, int64):
-                Class of every sample, `num_classes` for none.
+            class_labels (`torch.Tensor` of shape `(batch_size,)`, int64, *optional*):
+                Class of every sample, `num_classes` for none. Required by a class-conditional model.
             cache ([`ENATCache`], *optional*):
                 Of the step before, for the same samples in the same order. A position that it has as encoded and that
                 is visible now is not encoded again, so its token must not have changed; one that is masked now is
@@ -455,11 +492,13 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
                 How many tokens of every sample are masked, if that is known: then nothing waits for the device.
                 Tokens that the cache has as encoded must be visible still.
             return_dict (`bool`, defaults to `True`): Whether to return a dataclass or a tuple.
+            encoder_hidden_states (`torch.Tensor` of shape `(batch_size, context_length, context_dim)`, *optional*):
+                Text states, zero at padding. Required by a text-conditional model.
 
         Returns:
             [`ENATTransformer2DModelOutput`], or `(sample, cache, features)` if `return_dict` is False.
         """
-        class_labels = self.check_inputs(input_ids, class_labels, cache)
+        self.check_inputs(input_ids, class_labels, encoder_hidden_states, cache)
         masked = input_ids == self.config.codebook_size  # [B, N]
         reused = torch.zeros_like(masked)
         if cache is not None:
@@ -467,7 +506,7 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
             reused = encoded & ~masked
         members = torch.stack([reused, ~masked & ~reused, masked])  # [3, B, N]
         split, places = split_positions(members, self._bounds(members, cache, num_masked))
-        tokens, class_embedding = self.embed(input_ids, class_labels)  # [B, N, D], [B, D]
+        tokens, embedding = self.embed(input_ids, class_labels, encoder_hidden_states)  # [B, N, D], [B, D]
         groups: list[torch.Tensor] = []
 
         if cache is not None and split[0].size > 0:
@@ -482,7 +521,7 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
             context = torch.cat(groups, dim=1) if groups else None  # [B, m, D], as the groups before came out
             mask = key_mask(keys)  # [B, m + n] or None
             for block in blocks:
-                hidden_states = self._run_block(block, hidden_states, class_embedding, context, mask)
+                hidden_states = self._run_block(block, hidden_states, embedding, context, mask)
             groups.append(hidden_states)
         features = torch.cat(groups, dim=1)  # [B, all n, D]
 

@@ -15,6 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 
 from .attention import attend
+from .conditions import check_condition
 from .sizes import check_sizes
 
 
@@ -300,24 +301,7 @@ class UViTTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         batch_size = input_ids.shape[0]
         if cache is not None:
             raise ValueError(f"U-ViT keeps nothing between calls, so `cache` has to be None, but is a {type(cache)}.")
-        if config.context_dim is None:
-            if encoder_hidden_states is not None:
-                raise ValueError("This model is class-conditional: `encoder_hidden_states` has to be None.")
-            if class_labels is None:
-                raise ValueError("This model is class-conditional: `class_labels` is required, but is None.")
-            if class_labels.shape != (batch_size,):
-                raise ValueError(f"`class_labels` has to be [{batch_size}], but is {list(class_labels.shape)}.")
-        else:
-            if class_labels is not None:
-                raise ValueError("This model is text-conditional: `class_labels` has to be None.")
-            if encoder_hidden_states is None:
-                raise ValueError("This model is text-conditional: `encoder_hidden_states` is required, but is None.")
-            if encoder_hidden_states.shape != (batch_size, config.context_length, config.context_dim):
-                raise ValueError(
-                    "`encoder_hidden_states` has to be"
-                    f" {[batch_size, config.context_length, config.context_dim]}, but is"
-                    f" {list(encoder_hidden_states.shape)}."
-                )
+        check_condition(config, batch_size, class_labels, encoder_hidden_states)
 
     def _run_block(self, block: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled() and self.gradient_checkpointing:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Loading a saved pipeline looks its components up in modules that are already imported, so they are imported here.
 from ..models.policy_adaptive import AdaptivePolicyModel
+from ..models.transformer_enat import ENATTransformer2DModel
 from ..models.transformer_uvit import UViTTransformer2DModel
 from ..schedulers.masked_token_scheduler import MaskedTokenScheduler
 from ..strategies import Strategy
@@ -50,7 +51,7 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
     Args:
         vqvae ([`~diffusers.VQModel`]): decodes token ids to images in [0, 1]; its config has `lookup_from_codebook`.
             May be None where token ids are all that is wanted (`output_type="latent"`).
-        transformer ([`UViTTransformer2DModel`]): predicts the tokens; its config has a `context_dim`.
+        transformer ([`UViTTransformer2DModel`] or [`ENATTransformer2DModel`]): predicts the tokens; its config has a `context_dim`.
         scheduler ([`NATScheduler`] or another order): does the maths of a step and holds the strategies.
         text_encoder ([`~transformers.PreTrainedModel`]): its last hidden states, of width `context_dim`, are the
             condition: a CLIP text model, the encoder of T5, or a model like BERT.
@@ -67,7 +68,7 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
     def __init__(
         self,
         vqvae: VQModel | None,
-        transformer: UViTTransformer2DModel,
+        transformer: UViTTransformer2DModel | ENATTransformer2DModel,
         scheduler: MaskedTokenScheduler,
         text_encoder: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase | None,

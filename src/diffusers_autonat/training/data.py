@@ -15,14 +15,18 @@ def random_flip(pixel_values: torch.Tensor) -> torch.Tensor:
     return torch.where(flip[:, None, None, None], pixel_values.flip(-1), pixel_values)
 
 
-def add_data_arguments(parser) -> None:
-    """The arguments that name the images, the same in every script."""
+def add_data_arguments(parser, captions: bool = False) -> None:
+    """The arguments that name the images, the same in every script; `captions`: also that which names their captions."""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset_name", help="dataset on the Hub, e.g. zalando-datasets/fashion_mnist")
     group.add_argument("--train_data_dir", help="local folder: images in one sub-folder per class, or IDX files")
     group.add_argument("--split", default="train", help="split to read")
     group.add_argument("--image_column", default="image")
     group.add_argument("--label_column", type=_column, default="label", help="'none' for unlabelled images")
+    if captions:
+        group.add_argument(
+            "--caption_column", help="of one text, or a list of texts, for each image; kept with the tokens"
+        )
     group.add_argument("--max_train_samples", type=positive, help="use only the first so many images")
 
 
@@ -34,5 +38,5 @@ def images_of(args, split: str | None = None, streaming: bool = False) -> Datase
     """The images that a script's data arguments name; of another split all of them, whatever `--max_train_samples`."""
     return load_images(
         args.dataset_name, args.train_data_dir, split or args.split, args.image_column, args.label_column, streaming,
-        args.max_train_samples if split in (None, args.split) else None,
+        args.max_train_samples if split in (None, args.split) else None, getattr(args, "caption_column", None),
     )  # fmt: skip

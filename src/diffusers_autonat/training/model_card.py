@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cards import PAPERS, classes, make_card, metadata, save_card, shell_command, table, usage
+from ..cards import PAPERS, escape, make_card, metadata, save_card, shell_command, table, usage
 from ..cards.sections import LIBRARY
 from ..plots import plot_history
 from ..provenance import hardware, versions
 from ..strategies import TrainingStrategy
 from .loop import History
+from .lora import adapter_size
 
 
 if TYPE_CHECKING:
+    from .conditions import Condition
     from .tokens import TokenSetInfo
 
 
 def save_model_card(
-    folder: Path, pipeline: Any, args: Any, info: TokenSetInfo, strategy: TrainingStrategy, num_processes: int
+    folder: Path,
+    pipeline: Any,
+    condition: Condition,
+    args: Any,
+    info: TokenSetInfo,
+    strategy: TrainingStrategy,
+    num_processes: int,
 ) -> None:
     """
-    Write README.md, training.png and samples.png beside the pipeline in `folder`.
+    Write README.md, training.png and samples.png beside the pipeline, or the adapter, in `folder`.
 
     Args:
         args: Of `train_autonat.py`, whose command line (`sys.argv`) is shown without this machine's folders.
@@ -34,17 +43,31 @@ def save_model_card(
     plot_history(history, folder / "training.png", {"loss": "loss", "token_accuracy": "masked-token accuracy"})
     shutil.copy(max((output_dir / "samples").glob("step-*.png")), folder / "samples.png")
     name, transformer = args.hub_model_id or output_dir.resolve().name, pipeline.transformer
-    call = f"image = pipe({_a_label(pipeline)!r}, num_inference_steps={max(args.num_inference_steps)}).images[0]"
+    call = (
+        f"image = pipe({condition.example(pipeline)!r}, num_inference_steps={max(args.num_inference_steps)}).images[0]"
+    )
+    what = f"A {condition.tag} masked-token transformer ({PAPERS[type(transformer).__name__]}) of"
+    tags = [args.transformer, condition.tag] + ["lora"] * bool(args.rank)
+    data = metadata(args.license, tags, _dataset_ids(args.dataset_name), condition.pipeline_tag)
+    load, parameters = name, transformer.num_parameters()
+    if args.rank:
+        load = args.pretrained_model_name_or_path
+        if Path(load).exists():
+            load = Path(load).resolve().name
+        else:
+            data.base_model = load
+        call = f"pipe.load_lora_weights({json.dumps(name, ensure_ascii=False)})\n{call}"
+        what = f"An adapter (LoRA of rank {args.rank}, {adapter_size(pipeline):,} parameters) to {escape(load)}, a {what[2:]}"
+        parameters -= adapter_size(pipeline)
     text = make_card(
-        metadata(args.license, [args.transformer, "class-conditional"], _dataset_ids(args.dataset_name)),
+        data,
         [
             f"# {name}",
-            f"A class-conditional masked-token transformer ({PAPERS[type(transformer).__name__]}) of "
-            f"{transformer.num_parameters():,} parameters on a {info.sample_size} x {info.sample_size} grid of "
-            f"{info.codebook_size} codes, trained with {LIBRARY}.",
-            usage(name, call, type(pipeline).__name__),
+            f"{what} {parameters:,} parameters on a {info.sample_size} x {info.sample_size} grid of {info.codebook_size} "
+            f"codes, trained with {LIBRARY}.",
+            usage(load, call, type(pipeline).__name__),
             "![samples](samples.png)",
-            classes(pipeline.id2label, transformer.config.num_classes),
+            condition.card_section(pipeline),
             _training(args, info, strategy, history, num_processes),
             "![training curves](training.png)",
             _license(args.license),
@@ -56,15 +79,6 @@ def save_model_card(
 def _dataset_ids(name: str | None) -> list[str]:
     """The data set's id on the Hub; nothing where it is a folder of this machine."""
     return [name] if name and not Path(name).is_absolute() and not Path(name).exists() else []
-
-
-def _a_label(pipeline: Any) -> str | int:
-    """What to call class 0: its name, where that stands for no other class."""
-    name = pipeline.id2label.get(0, "")
-    try:
-        return name if pipeline.get_label_ids(name) == [0] else 0
-    except ValueError:
-        return 0
 
 
 def _training(args: Any, info: TokenSetInfo, strategy: TrainingStrategy, history: list[dict], processes: int) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset, IterableDataset
 from diffusers import VQModel
@@ -55,15 +56,17 @@ def tokenize_dataset(
     batch_size: int = 256,
     images_per_part: int = 4096,
     show_progress: bool = True,
+    caption_column: str | None = None,
 ) -> TokenSetInfo:
     """Write shard `i` of `n` of the token set of `dataset` to `output_dir`; of what is there already only what is damaged.
 
-    Each row has `input_ids` (uint16 or int32, `[h * w]`) and `label` (-1 where there is none). With `flips` the
-    mirrored image follows as a row of its own. Images that cannot be read are left out and counted.
+    Each row has `input_ids` (uint16 or int32, `[h * w]`) and `label` (-1 where there is none), and with a `caption_column`
+    `captions`, a list of one or more texts. With `flips` the mirrored image follows as a row of its own. Images that
+    cannot be read are left out and counted.
 
     Raises:
         ValueError: the folder holds tokens made in another way (says what is stored and what is asked), the shard does
-            not exist, a label is no class, or half or more of the images cannot be read.
+            not exist, a label is no class or a caption no text, or half or more of the images cannot be read.
         OSError: the disk is full, or the folder may not be written; what was written is kept.
     """
     index, count = shard
@@ -80,11 +83,12 @@ def tokenize_dataset(
         model_hash(vqvae), vqvae.config.num_vq_embeddings, resolution // factor, resolution, flips,
         label_names(dataset, label_column), count, dataset.info.dataset_name, dataset.split and str(dataset.split),
         image_column, label_column, len(dataset) if isinstance(dataset, Dataset) else None,
-        dataset_hash(rows, image_column, label_column), TRANSFORM, images_per_part,
+        dataset_hash(rows, image_column, label_column, caption_column), TRANSFORM, images_per_part, caption_column,
     )  # fmt: skip
     length = None
     if isinstance(dataset, Dataset):
         check_labels(_labels(dataset, label_column), info.label_names, "the data set")
+        _check_captions(dataset, caption_column)
         if index >= len(dataset):
             raise ValueError(f"shard {index}/{count} holds no image: {len(dataset)} are too few for so many shards.")
         rows = rows.shard(count, index)
@@ -101,20 +105,26 @@ def tokenize_dataset(
     (folder / SHARD_FILE).unlink(missing_ok=True)  # it stands for a whole shard only
     whole = _whole_parts(folder, info)
     read, encode = _reader(info, image_column, label_column, vqvae.config.in_channels), _encoder(vqvae, flips)
+    copies = 1 + flips  # rows of an image
     seen = sum(one.num_images + one.num_unreadable for one in whole.values())
     with tqdm(total=length, initial=seen, unit="image", disable=not show_progress) as progress:
         for number, part_rows in _missing(rows, images_per_part, whole):
             part = replace(info, unreadable=[])
             tokens: list[np.ndarray] = []
             labels: list[int] = []
+            captions: list[list[str]] = []
             first = number * images_per_part
             readable = read(part_rows, first, part)
             while batch := list(itertools.islice(readable, batch_size)):
-                tokens += encode([image for image, _ in batch])
-                labels += [label for _, label in batch for _ in range(1 + flips)]
+                tokens += encode([image for image, _, _ in batch])
+                labels += [label for _, label, _ in batch for _ in range(copies)]
+                captions += [texts for _, _, texts in batch for _ in range(copies)]
                 progress.n = seen + part.num_images + part.num_unreadable
                 progress.refresh()
-            write_part(part_path(folder, number), Part(np.array(tokens), np.array(labels, np.int64), part))
+            made = Part(np.array(tokens), np.array(labels, np.int64), part)
+            if caption_column is not None:
+                made.captions = pa.array(captions, pa.list_(pa.string()))
+            write_part(part_path(folder, number), made)
             whole[number], seen = part, seen + part.num_images + part.num_unreadable
     done = replace(info, num_parts=len(whole), unreadable=[])
     for _, part in sorted(whole.items()):
@@ -129,8 +139,10 @@ def tokenize_dataset(
     return done
 
 
-def dataset_hash(rows: Dataset | IterableDataset, image_column: str, label_column: str | None) -> str:
-    """First digits of the SHA-256 of some images and their labels, which tell one data set from another at little cost.
+def dataset_hash(
+    rows: Dataset | IterableDataset, image_column: str, label_column: str | None, caption_column: str | None = None
+) -> str:
+    """First digits of the SHA-256 of some images with labels and captions: tells data sets apart at little cost.
 
     Args:
         rows: `undecoded`. Of files it is their name and size that counts, so that folders may move.
@@ -148,6 +160,8 @@ def dataset_hash(rows: Dataset | IterableDataset, image_column: str, label_colum
             content = f"{Path(path).name} {size}".encode()
         digest.update(hashlib.sha256(content).digest())
         digest.update(f"{row[label_column] if label_column else None};".encode())
+        if caption_column is not None:
+            digest.update(f"{row[caption_column]};".encode())
     return digest.hexdigest()[:DIGITS]
 
 
@@ -168,6 +182,24 @@ def _label(label: Any, index: int) -> int:
             f"image {index} has the label {label!r:.60}, which is no class id: name another --label_column, or none."
         )
     return int(label)
+
+
+def _check_captions(dataset: Dataset, caption_column: str | None) -> None:
+    """A ValueError names the first caption of a data set that is none."""
+    if caption_column is not None:
+        for i, caption in enumerate(dataset.select_columns(caption_column)[caption_column]):
+            _captions(caption, i)
+
+
+def _captions(caption: Any, index: int) -> list[str]:
+    """The texts of an image, which has one or a list of them."""
+    texts = [caption] if isinstance(caption, str) else caption
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError(
+            f"image {index} has the caption {caption!r:.60}, which is no text: name another --caption_column, or leave that "
+            "image out."
+        )
+    return texts
 
 
 def _finished(folder: Path, info: TokenSetInfo, length: int | None) -> TokenSetInfo | None:
@@ -271,13 +303,16 @@ def _missing(
 def _reader(info: TokenSetInfo, image_column: str, label_column: str | None, num_channels: int) -> Any:
     met: set[int] = set()  # labels: of a stream they cannot be checked before
 
-    def read(rows: Iterator[dict[str, Any]], first: int, part: TokenSetInfo) -> Iterator[tuple[np.ndarray, int]]:
-        """Images as uint8 arrays with their labels; those that cannot be read are counted in `part`."""
+    def read(
+        rows: Iterator[dict[str, Any]], first: int, part: TokenSetInfo
+    ) -> Iterator[tuple[np.ndarray, int, list[str]]]:
+        """Images as uint8 arrays with their label and captions; those that cannot be read are counted in `part`."""
         unreadable = UnreadableImages("the data set")
         for index, row in enumerate(rows, first):
             label = _label(row[label_column], index) if label_column else -1
             met.add(label)
             check_labels(np.array([*met]), info.label_names, f"image {index}")
+            captions = _captions(row[info.caption_column], index) if info.caption_column else []
             try:
                 stored = row[image_column] or {}
                 name = stored.get("path") or f"image {index} of the shard"
@@ -287,7 +322,7 @@ def _reader(info: TokenSetInfo, image_column: str, label_column: str | None, num
                 part.num_unreadable, part.unreadable = unreadable.num_unreadable, unreadable.names
             else:
                 part.num_images += 1
-                yield image, label
+                yield image, label, captions
 
     return read
 

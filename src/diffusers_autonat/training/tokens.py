@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset, Features, Sequence, Value, concatenate_datasets
 
@@ -47,6 +48,7 @@ class TokenSetInfo:
         dataset_hash: of images evenly spaced over the data set, with their labels; of a stream, of its first.
         image_transform: `images.TRANSFORM`.
         images_per_part: readable or not.
+        caption_column: of the data set; None where no captions are kept.
         num_parts: of this shard, as the number of images: of those that could be read.
         unreadable: why, of the first of those that could not.
     """
@@ -67,6 +69,7 @@ class TokenSetInfo:
     dataset_hash: str | None = None
     image_transform: str | None = None
     images_per_part: int | None = None
+    caption_column: str | None = None
     num_parts: int | None = None
     num_images: int = 0
     num_unreadable: int = 0
@@ -106,12 +109,14 @@ class Part:
         ids: tokens `[n, sample_size ** 2]`; `labels`: `[n]`, -1 where there is none.
         info: how it was made, with the counts of this part alone; None of one that does not say.
         rows: the same as a data set, of one that was read.
+        captions: one or more texts for each row, where captions are kept.
     """
 
     ids: np.ndarray
     labels: np.ndarray
     info: TokenSetInfo | None = None
     rows: Dataset | None = None
+    captions: pa.ListArray | None = None
 
 
 def shard_path(folder: str | Path, index: int, count: int) -> Path:
@@ -128,24 +133,28 @@ def write_part(path: Path, part: Part) -> None:
     assert info is not None
     dtype = _dtype(info)
     ids, labels = part.ids.astype(dtype).reshape(-1, info.sample_size**2), part.labels.astype(np.int32)
-    columns = Features(
-        {"input_ids": Sequence(Value(dtype.name), length=info.sample_size**2), "label": Value("int32")}
-    ).arrow_schema
-    features = columns.metadata[_FEATURES]
-    said = {"info": asdict(info), "place": _place(path), "hash": _hash(ids, labels, features)}
-    schema = columns.with_metadata({**columns.metadata, _KEY: json.dumps(said).encode()})
+    types = {"input_ids": Sequence(Value(dtype.name), length=info.sample_size**2), "label": Value("int32")}
     tokens = pa.FixedSizeListArray.from_arrays(pa.array(ids.ravel()), info.sample_size**2)
+    arrays = [tokens, pa.array(labels)]
+    if part.captions is not None:
+        types["captions"] = Sequence(Value("string"))
+        arrays.append(part.captions)
+    columns = Features(types).arrow_schema
+    features = columns.metadata[_FEATURES]
+    said = {"info": asdict(info), "place": _place(path), "hash": _hash(ids, labels, part.captions, features)}
+    schema = columns.with_metadata({**columns.metadata, _KEY: json.dumps(said).encode()})
     with whole_file(path) as partial, pa.OSFile(str(partial), "wb") as sink:
         with pa.ipc.new_stream(sink, schema) as writer:
-            writer.write_table(pa.Table.from_arrays([tokens, pa.array(labels)], schema=schema))
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
 def _dtype(info: TokenSetInfo) -> np.dtype:
     return np.dtype(np.uint16 if info.codebook_size <= 2**16 else np.int32)
 
 
-def _hash(ids: np.ndarray, labels: np.ndarray, features: bytes) -> str:
-    return array_hash(ids, labels, np.frombuffer(features, np.uint8))
+def _hash(ids: np.ndarray, labels: np.ndarray, captions: pa.ListArray | None, features: bytes) -> str:
+    texts = b"" if captions is None else json.dumps(captions.to_pylist()).encode()
+    return array_hash(ids, labels, np.frombuffer(texts, np.uint8), np.frombuffer(features, np.uint8))
 
 
 def _place(path: Path) -> str:
@@ -176,9 +185,13 @@ def read_part(path: Path) -> Part:
         if ids.null_count or labels.null_count or ids.flatten().null_count:
             raise ValueError("some of its values are missing")
         part = Part(ids.flatten().to_numpy().reshape(len(ids), ids.type.list_size), labels.to_numpy(), rows=rows)
+        if "captions" in table.column_names:
+            part.captions = table["captions"].combine_chunks()
+            if part.captions.type != pa.list_(pa.string()):
+                raise TypeError(f"its captions are {part.captions.type}, not lists of texts")
         if said is not None:
             part.info = TokenSetInfo.of_json(path, said["info"])
-            if _hash(part.ids, part.labels, described[_FEATURES]) != said["hash"]:
+            if _hash(part.ids, part.labels, part.captions, described[_FEATURES]) != said["hash"]:
                 raise ValueError("its tokens are not those that were written")
             if said["place"] != _place(path):
                 raise ValueError(f"it is a copy of {said['place']}")
@@ -198,6 +211,12 @@ def check_part(path: Path, part: Part, info: TokenSetInfo) -> None:
         wrong = part.ids.max() if part.ids.max() >= info.codebook_size else part.ids.min()
         raise ValueError(f"{path} holds the token {wrong}: there are {info.codebook_size}, from 0")
     check_labels(part.labels, info.label_names, path)
+    if (part.captions is None) != (info.caption_column is None):
+        raise ValueError(f"{path} holds {'no ' if part.captions is None else ''}captions")
+    if part.captions is not None and (
+        part.captions.flatten().null_count or not pc.all(pc.greater(pc.list_value_length(part.captions), 0)).as_py()
+    ):
+        raise ValueError(f"{path} holds a row without a caption")
 
 
 def check_labels(labels: np.ndarray, label_names: list[str] | None, source: Any) -> None:
