@@ -30,7 +30,7 @@ class AdapterState:
         return get_peft_model_state_dict(self.model)
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        result = set_peft_model_state_dict(self.model, state)
+        result: Any = set_peft_model_state_dict(self.model, state)
         if result.unexpected_keys:
             raise ValueError(f"the model has no {result.unexpected_keys[0]}")
 
