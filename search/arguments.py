@@ -33,6 +33,7 @@ from diffusers_autonat.search.objective import METRICS
 from diffusers_autonat.search.spaces import generation_start, resample_strategy
 from diffusers_autonat.search.training import CandidateTrainer
 from diffusers_autonat.strategy_files import read_strategies
+from diffusers_autonat.training.recipes import RECIPES
 
 
 DEFAULT_JOURNAL = "search.journal"
@@ -81,10 +82,24 @@ def add_start_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--start",
         default="heuristic",
-        help="heuristic (of another order: its own), released (where the paper's search starts), stored, or a file, also of another number of steps",
+        help="heuristic (of the transformer's paper; of another order: its own), released (where the paper's search starts), stored, or a file, also of another number of steps",
     )
-    group.add_argument("--remasking-temperature", type=number(0), default=4.5, help="lambda of the heuristic")
-    group.add_argument("--guidance-scale", type=number(0), default=3.0, help="k of the heuristic")
+    group.add_argument("--remasking-temperature", type=number(0), help="lambda of the heuristic; default: the paper's")
+    group.add_argument("--guidance-scale", type=number(0), help="k of the heuristic; default: the paper's")
+
+
+def heuristic_of(pipeline: Any) -> Callable[..., GenerationStrategy]:
+    """The heuristic of the paper of a pipeline's transformer; AutoNAT's where that has still to be trained."""
+    for recipe in RECIPES.values():
+        if pipeline is not None and isinstance(pipeline.transformer, recipe.model_class):
+            return recipe.heuristic
+    return GenerationStrategy.cosine
+
+
+def given_settings(args: argparse.Namespace) -> dict[str, float]:
+    """Those of the heuristic's settings that are given."""
+    settings = {name: getattr(args, name) for name in ("remasking_temperature", "guidance_scale")}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def start_strategy(args: argparse.Namespace, num_inference_steps: int, pipeline: Any) -> Any:
@@ -93,11 +108,7 @@ def start_strategy(args: argparse.Namespace, num_inference_steps: int, pipeline:
     if args.start == "heuristic" and scheduler is not None and not isinstance(scheduler, NATScheduler):
         return scheduler.heuristic(num_inference_steps)
     if args.start == "heuristic":
-        return GenerationStrategy.cosine(
-            num_inference_steps,
-            remasking_temperature=args.remasking_temperature,
-            guidance_scale=args.guidance_scale,
-        )
+        return heuristic_of(pipeline)(num_inference_steps, **given_settings(args))
     if args.start == "released":
         return generation_start(num_inference_steps)
     if args.start == "stored":
@@ -115,7 +126,9 @@ def start_strategy(args: argparse.Namespace, num_inference_steps: int, pipeline:
 def start_label(args: argparse.Namespace) -> str:
     """What pictures call the start."""
     if args.start == "heuristic":
-        return f"heuristic (lambda {args.remasking_temperature:g}, k {args.guidance_scale:g})"
+        symbols = {"remasking_temperature": "lambda", "guidance_scale": "k"}
+        given = ", ".join(f"{symbols[name]} {value:g}" for name, value in given_settings(args).items())
+        return f"heuristic ({given})" if given else "heuristic"
     return {"released": "released start", "stored": "stored before"}.get(args.start, Path(args.start).name)
 
 

@@ -23,6 +23,7 @@ from arguments import (
     add_training_arguments,
     as_identity,
     candidate_trainer,
+    heuristic_of,
     judge_of,
     load_judged,
     main_of_script,
@@ -126,10 +127,10 @@ def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SC
     )  # fmt: skip
 
 
-def heuristics(args) -> dict[str, GenerationStrategy]:
+def heuristics(args, pipeline=None) -> dict[str, GenerationStrategy]:
     """The grid of the baseline."""
     return {
-        f"lambda {lam:g}, k {k:g}": GenerationStrategy.cosine(
+        f"lambda {lam:g}, k {k:g}": heuristic_of(pipeline)(
             args.num_inference_steps, remasking_temperature=lam, guidance_scale=k
         )
         for lam, k in itertools.product(args.lambdas, args.ks)
@@ -186,7 +187,7 @@ def row_of(found: Found, start: Scored, floor: float | None) -> dict:
 def baseline(args, judge, storage, output):
     """the heuristic with lambda and k tuned by a grid, the best confirmed on fresh noise"""
     pipeline, steps = load_judged(args), args.num_inference_steps
-    of_pipeline, floor, grid = pipeline_identity(args, pipeline), floor_of(args, judge), heuristics(args)
+    of_pipeline, floor, grid = pipeline_identity(args, pipeline), floor_of(args, judge), heuristics(args, pipeline)
     name = args.study_name or f"baseline-T{steps}"
     rows = score_candidates(storage, name, judge.identity(**of_pipeline), grid, judge.score(pipeline))
     winners = {row.label: row.strategy for row in rows[: max(1, args.confirm_top)]}

@@ -10,6 +10,7 @@ quality against multiply-accumulates. `optuna-dashboard outputs/search-T4/search
 """
 
 import argparse
+import math
 from pathlib import Path
 
 from arguments import (
@@ -32,6 +33,7 @@ from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.files import write_json
 from diffusers_autonat.plots import plot_front, plot_schedules, plot_search
 from diffusers_autonat.provenance import pipeline_hash
+from diffusers_autonat.search.confirm import Scored
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.report import (
@@ -45,6 +47,9 @@ from diffusers_autonat.search.report import (
 from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, make_space, sampler_names
 from diffusers_autonat.search.strategy_spaces import AnyStepsSpace
 from diffusers_autonat.search.study import complete_trials, open_storage
+
+
+STORED = "stored"  # label of what the pipeline has
 
 
 def parse_args():
@@ -64,6 +69,7 @@ def parse_args():
     parser.add_argument("--num-trials", type=positive, default=300, help="of all workers together")
     parser.add_argument("--rungs", type=positive, nargs="+", help="numbers of images at which bad trials are given up")
     parser.add_argument("--write-to-pipeline", action="store_true", help="store the result in the pipeline folder too")
+    parser.add_argument("--force", action="store_true", help="store it there even if what is stored is better")
     add_start_arguments(parser)
     add_evaluation_arguments(parser)
     add_study_arguments(parser)
@@ -166,12 +172,36 @@ def run(args):
         confirm_score=judge.confirm_score(pipeline) if args.confirm_top else None,
         confirm_identity=judge.confirm_identity(**of_pipeline),
         confirm_top=args.confirm_top or 1,
-        also={f"start, T = {start.num_inference_steps}": start for start in starts} if args.confirm_top else None,
+        also=compared(pipeline, starts) if args.confirm_top else None,
     )
 
     # 3. Report
     with writing(args.output):
         report(args, found, pipeline, judge, starts, with_cost)
+
+
+def compared(pipeline, starts) -> dict:
+    """What is measured beside the best trials: where the search began, and what the pipeline has stored."""
+    also = {f"start, T = {start.num_inference_steps}": start for start in starts}
+    for start in starts:
+        stored = pipeline.scheduler.stored_strategies.get(start.num_inference_steps)
+        if stored is not None and stored != start:
+            also[f"{STORED}, T = {start.num_inference_steps}"] = stored
+    return also
+
+
+def print_table(same: list[Scored], name: str) -> None:
+    """Value, its error, recognition, and the gain over each strategy that was measured beside it."""
+    best = same[0]
+    for one in same:
+        values = one.record["values"]
+        error, recognised = values.get(f"{name}_error"), values.get("class_consistency")
+        line = f"  {one.label:<16} {name} {one.value:.4f}" + ("" if error is None else f" +- {error:.4f}")
+        line += "" if recognised is None else f", recognised {recognised:.1%}"
+        if one is not best and error is not None:
+            noise = math.hypot(error, best.record["values"][f"{name}_error"])
+            line += f"; {best.label} gains {(one.value - best.value) / noise:.1f} times the noise"
+        print(line)
 
 
 def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
@@ -195,8 +225,14 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
         same = [one for one in found.candidates if one.strategy.num_inference_steps == steps]
         if not same:
             continue
-        best = min(same, key=lambda one: one.value)
-        for folder in folders_of(args):
+        same.sort(key=lambda one: one.value)
+        best, folders = same[0], folders_of(args)
+        if args.force:
+            best = next((one for one in same if one.label.startswith("trial")), best)
+        elif args.write_to_pipeline and best.label.startswith(STORED):
+            folders = folders[:1]
+            print(f"T = {steps}: nothing better than what is stored was found; {args.pipeline} stays as it is")
+        for folder in folders:
             of_trial = {"trial": best.label, "metric_name": name, "value": best.value}
             save_strategy(folder, kept_in(folder, pipeline.scheduler), best.strategy, {**of_trial, **origin})
         write_json(output / f"strategy-T{steps}.json", best.strategy.to_dict())
@@ -204,6 +240,8 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
         drawn = {f"found ({best.label})": best.strategy, start_label(args): start}
         plot_schedules(drawn, output / f"schedules{suffix}.png", title_of(args.pipeline, steps))
         print(f"T = {steps}: {name} {best.value:.4f} ({best.label}{', fresh noise' if found.confirmed else ''})")
+        if found.confirmed:
+            print_table(same, name)
     if with_cost:
         trials = [(trial.values[0], trial.values[1]) for trial in complete_trials(found.study)]
         groups = {f"search, N = {args.num_images:,}": trials}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,6 +199,27 @@ def test_a_population_along_curves(tiny, tmp_path, in_process):
     trials = trials_of(tmp_path / "search.journal", "population-T6")
     assert [trial.params["noise"] for trial in trials] == [1, 1, 0, 0]
     assert len(trials[0].params) == 3 * 4 - 2 + 1  # nothing is re-masked at the last knot; and the noise
+
+
+def test_start_stored_and_found_are_measured_together_and_the_best_is_kept(tiny, tmp_path, in_process, capsys):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(tiny / "pipeline", folder)
+    before = NATScheduler.from_pretrained(folder, subfolder="scheduler").get_strategy(4)
+    args = [folder, "--num-inference-steps", 4, "--remasking-temperature", 2, "--sampler", "random", "--num-trials", 2,
+            "--confirm-top", 2, "--confirm-images", 24, "--write-to-pipeline", "--output", tmp_path / "search"]  # fmt: skip
+    in_process(args)
+    rows = json.loads((tmp_path / "search" / "result.json").read_text())["candidates"]
+    assert {row["label"] for row in rows} == {"trial 1", "start, T = 4", "stored, T = 4"}
+    assert all(row["values"]["frechet_distance_error"] > 0 for row in rows)
+    printed = capsys.readouterr().out
+    assert printed.count("times the noise") == 2 and printed.count("recognised") == 3
+    best = GenerationStrategy.from_dict(min(rows, key=lambda row: row["value"])["strategy"])
+    assert NATScheduler.from_pretrained(folder, subfolder="scheduler").get_strategy(4) == best
+    assert ("stays as it is" in printed) == (best == before)
+
+    in_process([*args, "--force"])
+    [found] = [GenerationStrategy.from_dict(row["strategy"]) for row in rows if row["label"] == "trial 1"]
+    assert NATScheduler.from_pretrained(folder, subfolder="scheduler").get_strategy(4) == found
 
 
 def test_wrong_feature_width(tiny, tmp_path, in_process, capsys):
