@@ -30,7 +30,8 @@ class AdapterState:
         return get_peft_model_state_dict(self.model)
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        _, unknown = set_peft_model_state_dict(self.model, state)
+        result: Any = set_peft_model_state_dict(self.model, state)
+        unknown = result.unexpected_keys
         if unknown:
             raise ValueError(f"the model has no {unknown[0]}")
 
