@@ -29,6 +29,12 @@ def load_vqgan() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     return {n: t for n, t in tensors.items() if parts[n]}, {n: t for n, t in tensors.items() if not parts[n]}
 
 
+def load_policy() -> dict[str, torch.Tensor]:
+    """The reference policy's weights."""
+    tensors = load_file(FIXTURES / "policy.safetensors")
+    return {name.removeprefix("policy."): value for name, value in tensors.items() if name.startswith("policy.")}
+
+
 def randomise(model: torch.nn.Module, std: float = 0.1) -> torch.nn.Module:
     """Weights of which none is zero or equal to another: a swap of two tensors changes the output."""
     for parameter in model.parameters():

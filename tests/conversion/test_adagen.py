@@ -11,12 +11,7 @@ from diffusers_autonat.cli import main
 from diffusers_autonat.conversion import convert_policy_state_dict
 from diffusers_autonat.conversion.adagen import _MODULES
 from tests.conftest import load_reference
-from tests.conversion.released import FIXTURES, load_vqgan, randomise
-
-
-def reference_policy() -> dict[str, torch.Tensor]:
-    tensors = load_file(FIXTURES / "policy.safetensors")
-    return {name.removeprefix("policy."): value for name, value in tensors.items() if name.startswith("policy.")}
+from tests.conversion.released import load_policy, load_vqgan, randomise
 
 
 def release_policy(policy: AdaptivePolicyModel) -> dict[str, torch.Tensor]:
@@ -44,7 +39,7 @@ def files(tmp_path):
     adanat |= {"critic.linear3.weight": torch.zeros(1, 8), "critic.linear3.bias": torch.zeros(1)}
     torch.save(adanat, tmp_path / "adanat.pth")
     torch.save({"state_dict": load_vqgan()[0]}, tmp_path / "vqgan.ckpt")
-    torch.save(reference_policy(), tmp_path / "other_policy.pth")
+    torch.save(load_policy(), tmp_path / "other_policy.pth")
     return tmp_path
 
 
@@ -127,7 +122,7 @@ def test_a_policy_as_the_transformer(files):
 
 
 def test_damaged_weights_are_listed():
-    weights = reference_policy()
+    weights = load_policy()
     del weights["linear3.bias"]
     weights["dw_conv.bias"] = torch.zeros(5)
     with pytest.raises(ValueError, match="(?s)missing: linear3.bias.*shape: dw_conv.bias is"):

@@ -6,7 +6,7 @@ import torch
 from diffusers_autonat import ENATTransformer2DModel, UViTTransformer2DModel
 from diffusers_autonat.conversion import SOURCES, convert_enat_state_dict, convert_uvit_state_dict
 from tests.conftest import load_reference
-from tests.conversion.released import load_vqgan, randomise, release_enat, release_uvit
+from tests.conversion.released import load_policy, load_vqgan, randomise, release_enat, release_uvit
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,16 @@ def test_layers_for_patches_are_not_guessed():
         convert_uvit_state_dict(weights)
 
 
-def test_every_checkpoint_is_recognised_as_one_format():
-    checkpoints = {"autonat": "uvit", "autonat-text": "uvit_text", "enat": "enat"}
-    weights = {name: load_reference(file)[0] for name, file in checkpoints.items()} | {"vqgan": load_vqgan()[0]}
-    assert [source.name for source in SOURCES] == list(weights)
-    for name, tensors in weights.items():
-        assert [source.name for source in SOURCES if source.recognise(tensors)] == [name]
+def test_every_checkpoint_is_recognised_as_what_it_is():
+    policy = load_policy()
+    checkpoints = {
+        ("autonat", "adagen"): load_reference("uvit")[0],  # AdaGen's transformer is a U-ViT; the user says which it is
+        ("autonat-text",): load_reference("uvit_text")[0],
+        ("enat",): load_reference("enat")[0],
+        ("vqgan",): load_vqgan()[0],
+        ("adagen-policy",): policy,
+        ("adanat-policy",): {f"actor.{name}": tensor for name, tensor in policy.items()},
+    }
+    assert {source.name for source in SOURCES} == {name for names in checkpoints for name in names}
+    for names, tensors in checkpoints.items():
+        assert tuple(source.name for source in SOURCES if source.recognise(tensors)) == names

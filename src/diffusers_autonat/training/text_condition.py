@@ -130,10 +130,9 @@ class TextCondition:
         return self.prompts[0]
 
     def card_section(self, pipeline: DiffusionPipeline) -> str:
-        name, length = self.text_encoder.config._name_or_path, self.transformer_config["context_length"]
-        name = Path(name).resolve().name if Path(name).exists() else name
+        length, encoder = self.transformer_config["context_length"], type(self.text_encoder).__name__
         prompts = "; ".join(f"“{escape(prompt)}”" for prompt in self.prompts)
         return (
-            f"## Prompts\n\nTexts of up to {length} tokens, encoded by {escape(name)} ({type(self.text_encoder).__name__}), which is "
-            f"part of the pipeline. The samples show, from left to right: {prompts}."
+            f"## Prompts\n\nTexts of up to {length} tokens, encoded by the {encoder} that is part of the pipeline. The samples "
+            f"show, from left to right: {prompts}."
         )
