@@ -51,22 +51,22 @@ class AutoNATAmusedPipeline(AutoNATTextToImagePipeline):
     aMUSEd's guidance scale g is s = g - 1 here: it mixes `uncond + g (cond - uncond)`.
 
     Args:
-        vqvae ([`~diffusers.VQModel`], or None as in [`AutoNATTextToImagePipeline`]), tokenizer ([`~transformers.CLIPTokenizer`]), text_encoder
+        vqvae ([`~diffusers.VQModel`]), tokenizer ([`~transformers.CLIPTokenizer`]), text_encoder
             ([`~transformers.CLIPTextModelWithProjection`]), transformer ([`~diffusers.UVit2DModel`]): aMUSEd's.
         scheduler ([`NATScheduler`]): its mask id is the codebook size.
         crop (`tuple[int, int]`, defaults to `(0, 0)`), aesthetic_score (`float`, defaults to 6): what aMUSEd was told of its
             training images besides their size.
     """
 
-    _optional_components = ["vqvae"]
+    _optional_components = []  # even the vqvae is needed: it tells how large images are, a part of the condition
 
     def __init__(
         self,
-        vqvae: VQModel | None,
+        vqvae: VQModel,
         transformer: UVit2DModel,
         scheduler: NATScheduler,
-        text_encoder: CLIPTextModelWithProjection | None,
-        tokenizer: CLIPTokenizer | None,
+        text_encoder: CLIPTextModelWithProjection,
+        tokenizer: CLIPTokenizer,
         crop: tuple[int, int] | list[int] = (0, 0),
         aesthetic_score: float = 6.0,
     ):
