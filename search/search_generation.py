@@ -115,7 +115,7 @@ def kept_in(folder: Path, scheduler):
     if type(stored) is not type(scheduler):
         found, searched = type(stored).__name__, type(scheduler).__name__
         raise ValueError(
-            f"{folder} holds strategies of a {found}, those of a {searched} are searched: name another folder"
+            f"{folder} holds strategies of {found}, those of {searched} are searched: name another folder"
         )
     return stored
 

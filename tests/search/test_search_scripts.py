@@ -353,4 +353,4 @@ def test_another_order_is_searched_in_its_own_schedules(tiny, tmp_path):
     assert type(loaded.scheduler) is EntropyBoundedScheduler and loaded.scheduler.stored_strategies == {3: found}
     of_other = command("search_generation.py", tiny, tiny / "pipeline", *args[1:-1])
     refused = subprocess.run(of_other, env=ENVIRONMENT, capture_output=True, text=True)
-    assert refused.returncode == 1 and "holds strategies of a EntropyBoundedScheduler" in refused.stderr
+    assert refused.returncode == 2 and "holds strategies of EntropyBoundedScheduler" in refused.stderr
