@@ -11,7 +11,7 @@ import torch
 from ..models.policy_adaptive import AdaptivePolicyModel
 from .source_format import Origin, SourceFormat
 from .state_dict import read_sizes, rename, without
-from .uvit import AUTONAT
+from .uvit import ADANAT_PAPER, AUTONAT
 
 
 _MODULES = {
@@ -107,13 +107,6 @@ _ADAGEN_PAPER = """@article{Ni2025AdaGen,
   year    = {2025},
   note    = {arXiv:2603.06993}
 }"""
-_ADANAT_PAPER = """@inproceedings{Ni2024AdaNAT,
-  title     = {AdaNAT: Exploring Adaptive Policy for Token-Based Image Generation},
-  author    = {Zanlin Ni and Yulin Wang and Renping Zhou and Rui Lu and Jiayi Guo and Jinyi Hu and Zhiyuan Liu and
-               Yuan Yao and Gao Huang},
-  booktitle = {ECCV},
-  year      = {2024}
-}"""
 _SIZES = {"hidden_size": 512, "conv_channels": 128, "mlp_channels": [1024, 512], "grid_size": 16}
 _AGREEMENT = "tensors are renamed. The parameters of every step of a recorded run agree to 1e-5."
 _MIT = "The repository of the code is under the MIT license, (c) 2026 LeapLabTHU."
@@ -180,6 +173,6 @@ ADANAT_POLICY = SourceFormat(
         license_note=(
             "The repository of AdaNAT names no license: ask its authors before you share its policy, or anything made of it."
         ),
-        papers=(_ADANAT_PAPER,),
+        papers=(ADANAT_PAPER,),
     ),
 )

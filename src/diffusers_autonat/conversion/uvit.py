@@ -114,7 +114,7 @@ _AUTONAT_PAPER = """@inproceedings{Ni2024AutoNAT,
 }"""
 
 # The weights of AutoNAT-Muse were published with this one.
-_ADANAT_PAPER = """@inproceedings{Ni2024AdaNAT,
+ADANAT_PAPER = """@inproceedings{Ni2024AdaNAT,
   title     = {AdaNAT: Exploring Adaptive Policy for Token-Based Image Generation},
   author    = {Zanlin Ni and Yulin Wang and Renping Zhou and Rui Lu and Jiayi Guo and Jinyi Hu and Zhiyuan Liu and
                Yuan Yao and Gao Huang},
@@ -179,6 +179,6 @@ AUTONAT_TEXT = SourceFormat(
             "The terms are those of the Hub repository `nzl-thu/MUSE`; look there before you use the weights. The "
             "repository of their code states no license."
         ),
-        papers=(_AUTONAT_PAPER, _ADANAT_PAPER),
+        papers=(_AUTONAT_PAPER, ADANAT_PAPER),
     ),
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class _Images:
     streams: list[list[Tensor]]
     images: Tensor
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         states = [state for states in self.streams for state in states]
         return sum(part.nbytes for part in (*self.tokens, *states, self.images))
