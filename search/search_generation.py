@@ -193,13 +193,14 @@ def compared(pipeline, starts) -> dict:
 def print_table(same: list[Scored], name: str) -> None:
     """Value, its error, recognition, and the gain over each strategy that was measured beside it."""
     best = same[0]
+    best_error = best.record["values"].get(f"{name}_error")  # trials confirmed by earlier code have none
     for one in same:
         values = one.record["values"]
         error, recognised = values.get(f"{name}_error"), values.get("class_consistency")
         line = f"  {one.label:<16} {name} {one.value:.4f}" + ("" if error is None else f" +- {error:.4f}")
         line += "" if recognised is None else f", recognised {recognised:.1%}"
-        if one is not best and error is not None:
-            noise = math.hypot(error, best.record["values"][f"{name}_error"])
+        if one is not best and error is not None and best_error is not None:
+            noise = math.hypot(error, best_error)
             line += f"; {best.label} gains {(one.value - best.value) / noise:.1f} times the noise"
         print(line)
 
