@@ -1,4 +1,4 @@
-"""The trainings: the U-ViT on one process, ENAT on two, the tokenizer. Bit-equal weights, curves and pictures."""
+"""The trainings: the U-ViT on one process, ENAT on two, on captions, of an adapter, the tokenizer. Bit-equal weights, curves and pictures."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from typing import Any
 # What the scripts import, before the forks.
 import accelerate.utils  # noqa: F401
 import datasets  # noqa: F401
+import numpy as np
+import peft  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
 from job import ROOT, Job, files, forked, run_script
 
-import diffusers_autonat  # noqa: F401
-from diffusers_autonat.training import model_card, tokenizing, vqgan  # noqa: F401
+from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler, UViTTransformer2DModel
+from diffusers_autonat.training import lora, model_card, text_condition, tokenizing, vqgan  # noqa: F401
 from diffusers_autonat.training.checkpoints import checkpoint_folders
 from tests.conftest import FIXTURES, tiny_vqvae, write_idx
+from tests.training.conftest import save_captioned
 
 
 def write_images(folder: Path) -> None:
     """64 real images as IDX files, training and test split."""
-    import numpy as np
-
     data = np.load(FIXTURES / "fashion_mnist_64.npz")
     folder.mkdir()
     for prefix in ("train", "t10k"):
@@ -80,6 +81,40 @@ class Training(Job):
         return None
 
 
+class TextTraining(Training):
+    """From captioned images: tokens and text states are made in the output first."""
+
+    def prepare(self, folder: Path) -> None:
+        data = np.load(FIXTURES / "fashion_mnist_64.npz")
+        forked(lambda: save_captioned(folder, data["images"], data["labels"]))
+
+    def run(self, folder: Path, output: Path) -> None:
+        run_script(ROOT / "training" / self.script, "--train_data_dir", folder / "images", "--resolution", 28,
+                   "--label_column", "none", "--caption_column", "captions", "--vqvae", folder / "vqvae",
+                   "--text_encoder", folder / "encoder", "--context_length", 8, *self.args, "--output_dir", output,
+                   "--resume_from_checkpoint", "latest")  # fmt: skip
+
+    def result(self, output: Path) -> dict[str, Any]:
+        return super().result(output) | files(output / "tokens")
+
+
+class LoRATraining(Training):
+    """An adapter to a pipeline."""
+
+    def prepare(self, folder: Path) -> None:
+        super().prepare(folder)
+        transformer = UViTTransformer2DModel(
+            sample_size=7, codebook_size=16, hidden_size=32, num_layers=3, num_attention_heads=4, num_classes=10
+        )
+        pipeline = AutoNATPipeline(tiny_vqvae(), transformer, NATScheduler(16, [GenerationStrategy.cosine(4)]))
+        forked(lambda: pipeline.save_pretrained(folder / "pipeline"))
+
+    def run(self, folder: Path, output: Path) -> None:
+        run_script(ROOT / "training" / self.script, "--train_data_dir", folder / "tokens", "--rank", 2,
+                   "--pretrained_model_name_or_path", folder / "pipeline", *self.args, "--output_dir", output,
+                   "--resume_from_checkpoint", "latest")  # fmt: skip
+
+
 COMMON = ["--train_batch_size", 16, "--checkpointing_steps", 2, "--validation_steps", 3, "--logging_steps", 1]
 AUTONAT = [*COMMON, "--hidden_size", 32, "--num_attention_heads", 4, "--use_ema", "--lr_warmup_steps", 2, "--learning_rate",
            "3e-3", "--num_inference_steps", 3, "--max_train_steps", 10]  # fmt: skip
@@ -91,5 +126,7 @@ ENAT = ["--transformer", "enat", "--num_layers", 2, "--num_decoder_layers", 1, "
 JOBS = [
     Training("uvit", "train_autonat.py", [*AUTONAT, "--num_layers", 3, "--checkpoints_total_limit", 3], "pipeline"),
     Training("enat-2-processes", "train_autonat.py", [*AUTONAT, *ENAT], "pipeline", processes=2),
+    TextTraining("text", "train_autonat.py", [*AUTONAT, "--num_layers", 3], "pipeline"),
+    LoRATraining("lora", "train_autonat.py", [*COMMON, "--max_train_steps", 8], "lora"),
     Training("vqgan", "train_vqgan.py", VQGAN, "vqvae"),
 ]
