@@ -35,7 +35,7 @@ from diffusers_autonat.training.loop import MAX_SEED, History, seed_step
 from diffusers_autonat.training.model_card import save_policy_card
 from diffusers_autonat.training.policy_gradient import ActorCritic, exploration, joined, ppo_loss, rollout
 from diffusers_autonat.training.processes import end_with_launcher, hold_folder
-from diffusers_autonat.training.reward_guard import CONSISTENCY, PolicyValidation, RewardGuard
+from diffusers_autonat.training.reward_guard import PolicyValidation, RewardGuard, knows_classes
 from diffusers_autonat.training.rewards import (
     DiscriminatorReward,
     InfluenceReward,
@@ -54,10 +54,14 @@ def parse_args():
     model = parser.add_argument_group("pipeline and policy")
     model.add_argument("--pretrained_model_name_or_path", required=True, help="folder or Hub id of the pipeline")
     model.add_argument(
-        "--num_inference_steps", type=whole(1, 10_000), help="T; default: the policy's, or the longest stored strategy's"
+        "--num_inference_steps",
+        type=whole(1, 10_000),
+        help="T; default: the policy's, or the longest stored strategy's",
     )
     model.add_argument("--strategy", help="strategy file to start from, instead of a stored one")
-    model.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the transformer")
+    model.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the transformer"
+    )
     model.add_argument("--policy_hidden_size", type=whole(1, 65536), default=512)
     model.add_argument("--policy_conv_channels", type=whole(1, 65536), default=128)
     model.add_argument("--policy_mlp_channels", type=whole(1, 65536), nargs=2, default=[1024, 512])
@@ -68,10 +72,16 @@ def parse_args():
     reward.add_argument("--reward", choices=REWARDS, nargs="+", default=["influence"])
     reward.add_argument("--reward_weights", type=number(0), nargs="+", help="one for each reward; default: 1")
     reward.add_argument("--feature_extractor", required=True, help="inception or a transformers vision model")
-    reward.add_argument("--reference", required=True, help=".npz, folder of images or IDX files, FOLDER:SPLIT, DATASET:SPLIT")
-    reward.add_argument("--label_policy", choices=list(LABEL_POLICIES), default="balanced", help="classes of an update")
+    reward.add_argument(
+        "--reference", required=True, help=".npz, folder of images or IDX files, FOLDER:SPLIT, DATASET:SPLIT"
+    )
+    reward.add_argument(
+        "--label_policy", choices=list(LABEL_POLICIES), default="balanced", help="classes of an update"
+    )
     reward.add_argument("--discriminator_extractor", help="default: --feature_extractor")
-    reward.add_argument("--real_images", help="what the discriminator takes for real: images, as --reference names them")
+    reward.add_argument(
+        "--real_images", help="what the discriminator takes for real: images, as --reference names them"
+    )
     reward.add_argument("--num_real_images", type=positive, default=10_000)
     reward.add_argument("--discriminator_learning_rate", type=number(0, 1e20), default=1e-4)
     reward.add_argument("--discriminator_steps", type=positive, default=5, help="for each update")
@@ -92,7 +102,9 @@ def parse_args():
     train.add_argument("--images_per_update", type=whole(2), default=4096, help="of all processes together")
     train.add_argument("--rollout_batch_size", type=positive, default=128, help="images made at once")
     train.add_argument("--ppo_epochs", type=positive, default=5)
-    train.add_argument("--train_batch_size", type=positive, help="images of a gradient step, per process; default: all")
+    train.add_argument(
+        "--train_batch_size", type=positive, help="images of a gradient step, per process; default: all"
+    )
     train.add_argument("--clip_range", type=number(0), default=0.2)
     train.add_argument("--value_weight", type=number(0), default=0.5)
     train.add_argument("--action_std", type=number(1e-6), default=0.6, help="of the noise on actions, at the start")
@@ -171,7 +183,9 @@ def make_reward(args, accelerator: Accelerator, extractor, reference, extractors
         )
         num_classes = pipeline.transformer.config.num_classes
         if labels is not None and labels.max() >= num_classes:
-            raise ValueError(f"{args.real_images} holds class {labels.max()}, and the pipeline has {num_classes} from 0.")
+            raise ValueError(
+                f"{args.real_images} holds class {labels.max()}, and the pipeline has {num_classes} from 0."
+            )
         rewards[name] = DiscriminatorReward(
             accelerator, judge, features, labels, num_classes, args.discriminator_learning_rate, args.discriminator_steps,
             args.discriminator_batch_size,
@@ -216,9 +230,14 @@ def main():
         other = open_extractor(args.second_feature_extractor, accelerator, extractors)
         source = args.second_reference or args.reference
         second = other, load_reference(source, other, 0, accelerator.is_main_process, side_of(pipeline))
+    judges = [extractor, *(second or ())[:1]]
+    if args.min_class_consistency is not None and not any(knows_classes(one, config.num_classes) for one in judges):
+        raise ValueError("--min_class_consistency needs an extractor that knows the pipeline's classes: none does.")
     pipeline.to(device)
     pipeline.transformer.requires_grad_(False)
-    torch.nn.Module.to(pipeline.transformer, getattr(torch, args.dtype))  # the tokenizer stays as it is, as in `evaluate`
+    torch.nn.Module.to(
+        pipeline.transformer, getattr(torch, args.dtype)
+    )  # the tokenizer stays as it is, as in `evaluate`
     conditions = class_conditions(args.label_policy, config.num_classes, reference)
     validation = PolicyValidation(
         extractor, reference, second, args.num_validation_images, args.validation_seed, args.label_policy,
@@ -253,8 +272,6 @@ def main():
 
     def validate(step: int) -> None:
         values = validation(pipeline)
-        if args.min_class_consistency is not None and not any(name.endswith(CONSISTENCY) for name in values):
-            raise ValueError("--min_class_consistency needs an extractor that knows the pipeline's classes: none does.")
         guard.add(step, values, policy)
         accelerator.log({f"validation/{name}": value for name, value in values.items()}, step=step)
         validations.append({"step": step, **values})
@@ -315,7 +332,8 @@ def main():
         row = {
             "reward": everyone.mean().item(),
             "reward_std": everyone.std().item(),
-            "explained": 1 - accelerator.reduce(advantages.square().mean(), "mean").item(),  # of the returns, by the critic
+            "explained": 1
+            - accelerator.reduce(advantages.square().mean(), "mean").item(),  # of the returns, by the critic
             **dict(zip(["loss", *parts_of_loss], means)),
             **logs,
             "action_std": std,
@@ -337,7 +355,9 @@ def main():
         accelerator.print(f"Stopped: {guard.stopped}.")
     if accelerator.is_main_process:
         policy.load_state_dict(guard.best)
-        final = load_pipeline(args.pretrained_model_name_or_path)  # the weights of the transformer in their own precision
+        final = load_pipeline(
+            args.pretrained_model_name_or_path
+        )  # the weights of the transformer in their own precision
         final.register_modules(policy=policy.cpu())
         final.set_progress_bar_config(disable=True)
         for component in (final.vqvae, final.transformer):

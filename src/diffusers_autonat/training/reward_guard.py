@@ -83,9 +83,13 @@ class PolicyValidation:
         return _named(values) | {SECOND + name: value for name, value in _named(second).items()}
 
 
+def knows_classes(extractor: FeatureExtractor, num_classes: int) -> bool:
+    """Whether an extractor says of which of so many classes an image is."""
+    return extractor.id2label is not None and extractor.num_classes == num_classes
+
+
 def _metrics(extractor: FeatureExtractor, num_classes: int) -> list[str]:
-    recognises = extractor.id2label is not None and extractor.num_classes == num_classes
-    return ["fid", "fid_error", *(["class"] if recognises else [])]
+    return ["fid", "fid_error", *(["class"] if knows_classes(extractor, num_classes) else [])]
 
 
 def _named(values: Mapping[str, float]) -> dict[str, float]:
