@@ -293,7 +293,7 @@ def main():
         # Images, and what they are worth
         requests = conditions.requests(args.images_per_update, args.seed + step)[mine]
         kept, seen = [], []
-        for batch, images, _ in rollout(pipeline, policy, std, requests, args.rollout_batch_size):
+        for batch, images in rollout(pipeline, policy, std, requests, args.rollout_batch_size):
             kept.append(batch)
             seen.append(reward.see(images))
         trajectories = joined(kept)

@@ -15,7 +15,7 @@ def test_a_trace_is_of_every_image(pipe):
     adaptive.set_progress_bar_config(disable=True)
     trace = trace_policy(adaptive, 10, seed=3, batch_size=4)
     assert trace.images.shape == (10, 1, 28, 28) and trace.images.dtype == torch.uint8
-    assert trace.class_labels.bincount().tolist() == [3, 3, 2, 2]
+    assert sorted(trace.class_labels.bincount().tolist()) == [2, 2, 3, 3]
     assert list(trace.schedules) == [
         "mask_ratios",
         "sampling_temperatures",

@@ -75,9 +75,9 @@ def test_log_probabilities_are_those_of_the_noise_that_was_drawn(pipe):
     torch.nn.init.normal_(policy.proj_out.weight)
     model, std = ActorCritic(policy), 0.4
     parts = list(rollout(pipe, policy, std, Requests.of_classes(torch.tensor([0, 1, 2, 3, 0])), 3))
-    kept = joined([part for part, _, _ in parts])
+    kept = joined([part for part, _ in parts])
     assert kept.features.shape == (5, 4, 49, 32) and kept.raw.shape == (5, 4, 4)
-    assert [images.shape[0] for _, images, _ in parts] == [3, 2] and parts[0][1].dtype == torch.uint8
+    assert [images.shape[0] for _, images in parts] == [3, 2] and parts[0][1].dtype == torch.uint8
     log_probs, values = model(kept.features, kept.raw, std)
     assert not values.any()  # a fresh critic
     for t in range(4):
@@ -111,7 +111,7 @@ def test_what_is_rewarded_is_done_more_often():
     requests = Requests.of_classes(torch.arange(32) % 4)
     ratios = []
     for _ in range(8):
-        kept = joined([part for part, _, _ in rollout(pipe, policy, std, requests, 32)])
+        kept = joined([part for part, _ in rollout(pipe, policy, std, requests, 32)])
         r = torch.stack([policy.smoothed(kept.raw[:, t], torch.full((32,), t)) for t in range(2)], dim=1)[..., 0]
         rewards = -r.sigmoid().mean(dim=1)
         ratios.append(-rewards.mean().item())

@@ -85,10 +85,10 @@ class Trajectories:
 @torch.no_grad()
 def rollout(
     pipeline: Any, policy: AdaptivePolicyModel, std: float, requests: Requests, batch_size: int
-) -> Iterator[tuple[Trajectories, Tensor, Tensor]]:
+) -> Iterator[tuple[Trajectories, Tensor]]:
     """
-    Images of a pipeline that explores, batch by batch: their trajectories, the images (uint8 `[B, C, H, W]`), and which of
-    `requests` they are `[B]`. All noise is of torch's global generator.
+    Images of a pipeline that explores, batch by batch in the order of `requests`: their trajectories, and the images, uint8
+    `[B, C, H, W]`. All noise is of torch's global generator.
 
     Args:
         pipeline: Its own policy, if it has one, is not used.
@@ -99,7 +99,7 @@ def rollout(
     exploring.set_progress_bar_config(disable=True)
     for rows in torch.arange(len(requests)).split(batch_size):
         images = to_uint8(exploring(**requests[rows].arguments, output_type="pt").images)
-        yield Trajectories(*explorer.take()), images, rows
+        yield Trajectories(*explorer.take()), images
 
 
 def joined(parts: list[Trajectories]) -> Trajectories:
