@@ -235,9 +235,8 @@ def main():
         raise ValueError("--min_class_consistency needs an extractor that knows the pipeline's classes: none does.")
     pipeline.to(device)
     pipeline.transformer.requires_grad_(False)
-    torch.nn.Module.to(
-        pipeline.transformer, getattr(torch, args.dtype)
-    )  # the tokenizer stays as it is, as in `evaluate`
+    # The tokenizer stays as it is, as in `evaluate`.
+    torch.nn.Module.to(pipeline.transformer, getattr(torch, args.dtype))
     conditions = class_conditions(args.label_policy, config.num_classes, reference)
     validation = PolicyValidation(
         extractor, reference, second, args.num_validation_images, args.validation_seed, args.label_policy,
