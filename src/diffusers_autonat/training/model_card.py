@@ -90,9 +90,8 @@ def save_policy_card(folder: Path, pipeline: AutoNATPipeline, args: Any, guard: 
     condition = ClassCondition(pipeline.transformer.config.num_classes, 0.0, pipeline.id2label)
     save_picture(condition.samples(pipeline, args.seed), folder / "samples.png")
     history = History.read(Path(args.output_dir, "history.jsonl"))
-    panels = {"distance": "distance", "second_distance": "distance, second extractor"}
-    panels |= {"class_consistency": "class consistency"}
-    rows = guard.validations
+    rows, panels = guard.validations, {"distance": "distance", "class_consistency": "class consistency"}
+    panels["second_distance"] = "distance, second extractor"
     plot_history(rows, folder / "training.png", {key: panel for key, panel in panels.items() if key in rows[0]})
     base = args.pretrained_model_name_or_path
     name = Path(args.output_dir).resolve().name
