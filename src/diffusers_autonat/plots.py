@@ -217,7 +217,7 @@ def plot_policy(
     """
     plt = _pyplot()
     labels, names = np.asarray(class_labels), list(schedules)
-    classes = np.unique(labels)
+    classes = np.unique(labels).tolist()
     if len(classes) > 10:
         last = list(schedules.values())[-1].mean(axis=1)
         ranked = sorted(classes, key=lambda one: last[labels == one].mean())

@@ -175,7 +175,7 @@ def describe_cost(pipe: Any, images: dict[str, Any], state: Any, passes: int, ma
     from ..strategies import strategy_from_dict
 
     all_passes, all_made = reduce(torch.tensor([passes, made], device=state.device)).tolist()
-    cost = {"passes_per_image": all_passes / all_made} if all_made else {}
+    cost: dict[str, float] = {"passes_per_image": all_passes / all_made} if all_made else {}
     strategy = None if images["strategy"] is None else strategy_from_dict(images["strategy"])
     try:
         cost["macs_per_image"] = pipeline_cost(pipe, strategy, images["guidance_scale"]).total

@@ -53,7 +53,7 @@ def trace_policy(
         raise ValueError("the pipeline has no policy: its strategy is the same for every image.")
     labels = balanced_labels(num_images, pipeline.transformer.config.num_classes)
     steps: list[Any] = []
-    images, rows_of = [], {name: list[Tensor]() for name in SCHEDULES}
+    images, rows_of = list[Tensor](), {name: list[Tensor]() for name in SCHEDULES}
     watch = pipeline.policy.register_forward_hook(lambda policy, _, output: steps.append(output.parameters))
     try:
         for rows in tqdm(torch.arange(num_images).split(batch_size), desc="policy", disable=not progress):

@@ -124,6 +124,8 @@ class Critic(nn.Module):
 class ActorCritic(nn.Module):
     """Policy and critic as one module, whose gradients processes average."""
 
+    counts: Tensor
+
     def __init__(self, policy: AdaptivePolicyModel):
         super().__init__()
         self.actor, self.critic = policy, Critic(policy)

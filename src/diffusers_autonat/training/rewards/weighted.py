@@ -34,7 +34,7 @@ class WeightedReward(Reward):
         return {name: by_extractor[id(reward.extractor)] for name, (reward, _) in self.rewards.items()}
 
     def __call__(self, seen: list[Any], class_labels: Tensor) -> tuple[Tensor, dict[str, float]]:
-        total, logs = torch.zeros(len(class_labels), device=self.accelerator.device), {}
+        total, logs = torch.zeros(len(class_labels), device=self.accelerator.device), dict[str, float]()
         for name, (reward, weight) in self.rewards.items():
             rewards, more = reward([batch[name] for batch in seen], class_labels)
             total += weight * standardised(self.accelerator, rewards)
@@ -42,7 +42,7 @@ class WeightedReward(Reward):
         return total, logs
 
     def learn(self, seen: list[Any], class_labels: Tensor) -> dict[str, float]:
-        logs = {}
+        logs: dict[str, float] = {}
         for name, (reward, _) in self.rewards.items():
             logs |= reward.learn([batch[name] for batch in seen], class_labels)
         return logs
