@@ -9,7 +9,9 @@ from diffusers_autonat.plots import (
     pareto_front,
     plot_bars,
     plot_curves,
+    plot_extremes,
     plot_front,
+    plot_policy,
     plot_schedules,
     plot_search,
     readable,
@@ -102,3 +104,33 @@ def test_a_panel_for_each_column_of_a_training(tmp_path):
         plots.plot_history(history, tmp_path / "curves.png", columns)
         sizes.append(Image.open(tmp_path / "curves.png").size)
     assert sizes[1][0] == 2 * sizes[0][0] and sizes[1][1] == sizes[0][1]
+
+
+def test_a_policy_is_drawn_as_bands_and_by_class(tmp_path, figures):
+    names = list(FOUND.to_dict())
+    rng = np.random.default_rng(0)
+    schedules = {name: rng.random((40, 4)) for name in names}
+    labels = np.arange(40) % 2
+    plot_policy(schedules, labels, tmp_path / "p.png", {0: "Coat, jacket", 1: "Bag"}, FOUND, "model, T = 4")
+    [figure] = figures
+    assert figure.get_suptitle() == "model, T = 4" and len(figure.axes) == 8
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Coat", "Bag"]
+    median, static = figure.axes[1].lines
+    np.testing.assert_allclose(median.get_ydata(), np.median(schedules["sampling_temperatures"], axis=0))
+    assert list(static.get_ydata()) == list(FOUND.sampling_temperatures)
+    coats, bags = figure.axes[4].lines
+    np.testing.assert_allclose(coats.get_ydata(), schedules["mask_ratios"][::2, :-1].mean(axis=0))
+    np.testing.assert_allclose(bags.get_ydata(), schedules["mask_ratios"][1::2, :-1].mean(axis=0))
+    plot_policy(schedules, np.arange(40) % 20, tmp_path / "many.png")
+    assert len(figures[1].axes[4].lines) == 10
+
+
+def test_extremes_are_the_images_with_the_least_and_the_most(tmp_path, figures):
+    images = np.arange(10, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(4, 2)
+    values = [5, 1, 9, 3, 7, 0, 8, 2, 6, 4]
+    plot_extremes(images, values, tmp_path / "e.png", "guidance_scales", [f"image {i}" for i in range(10)], 3, "T = 4")
+    [figure] = figures
+    assert figure.get_suptitle() == "guidance scale $s$, T = 4"
+    shown = [int(axis.images[0].get_array().max()) for axis in figure.axes]
+    assert shown == [5, 1, 7, 2, 6, 4]
+    assert figure.axes[0].get_title() == "image 5\n0.00" and figure.axes[3].get_title() == "image 2\n9.00"

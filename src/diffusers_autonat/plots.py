@@ -1,10 +1,10 @@
-"""Every picture: schedules of strategies, the course of a search or a training, quality against cost, comparisons. Data in, a
-file out."""
+"""Every picture: schedules of strategies, what a policy does, the course of a search or a training, quality against cost,
+comparisons. Data in, a file out."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ DISTANCE_LABELS = {
     "kernel_distance": "kernel distance",
 }
 
+# These have no effect at the last step.
+WITHOUT_LAST = ("remasking_temperatures", "remasking_rates", "entropy_bounds")
+
 # Runs of several seeds, each a list of (x, best value so far).
 Runs = list[list[tuple[float, float]]]
 
@@ -56,9 +59,7 @@ def plot_schedules(strategies: Mapping[str, Strategy], path: str | Path, title: 
     for name, axis in zip(names, axes):
         for number, (strategy_label, strategy) in enumerate(strategies.items()):
             values = getattr(strategy, name)
-            # The last r is 0 for every strategy, and these have no effect at the last step.
-            without_last = ("remasking_temperatures", "remasking_rates", "entropy_bounds")
-            shown = values[:-1] if name in without_last else values
+            shown = values[:-1] if name in WITHOUT_LAST else values
             style = {"color": f"C{number}", "linewidth": 2 if number == 0 else 1.3, "marker": "o", "markersize": 4}
             line = "-" if number == 0 else "--"
             axis.plot(range(1, len(shown) + 1), shown, label=strategy_label, linestyle=line, **style)
@@ -193,6 +194,98 @@ def plot_history(
         axis.set(xlabel="step", ylabel=label)
         axis.grid(alpha=0.3)
     figure.suptitle(title)
+    _save(figure, path)
+
+
+def plot_policy(
+    schedules: Mapping[str, np.ndarray],
+    class_labels: Sequence[int],
+    path: str | Path,
+    class_names: Mapping[int, str] | None = None,
+    strategy: Strategy | None = None,
+    title: str | None = None,
+) -> None:
+    """What a policy sets over its steps: above, bands over all images; below, the mean of each class.
+
+    Args:
+        schedules: Of every image, `[n, T]`, by their names in a strategy.
+        class_labels: Of the images.
+        path: Of the picture; its folder is made.
+        class_names: Of more than ten classes ten are drawn, evenly from little to much guidance.
+        strategy: Drawn as a dashed line, e.g. where the policy started.
+        title: Of the whole picture: model, T, N and so on.
+    """
+    plt = _pyplot()
+    labels, names = np.asarray(class_labels), list(schedules)
+    classes = np.unique(labels).tolist()
+    if len(classes) > 10:
+        last = list(schedules.values())[-1].mean(axis=1)
+        ranked = sorted(classes, key=lambda one: last[labels == one].mean())
+        classes = [ranked[round(i * (len(ranked) - 1) / 9)] for i in range(10)]
+    figure, axes = plt.subplots(2, len(names), figsize=(3.25 * len(names), 6.6), layout="constrained", sharex=True)
+    for name, (bands, means) in zip(names, axes.T):
+        values = np.asarray(schedules[name])
+        if name in WITHOUT_LAST or name == "mask_ratios":
+            values = values[:, :-1]
+        steps = range(1, values.shape[1] + 1)
+        for low, high, alpha in ((5, 95, 0.18), (25, 75, 0.35)):
+            edges = np.percentile(values, [low, high], axis=0)
+            bands.fill_between(
+                steps, *edges, color="C0", alpha=alpha, linewidth=0, label=f"{high - low} % of the images"
+            )
+        bands.plot(steps, np.median(values, axis=0), color="C0", linewidth=2, marker="o", markersize=4, label="median")
+        if strategy is not None:
+            static = getattr(strategy, name)[: values.shape[1]]
+            bands.plot(steps, static, color="C1", linestyle="--", linewidth=1.5, label="static strategy")
+        for number, one in enumerate(classes):
+            label = (class_names or {}).get(int(one), f"class {one}").split(",")[0]
+            means.plot(steps, values[labels == one].mean(axis=0), color=f"C{number}", linewidth=1.3, label=label)
+        bands.set_title(SCHEDULE_LABELS[name], fontsize=10)
+        total = np.asarray(schedules[name]).shape[1]
+        means.set(xlabel="step $t$", xlim=(0.7, total + 0.3), xticks=range(1, total + 1))
+        for axis in (bands, means):
+            axis.set_ylim(bottom=0)
+            axis.grid(alpha=0.3)
+    axes[0, -1].legend(frameon=False, fontsize=8)
+    axes[0, 0].set_ylabel("over images")
+    axes[1, 0].set_ylabel("mean of a class")
+    handles, drawn = axes[1, 0].get_legend_handles_labels()
+    figure.legend(handles, drawn, loc="outside lower center", ncols=min(5, len(drawn)), frameon=False)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def plot_extremes(
+    images: np.ndarray,
+    values: Sequence[float],
+    path: str | Path,
+    value_name: str,
+    labels: Sequence[str] | None = None,
+    count: int = 8,
+    title: str | None = None,
+) -> None:
+    """The images with the smallest values above, those with the largest below, each with its own.
+
+    Args:
+        images: `[n, H, W, C]` or `[n, H, W]`, uint8.
+        values: One for each, e.g. mean guidance. value_name: What they are.
+        path: Of the picture; its folder is made.
+        labels: Of the images, e.g. class names. count: How many of either kind.
+        title: Of the whole picture.
+    """
+    plt = _pyplot()
+    order = np.argsort(values, kind="stable")
+    count = min(count, len(order) // 2)
+    figure, axes = plt.subplots(2, count, figsize=(1.3 * count, 3.8), layout="constrained", squeeze=False)
+    for row, chosen, kind in zip(axes, (order[:count], order[::-1][:count]), ("smallest", "largest")):
+        for axis, index in zip(row, chosen):
+            image = np.asarray(images[index])
+            axis.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
+            axis.set_title(f"{labels[index] + chr(10) if labels else ''}{values[index]:.2f}", fontsize=8)
+            axis.set(xticks=[], yticks=[])
+        row[0].set_ylabel(kind)
+    figure.suptitle(readable(f"{value_name}, {title}" if title else value_name), fontsize=11)
     _save(figure, path)
 
 

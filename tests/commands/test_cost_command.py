@@ -1,9 +1,18 @@
 import pytest
+import torch
 
-from diffusers_autonat import AdaptivePolicyModel, GenerationStrategy
+from diffusers_autonat import (
+    AdaptivePolicyModel,
+    AutoNATPipeline,
+    ENATTransformer2DModel,
+    GenerationStrategy,
+    NATScheduler,
+)
 from diffusers_autonat.cli import main
 from diffusers_autonat.commands.cost import format_macs
-from diffusers_autonat.cost import pipeline_cost
+from diffusers_autonat.cost import measured_costs, pipeline_cost
+from diffusers_autonat.metrics.conditions import balanced_labels
+from tests.conftest import tiny_vqvae
 
 
 @pytest.fixture
@@ -103,3 +112,25 @@ def test_a_policy_is_counted_where_it_decides(pipe, tmp_path, capsys):
     assert [row[0] for row in table(text)] == ["3"] and format_macs(cost.total) in text
     main(["cost", str(tmp_path / "adaptive"), "--num-inference-steps", "4"])
     assert [row[0] for row in table(capsys.readouterr().out)] == ["4"]
+
+
+def test_what_differs_from_image_to_image_is_measured(tmp_path, capsys):
+    transformer = ENATTransformer2DModel(
+        sample_size=7, codebook_size=16, hidden_size=32, num_encoder_layers=2, num_decoder_layers=1,
+        num_attention_heads=4, num_classes=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    policy = AdaptivePolicyModel(in_channels=32, hidden_size=16, grid_size=7, num_inference_steps=3)
+    torch.nn.init.normal_(policy.proj_out.weight, std=0.05)
+    vqvae = tiny_vqvae(mid_block_add_attention=False)
+    AutoNATPipeline(vqvae, transformer, NATScheduler(16), policy=policy).save_pretrained(tmp_path)
+    capsys.readouterr()
+    main(["cost", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "in the policy" in text and "measured on 16 images" in text
+    [row] = [line for line in text.splitlines() if line.startswith("3 ")]
+    pipe = AutoNATPipeline.from_pretrained(tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+    costs = [sum(cost) for cost in measured_costs(pipe, balanced_labels(16, 4).tolist())]
+    expected = [format_macs(cost) for cost in (sum(costs) / 16, min(costs), max(costs))]
+    assert min(costs) < max(costs) and row.split()[1:7] == " ".join(expected).split()

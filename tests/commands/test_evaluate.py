@@ -17,6 +17,7 @@ from PIL import Image
 
 from diffusers_autonat import AdaptivePolicyModel, GenerationStrategy, HaltonScheduler
 from diffusers_autonat.cli import main
+from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.metrics import EvaluationCheckpoint, load_extractor, load_reference
 from diffusers_autonat.metrics.image_files import ImageArchive, ImageFolder, image_writer
 from diffusers_autonat.provenance import model_hash
@@ -384,6 +385,8 @@ def test_a_policy_decides_and_is_named(place, tmp_path, capsys):
     made = json.loads((tmp_path / "r.json").read_text())
     assert made["images"]["strategy"] is None and made["images"]["num_inference_steps"] == 3
     assert made["pipeline"]["policy"] == model_hash(policy) and "scheduler" not in made["pipeline"]
+    assert made["run"]["passes_per_image"] == 6  # both at each of three steps
+    assert made["run"]["macs_per_image"] == pipeline_cost(pipe, None).total
     with pytest.raises(SystemExit, match="the policy is for 3 steps"):
         main([*options, "--num-inference-steps", "4"])
 

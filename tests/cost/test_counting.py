@@ -16,7 +16,7 @@ from diffusers_autonat import (
     GenerationStrategy,
     NATScheduler,
 )
-from diffusers_autonat.cost import pipeline_cost
+from diffusers_autonat.cost import CostVaries, measured_costs, pipeline_cost
 from diffusers_autonat.cost.paper import paper_rows
 from diffusers_autonat.models.tokenizer import skip_padding_blocks
 from tests.conftest import tiny_vqvae
@@ -169,8 +169,18 @@ def test_what_enat_costs_with_a_policy_differs_from_image_to_image(pipeline):
     if not isinstance(pipeline.transformer, ENATTransformer2DModel):
         pytest.skip("a U-ViT's passes cost the same with any number of masked tokens")
     pipeline.register_modules(policy=AdaptivePolicyModel(in_channels=32, hidden_size=16, grid_size=7))
-    with pytest.raises(ValueError, match="what ENAT costs follows the number of revealed tokens"):
+    torch.manual_seed(0)
+    torch.nn.init.normal_(pipeline.policy.proj_out.weight, std=0.05)
+    with pytest.raises(CostVaries, match="what ENAT costs follows the number of revealed tokens"):
         pipeline_cost(pipeline, None)
+    costs = [sum(cost) for cost in measured_costs(pipeline, [0, 1, 2, 3])]
+    assert len(set(costs)) > 1
+
+
+def test_costs_that_are_measured_are_those_that_are_counted(pipeline):
+    strategy = STRATEGIES["first steps unguided"]
+    for cost in measured_costs(pipeline, [0, 3], strategy):
+        assert sum(cost) == pipeline_cost(pipeline, strategy).total
 
 
 def test_amused_costs_what_its_passes_do(monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from diffusers_autonat import GenerationStrategy
+from diffusers_autonat.cost.passes import PassCounter
 from diffusers_autonat.search import (
     AnyStepsSpace,
     CurveSpace,
@@ -18,7 +19,6 @@ from diffusers_autonat.search import (
     strategy_of,
 )
 from diffusers_autonat.search.generation import rung_pruner
-from diffusers_autonat.search.passes import PassCounter
 
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

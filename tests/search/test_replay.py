@@ -12,8 +12,8 @@ from diffusers_autonat import (
     HaltonScheduler,
     ReMDMScheduler,
 )
+from diffusers_autonat.cost.passes import PassCounter
 from diffusers_autonat.metrics import Evaluator, load_extractor, load_reference
-from diffusers_autonat.search.passes import PassCounter
 from diffusers_autonat.search.replay import ReplayingEvaluator
 
 

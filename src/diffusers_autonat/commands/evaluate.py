@@ -73,6 +73,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace, state: Any) -> None:
     """Write and print the report; what is cheap to check comes before what takes long."""
+    from ..cost import PassCounter
     from ..metrics import EvaluationCheckpoint, Evaluator, Report, load_extractor
     from ..metrics.image_files import image_writer
 
@@ -114,12 +115,20 @@ def evaluate(args: argparse.Namespace, state: Any) -> None:
         checkpoint = EvaluationCheckpoint(state_folder, kept, args.save_seconds)
         state.wait_for_everyone()
         start = time.perf_counter()
+        passes, calls = PassCounter(pipe.transformer), list[int]()
+
+        def counted(indices: Any, asked: Any) -> Any:
+            calls.append(len(indices))
+            return make_images(indices, asked)
+
         ((_, report.values),) = evaluator.measure(
-            make_images, requests, [count], description=images["kind"], on_images=writer, checkpoint=checkpoint
+            counted, requests, [count], description=images["kind"], on_images=writer, checkpoint=checkpoint
         )
         seconds = checkpoint.earlier_seconds + time.perf_counter() - start
         state.wait_for_everyone()
     report.run = describe_run(args, state, seconds, count, evaluator.resumed_images)
+    if images["kind"] == "generated":
+        report.run |= describe_cost(pipe, images, state, passes.count, sum(calls))
     if state.is_main_process:
         if writer is not None:
             writer.finish(count)
@@ -154,6 +163,25 @@ def describe_run(
         "versions": versions(*PACKAGES),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def describe_cost(pipe: Any, images: dict[str, Any], state: Any, passes: int, made: int) -> dict[str, float]:
+    """What an image took: passes of the transformer as they were counted in this run, and multiply-accumulates where these
+    follow from the strategy or the policy."""
+    import torch
+    from accelerate.utils import reduce
+
+    from ..cost import CostVaries, pipeline_cost
+    from ..strategies import strategy_from_dict
+
+    all_passes, all_made = reduce(torch.tensor([passes, made], device=state.device)).tolist()
+    cost: dict[str, float] = {"passes_per_image": all_passes / all_made} if all_made else {}
+    strategy = None if images["strategy"] is None else strategy_from_dict(images["strategy"])
+    try:
+        cost["macs_per_image"] = pipeline_cost(pipe, strategy, images["guidance_scale"]).total
+    except CostVaries:
+        pass
+    return cost
 
 
 def show(report: Any, args: argparse.Namespace, state: Any) -> None:

@@ -7,7 +7,7 @@ products inside attention (QK^T and AV), and called a multiply-accumulate one op
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -72,6 +72,10 @@ class PipelineCost:
         return self.transformer.weights + self.decoder.weights + self.policy.weights
 
 
+class CostVaries(ValueError):
+    """What an image costs follows counts that only its own run tells."""
+
+
 def pipeline_cost(pipeline: Any, strategy: Strategy | None, guidance_scale: float = 1.0) -> PipelineCost:
     """
     Cost of an image that `pipeline` generates with `strategy`, or with its policy, from a fully masked grid.
@@ -84,7 +88,8 @@ def pipeline_cost(pipeline: Any, strategy: Strategy | None, guidance_scale: floa
         guidance_scale: As the pipeline's: 0 turns guidance, and the unconditional passes, off.
 
     Raises:
-        ValueError: The guidance scale is negative; or the cost follows counts that differ from image to image.
+        ValueError: The guidance scale is negative.
+        CostVaries: The cost follows counts that differ from image to image: `measured_costs` runs some.
     """
     if not guidance_scale >= 0:
         raise ValueError(f"guidance_scale = {guidance_scale} must not be negative; 0 turns guidance off.")
@@ -103,7 +108,7 @@ def pipeline_cost(pipeline: Any, strategy: Strategy | None, guidance_scale: floa
         plan = (getattr(pipeline, "scheduler", None) or NATScheduler()).plan(strategy=strategy, num_to_fill=side**2)
     guided = [step.is_guided and guidance_scale > 0 for step in plan.parameters]
     if plan.num_masked is None and isinstance(transformer, ENATTransformer2DModel):
-        raise ValueError(
+        raise CostVaries(
             "what ENAT costs follows the number of revealed tokens, which neither a policy nor this order's strategies tell."
         )
     num_masked = plan.num_masked or (side**2,) * len(guided)  # a U-ViT's passes cost the same with any number
@@ -117,6 +122,29 @@ def pipeline_cost(pipeline: Any, strategy: Strategy | None, guidance_scale: floa
             # The unconditional half can only reuse what a pass of its own has encoded in the step before.
             cost += pass_cost(masked, encoded if t > 0 and guided[t - 1] else 0)
     return PipelineCost(len(guided), sum(guided), cost, decoder, sum(both_always) - sum(cost), policy)
+
+
+def measured_costs(
+    pipeline: Any,
+    class_labels: Sequence[int],
+    strategy: Strategy | None = None,
+    guidance_scale: float = 1.0,
+    seed: int = 0,
+) -> list[Macs]:
+    """
+    Cost of each image that a pipeline with classes makes, one at a time, counted while it is made: of transformer, policy and
+    decoder, where it differs from image to image.
+
+    Args:
+        class_labels: Of the images. seed: Of their noise, `seed` + i for image i.
+        strategy, guidance_scale: As of the pipeline's call.
+    """
+    costs = []
+    for number, label in enumerate(class_labels):
+        generator = torch.Generator().manual_seed(seed + number)
+        options = {"strategy": strategy, "guidance_scale": guidance_scale, "generator": generator, "output_type": "pt"}
+        costs.append(_count(lambda: pipeline([label], **options)))
+    return costs
 
 
 def _count(module: Callable, *inputs: torch.Tensor, **kwargs) -> Macs:

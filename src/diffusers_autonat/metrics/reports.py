@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,8 +97,16 @@ class Report:
         lines += [
             ("made with", ", ".join(f"{name} {version}" for name, version in run["versions"].items())),
             ("made on", f"{run['hardware']}, {run['num_processes']} process(es)"),
+            *_cost(run),
             ("took", f"{run['seconds']:.0f} s, {run['images_per_second']:.1f} images/s"),
             *(("warning", message) for message in self.warnings),
         ]
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name:{width}}  {text}" for name, text in lines)
+
+
+def _cost(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What an image took; reports of before, and of no generated images, do not say."""
+    if "passes_per_image" in run:
+        macs = f", {run['macs_per_image'] / 1e9:.3g} G multiply-accumulates" if "macs_per_image" in run else ""
+        yield "cost", f"{run['passes_per_image']:g} passes of the transformer{macs} an image"

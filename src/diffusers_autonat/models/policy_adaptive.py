@@ -13,8 +13,11 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 
-from ..strategies import StepParameters
+from ..strategies import GenerationStrategy, StepParameters
 from .sizes import check_sizes
+
+
+FLOOR = 1e-4  # of values that a sigmoid or a softplus never reaches; the authors' searches keep theirs above it too
 
 
 @dataclass
@@ -59,7 +62,7 @@ class AdaptivePolicyModel(ModelMixin, ConfigMixin):
     \( r = \mathrm{sigmoid}(a) \), and the others \( \mathrm{softplus}(a) \). With \( u = (t + 1 - 0.001) / T \), t = 0..T-1,
     the heuristic is \( r = \cos(\pi u / 2) \), \( \tau_2 = \lambda (1 - u) \), \( \tau_1 \) constant, and
     \( s = k (t + 0.001) / T \). So a policy that ignores its input is a static strategy: a fresh one, whose last layer is zero,
-    is the heuristic.
+    is the heuristic, or the `strategy` that takes its place.
 
     As released, r of a policy is taken as it is: a step may reveal nothing, or all (`StepParameters.is_bounded`).
 
@@ -74,6 +77,8 @@ class AdaptivePolicyModel(ModelMixin, ConfigMixin):
         sampling_temperature, remasking_temperature, guidance_scale (`float`, default to 1.0): tau1, lambda and k of the
             heuristic, positive.
         use_heuristic (`bool`, defaults to `True`): Off, as in AdaNAT's policy for ImageNet, \( h_t = 0 \).
+        strategy (`dict[str, list[float]]`, *optional*): The schedules of a [`GenerationStrategy`] of T steps in place of the
+            heuristic. Values are kept 0.0001 away from where r ends, 0 and 1, and temperatures and guidance above it.
     """
 
     _no_split_modules = ["AdaptivePolicyModel"]
@@ -93,6 +98,7 @@ class AdaptivePolicyModel(ModelMixin, ConfigMixin):
         remasking_temperature: float = 1.0,
         guidance_scale: float = 1.0,
         use_heuristic: bool = True,
+        strategy: dict[str, list[float]] | None = None,
     ):
         super().__init__()
         first, second = mlp_channels
@@ -111,6 +117,11 @@ class AdaptivePolicyModel(ModelMixin, ConfigMixin):
             value = self.config[name]
             if not 0 < value < math.inf:
                 raise ValueError(f"`{name}` of the heuristic has to be a positive number, but is {value}.")
+        if strategy is not None:
+            steps = GenerationStrategy.from_dict(strategy).num_inference_steps
+            if steps != num_inference_steps:
+                raise ValueError(f"`strategy` has {steps} steps, and `num_inference_steps` is {num_inference_steps}.")
+        self._tables: dict[torch.device, torch.Tensor] = {}  # actions of the strategy's steps, on the devices in use
 
         # As released, features of the policy's own width are not mapped.
         self.proj_in = nn.Linear(in_channels, hidden_size) if in_channels != hidden_size else nn.Identity()
@@ -141,6 +152,8 @@ class AdaptivePolicyModel(ModelMixin, ConfigMixin):
     def heuristic(self, timestep: torch.Tensor) -> torch.Tensor:
         """Actions `[B, 4]` that activate to the heuristic at steps `[B]`, in the order r, tau2, tau1, s."""
         config, t = self.config, timestep.float()
+        if config.strategy is not None:
+            return self._strategy_actions(t.device)[timestep]
         if not config.use_heuristic:
             return t.new_zeros(len(t), 4)
         angle = math.pi / 2 * (t + 1 - 0.001) / config.num_inference_steps
@@ -152,6 +165,23 @@ class AdaptivePolicyModel(ModelMixin, ConfigMixin):
         s = _inverse_softplus(config.guidance_scale * (t + 0.001) / config.num_inference_steps)
         return torch.stack([r, tau2, tau1, s], dim=-1)
 
+    def _strategy_actions(self, device: torch.device) -> torch.Tensor:
+        """Actions `[T, 4]` that activate to the strategy. No buffer: loading would leave that on the meta device."""
+        if device not in self._tables:
+            strategy = GenerationStrategy.from_dict(self.config.strategy)
+            r, tau2, tau1, s = torch.tensor(
+                [
+                    strategy.mask_ratios,
+                    strategy.remasking_temperatures,
+                    strategy.sampling_temperatures,
+                    strategy.guidance_scales,
+                ],
+                dtype=torch.float64,
+            ).clamp(min=FLOOR)
+            columns = [r.clamp(max=1 - FLOOR).logit(), *(_inverse_softplus(column) for column in (tau2, tau1, s))]
+            self._tables[device] = torch.stack(columns, dim=-1).float().to(device)
+        return self._tables[device]
+
     def smoothed(
         self, raw: torch.Tensor, timestep: torch.Tensor, previous_action: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -159,9 +189,9 @@ class AdaptivePolicyModel(ModelMixin, ConfigMixin):
         heuristic = self.heuristic(timestep)
         if previous_action is None:
             return raw.float() + heuristic
+        # The inverse smoothing of the heuristic cancels; what remains is exact where nothing departs from it.
         beta = self.config.action_smooth
-        residual = (heuristic - beta * self.heuristic(timestep - 1)) / (1 - beta)
-        return beta * previous_action + (1 - beta) * (raw.float() + residual)
+        return heuristic + beta * (previous_action - self.heuristic(timestep - 1)) + (1 - beta) * raw.float()
 
     def parameters_of(self, action: torch.Tensor, is_last: bool = False) -> StepParameters:
         """The parameters that an action `[B, 4]` stands for."""
@@ -193,14 +223,24 @@ class AdaptivePolicyModel(ModelMixin, ConfigMixin):
         Raises:
             ValueError: features of another shape.
         """
+        is_last = isinstance(timestep, int) and timestep == self.config.num_inference_steps - 1
+        if not isinstance(timestep, torch.Tensor):
+            timestep = torch.full(features.shape[:1], timestep, device=features.device)  # [B]
+        raw = self.proj_out(self.encode(features, timestep))  # [B, 4]
+
+        action = self.smoothed(raw, timestep, previous_action)  # [B, 4]
+        parameters = self.parameters_of(action, is_last)
+        if not return_dict:
+            return parameters, action, raw
+        return AdaptivePolicyModelOutput(parameters=parameters, action=action, raw=raw)
+
+    def encode(self, features: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """What the last layer sees `[B, M2]` of features `[B, grid_size**2, in_channels]` at steps `[B]`."""
         config = self.config
         if features.ndim != 3 or features.shape[1:] != (config.grid_size**2, config.in_channels):
             raise ValueError(
                 f"`features` has to be [batch, {config.grid_size**2}, {config.in_channels}], but is {list(features.shape)}."
             )
-        is_last = isinstance(timestep, int) and timestep == config.num_inference_steps - 1
-        if not isinstance(timestep, torch.Tensor):
-            timestep = torch.full(features.shape[:1], timestep, device=features.device)  # [B]
         embedding = self.time_embed(self.time_proj(timestep).to(self.dtype))  # [B, D]
 
         hidden_states = self.proj_in(features.to(self.dtype))  # [B, N, D]
@@ -212,15 +252,8 @@ class AdaptivePolicyModel(ModelMixin, ConfigMixin):
         hidden_states = F.gelu(self.pointwise_conv(hidden_states))  # [B, C, h/2, w/2]
         hidden_states = self.linear_1(hidden_states.flatten(1))  # [B, M1]
         hidden_states = F.gelu(self.norm_1(hidden_states, embedding))  # [B, M1]
-        hidden_states = F.gelu(self.norm_2(self.linear_2(hidden_states), embedding))  # [B, M2]
-        raw = self.proj_out(hidden_states)  # [B, 4]
-
-        action = self.smoothed(raw, timestep, previous_action)  # [B, 4]
-        parameters = self.parameters_of(action, is_last)
-        if not return_dict:
-            return parameters, action, raw
-        return AdaptivePolicyModelOutput(parameters=parameters, action=action, raw=raw)
+        return F.gelu(self.norm_2(self.linear_2(hidden_states), embedding))  # [B, M2]
 
 
 def _inverse_softplus(value: torch.Tensor) -> torch.Tensor:
-    return value.expm1().log()
+    return value + (-(-value).expm1()).log()

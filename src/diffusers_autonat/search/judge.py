@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 import torch
 
+from ..cost.passes import PassCounter
 from ..loading import default_device, load_pipeline
 from ..metrics import METRICS as METRICS_BY_NAME
 from ..metrics import CaptionConditions, Evaluator, FeatureExtractor, Reference
@@ -16,7 +17,6 @@ from ..pipelines.prompts import takes_prompts
 from ..strategies import GenerationStrategy, TrainingStrategy
 from .constraints import Constraint
 from .objective import METRICS, EvaluatorScore
-from .passes import PassCounter
 from .replay import ReplayingEvaluator
 from .training import Train, TrainingScore
 

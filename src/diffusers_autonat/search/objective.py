@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import optuna
 
+from ..cost.passes import PassCounter
 from ..strategies import Strategy, strategy_from_dict
 from .constraints import Constraint
-from .passes import PassCounter
 from .strategy_spaces import StrategySpace
 from .workers import turn_of
 

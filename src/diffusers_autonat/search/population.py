@@ -23,6 +23,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
 
+from ..cost.passes import PassCounter
 from ..metrics import Evaluator
 from ..metrics.distances import FrechetDistance
 from ..metrics.extractors.base import to_uint8
@@ -32,7 +33,6 @@ from .constraints import PENALTY, Constraint
 from .effects import CONSISTENT, Effects
 from .interface import Point, SamplerKind
 from .objective import POPULATION, EvaluatorScore, Score
-from .passes import PassCounter
 from .replay import ReplayingEvaluator
 from .rounds import Rounds, RoundSampler
 from .spaces import DescentParameter, suggest

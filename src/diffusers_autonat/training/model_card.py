@@ -13,12 +13,15 @@ from ..cards.sections import LIBRARY
 from ..plots import plot_history
 from ..provenance import hardware, versions
 from ..strategies import TrainingStrategy
-from .loop import History
+from .conditions import ClassCondition
+from .loop import History, save_picture
 from .lora import adapter_size
 
 
 if TYPE_CHECKING:
+    from ..pipelines.pipeline_autonat import AutoNATPipeline
     from .conditions import Condition
+    from .reward_guard import RewardGuard
     from .tokens import TokenSetInfo
 
 
@@ -70,6 +73,65 @@ def save_model_card(
             condition.card_section(pipeline),
             _training(args, info, strategy, history, num_processes),
             "![training curves](training.png)",
+            _license(args.license),
+        ],
+    )
+    save_card(folder, text)
+
+
+def save_policy_card(folder: Path, pipeline: AutoNATPipeline, args: Any, guard: RewardGuard, processes: int) -> None:
+    """
+    Write README.md, training.png and samples.png beside a pipeline with a policy that was trained.
+
+    Args:
+        args: Of `train_policy.py`, whose command line (`sys.argv`) is shown without this machine's folders.
+        guard: What was validated. processes: That have trained.
+    """
+    condition = ClassCondition(pipeline.transformer.config.num_classes, 0.0, pipeline.id2label)
+    save_picture(condition.samples(pipeline, args.seed), folder / "samples.png")
+    history = History.read(Path(args.output_dir, "history.jsonl"))
+    rows, panels = guard.validations, {"distance": "distance", "class_consistency": "class consistency"}
+    panels["second_distance"] = "distance, second extractor"
+    plot_history(rows, folder / "training.png", {key: panel for key, panel in panels.items() if key in rows[0]})
+    base = args.pretrained_model_name_or_path
+    name = Path(args.output_dir).resolve().name
+    data = metadata(args.license, [condition.tag, "policy"], pipeline_tag=condition.pipeline_tag)
+    if Path(base).exists():
+        base = Path(base).resolve().name
+    else:
+        data.base_model = base
+    steps, best = pipeline.policy.config.num_inference_steps, guard.best_values
+    values = [key for key in best if key != "step"]
+    compared = table(
+        ["policy", *(key.replace("_", " ") for key in values)],
+        [
+            [label, *(f"{row[key]:.4f}" for key in values)]
+            for label, row in (("at the start", rows[0]), (f"saved, update {best['step']}", best), ("last", rows[-1]))
+        ],
+    )
+    settings = {
+        "command": f"`{shell_command(['accelerate', 'launch', *sys.argv])}`",
+        "updates x images": f"{rows[-1]['step']:,} x {args.images_per_update:,}",
+        "wall time": f"{sum(row['update_seconds'] for row in history) / 60:.0f} minutes of updates, on {hardware()}, "
+        f"{processes} process(es)",
+        "versions": ", ".join(f"{one} {v}" for one, v in versions("torch", "diffusers", "accelerate").items()),
+        "seed": str(args.seed),
+    }
+    text = make_card(
+        data,
+        [
+            f"# {name}",
+            f"{escape(base)} with a policy of {pipeline.policy.num_parameters():,} parameters (AdaNAT, "
+            f"[arXiv:2409.00342](https://huggingface.co/papers/2409.00342)) that sets the parameters of each of {steps} steps "
+            f"image by image, trained with {LIBRARY}. All else is as it was.",
+            usage(name, f"image = pipe({condition.example(pipeline)!r}).images[0]", type(pipeline).__name__),
+            "![samples](samples.png)",
+            condition.card_section(pipeline),
+            "## Training\n\n" + table(["", ""], settings.items()),
+            f"Measured on the same {args.num_validation_images:,} images of noise each time. The policy that is saved was chosen "
+            f"by these numbers, which flatters it: measure it on other noise.\n\n{compared}",
+            f"The training was stopped: {guard.stopped}." if guard.stopped else "",
+            "![validations](training.png)",
             _license(args.license),
         ],
     )

@@ -1,0 +1,190 @@
+"""A guard against reward hacking: a policy that is rewarded by one extractor is watched by another, and by its classes.
+
+AdaNAT (ECCV 2024) and AdaGen (arXiv:2603.06993) both found that a policy learns to please what measures it. So fixed
+images are validated now and then: the distance that the reward works on, the distance by an extractor that no reward sees,
+and the share of images that are recognised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..metrics import Evaluator, FeatureExtractor, Reference, Requests, build_metrics
+from ..metrics.extractors.base import to_uint8
+from ..metrics.statistics import statistics_device
+
+
+DISTANCE, ERROR, CONSISTENCY = "distance", "error", "class_consistency"
+SECOND = "second_"  # the same by the held-out extractor
+MARGIN = 0.02  # consistency that may be lost where no floor is named
+
+
+class PolicyValidation:
+    """
+    Measures a pipeline with its policy on the same images each time: `distance`, its standard `error`, and
+    `class_consistency` where the extractor knows the pipeline's classes; `second_` of each by the second extractor.
+
+    Args:
+        extractor, reference: Of the reward. second: Another pair, if there is one.
+        num_images, seed: Of the images. label_policy, batch_size: See `metrics.Evaluator`.
+
+    Raises:
+        ValueError: a reference was made by another extractor.
+    """
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        reference: Reference,
+        second: tuple[FeatureExtractor, Reference] | None,
+        num_images: int,
+        seed: int,
+        label_policy: str = "balanced",
+        batch_size: int = 128,
+    ):
+        for one, of_it in filter(None, [(extractor, reference), second]):
+            of_it.check_extractor(one)
+        self.extractor, self.reference, self.second = extractor, reference, second
+        self.num_images, self.seed = num_images, seed
+        self.label_policy, self.batch_size = label_policy, batch_size
+
+    def __call__(self, pipeline: Any) -> dict[str, float]:
+        num_classes = pipeline.transformer.config.num_classes
+        metrics = _metrics(self.extractor, num_classes)
+        evaluator = Evaluator(
+            pipeline, self.extractor, self.reference, metrics, self.label_policy, self.batch_size, progress=False
+        )
+        make_images, requests = evaluator.generation(self.num_images, self.seed)
+        if self.second is None:
+            return _named(dict(evaluator.measure(make_images, requests, [self.num_images]))[self.num_images])
+        extractor, reference = self.second
+        collection = build_metrics(_metrics(extractor, num_classes), extractor, self.num_images, reference)
+        collection.to(statistics_device(next(extractor.parameters()).device))
+
+        def watched(indices: Tensor, asked: Requests) -> Tensor:
+            images = to_uint8(make_images(indices, asked))
+            features, logits = extractor(images, indices)
+            count = min(len(indices), self.num_images - int(indices[0]))  # the last call is filled up
+            collection.update(
+                features=features[:count],
+                logits=None if logits is None else logits[:count],
+                class_labels=None if asked.class_labels is None else asked.class_labels[:count],
+                indices=indices[:count],
+            )
+            return images
+
+        values = dict(evaluator.measure(watched, requests, [self.num_images]))[self.num_images]
+        second = {name: value.item() for name, value in collection.compute().items()}
+        return _named(values) | {SECOND + name: value for name, value in _named(second).items()}
+
+
+def knows_classes(extractor: FeatureExtractor, num_classes: int) -> bool:
+    """Whether an extractor says of which of so many classes an image is."""
+    return extractor.id2label is not None and extractor.num_classes == num_classes
+
+
+def _metrics(extractor: FeatureExtractor, num_classes: int) -> list[str]:
+    return ["fid", "fid_error", *(["class"] if knows_classes(extractor, num_classes) else [])]
+
+
+def _named(values: Mapping[str, float]) -> dict[str, float]:
+    """By one name for whatever network."""
+    names = {"fid": DISTANCE, "frechet_distance": DISTANCE, "fid_error": ERROR, "frechet_distance_error": ERROR}
+    return {names.get(name, name): value for name, value in values.items()}
+
+
+class RewardGuard:
+    """
+    Keeps the best policy of all validations, and says when to stop.
+
+    The best is the one of the smallest product of both distances among those that keep the class consistency: what one
+    distance gains at the cost of the other does not count.
+
+    It stops when in `patience` validations in a row the reward's distance is below what it was where the second was smallest,
+    and the second above that by more than the noise of both; or as soon as the class consistency, of the second
+    extractor if that knows the classes, is below the floor.
+
+    Args:
+        patience: Validations in a row.
+        least_consistency: The floor; by default 0.02 below the first validation's.
+    """
+
+    def __init__(self, patience: int = 3, least_consistency: float | None = None):
+        self.patience, self.least_consistency = patience, least_consistency
+        self.validations: list[dict[str, float]] = []
+        self.best: dict[str, Tensor] = {}  # weights
+        self.best_values: dict[str, float] = {}
+        self.stopped: str | None = None
+
+    def add(self, step: int, values: Mapping[str, float], policy: torch.nn.Module) -> str | None:
+        """
+        Another validation, of the policy after update `step`.
+
+        Returns:
+            Why to stop, if it is time.
+        """
+        row = {"step": step, **values}
+        self.validations.append(row)
+        if not self.best or (self._is_kept(row) and _score(row) < _score(self.best_values)):
+            self.best_values = row
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in policy.state_dict().items()}
+        self.stopped = self._lost_classes(row) or self._hacked()
+        return self.stopped
+
+    def _floor(self) -> float:
+        if self.least_consistency is not None:
+            return self.least_consistency
+        return _consistency(self.validations[0]) - MARGIN
+
+    def _is_kept(self, row: Mapping[str, float]) -> bool:
+        return not _consistency(row) < self._floor()
+
+    def _lost_classes(self, row: Mapping[str, float]) -> str | None:
+        if self._is_kept(row):
+            return None
+        return (
+            f"the class consistency fell to {_consistency(row):.1%}, below {self._floor():.1%} (update {row['step']})"
+        )
+
+    def _hacked(self) -> str | None:
+        latest = self.validations[-self.patience :]
+        if SECOND + DISTANCE not in latest[-1] or len(latest) < self.patience:
+            return None
+        least = min(self.validations, key=lambda row: row[SECOND + DISTANCE])
+        for row in latest:
+            noise = math.hypot(row[SECOND + ERROR], least[SECOND + ERROR])
+            worse = row[SECOND + DISTANCE] - least[SECOND + DISTANCE] > noise
+            if not (worse and row[DISTANCE] < least[DISTANCE]):
+                return None
+        now = latest[-1]
+        return (
+            f"the reward's distance fell from {least[DISTANCE]:.3f} (update {least['step']}) to {now[DISTANCE]:.3f} while the "
+            f"second extractor's rose from {least[SECOND + DISTANCE]:.3f} to {now[SECOND + DISTANCE]:.3f}, more than its "
+            f"noise in {self.patience} validations in a row (update {now['step']})"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "validations": self.validations,
+            "best": self.best,
+            "best_values": self.best_values,
+            "stopped": self.stopped,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.validations, self.best = list(state["validations"]), dict(state["best"])
+        self.best_values, self.stopped = dict(state["best_values"]), state["stopped"]
+
+
+def _score(row: Mapping[str, float]) -> float:
+    return row[DISTANCE] * row.get(SECOND + DISTANCE, 1.0)
+
+
+def _consistency(row: Mapping[str, float]) -> float:
+    """NaN where no extractor knows the classes."""
+    return row.get(SECOND + CONSISTENCY, row.get(CONSISTENCY, math.nan))
