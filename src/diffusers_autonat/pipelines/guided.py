@@ -114,8 +114,8 @@ class GuidedTransformer:
         self.parameters = self._decide(parameters) if isinstance(parameters, PolicyStep) else parameters
         if is_guided:
             scale = column(self.parameters.guidance_scale, logits.device)[..., None] * guidance_scale  # [1 or B, 1, 1]
-            cond, uncond = logits.float(), uncond.float()
-            logits = cond + scale * (cond - uncond)
+            # cond + scale * (cond - uncond) in float32, with no more copies of so many numbers than it takes
+            logits = (logits - uncond.float()).mul_(scale).add_(logits)
         self._extremes.append(torch.stack(torch.aminmax(logits)))
         return logits
 
