@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .public import *  # noqa: F403
 
 
+# ruff: noqa: F405
 __all__ = [
     "AdaptivePolicyModel",
     "AutoNATAmusedPipeline",
