@@ -1,5 +1,8 @@
 """The first step once for each condition: the same images, fewer rows, and none where tokens are given."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
@@ -10,9 +13,11 @@ from diffusers_autonat import (
     AutoNATPipeline,
     GenerationStrategy,
     ReMDMScheduler,
+    StepParameters,
 )
 from diffusers_autonat.models.transformer_enat import ENATCache
 from diffusers_autonat.pipelines.first_step import FirstPass, FirstStep, FirstStepCache
+from diffusers_autonat.pipelines.guided import GuidedTransformer
 from tests.conftest import tiny_pipeline
 from tests.pipelines.amused import tiny_amused
 from tests.pipelines.test_pipeline_enat import enat_pipeline
@@ -145,6 +150,26 @@ def test_rows_of_what_a_step_hands_to_the_next():
         assert torch.equal(joined.features[place], first.features[row])
         for name, tensor in cache.items():
             assert torch.equal(joined.cache[name][place], tensor[row])
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_transformer_that_hands_out_a_cache_at_once(kept):
+    """As ENAT does when it is compiled as a whole: every image gets that of its condition, and no row that of another."""
+
+    def transformer(tokens, cache, num_masked, class_labels):
+        assert cache is None and num_masked == 4
+        labels = class_labels[:, None].expand(-1, 4)
+        cache = ENATCache(labels[..., None].float(), labels, labels > 1)
+        return SimpleNamespace(sample=labels[..., None].float(), cache=cache)
+
+    labels, null = torch.tensor([1, 0, 1]), torch.tensor([2, 2, 2])
+    predict = GuidedTransformer(
+        transformer, {"class_labels": labels}, {"class_labels": null}, first_step=FirstStep([1, 0, 1], [2] * 3, ())
+    )
+    with FirstStepCache().in_use() if kept else nullcontext():
+        logits = predict(torch.full((3, 4), 16), StepParameters(0.5, 1.0, 1.0, 1.0))
+    assert logits[:, 0, 0].tolist() == [0, -2, 0]  # 2 cond - uncond
+    assert predict._cache.indices[:, 0].tolist() == [1, 0, 1, 2, 2, 2] and predict._both_cached
 
 
 # From call to call

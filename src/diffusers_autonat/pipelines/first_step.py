@@ -170,5 +170,5 @@ def _state_of(part: Any) -> Hashable:
     if part not in _number_of:
         _number_of[part] = next(_numbers)
     held = itertools.chain(part.parameters(), part.buffers())
-    versions = ((one.data_ptr(), 0 if one.is_inference() else one._version, one.dtype) for one in held)
+    versions = ((id(one), 0 if one.is_inference() else one._version, one.dtype, one.device) for one in held)
     return _number_of[part], tuple(versions)

@@ -153,6 +153,7 @@ class GuidedTransformer:
 
         def run_rows(rows: list[int]) -> FirstPass:
             some = {name: torch.cat([tensor[i : i + 1] for i in rows]) for name, tensor in condition.items()}
+            self._cache = None  # there is no step before, only other rows
             logits = self._run(tokens[:1].expand(len(rows), -1), some, tokens.shape[1])
             return FirstPass(logits, self._cache, self._features)
 
