@@ -1,21 +1,16 @@
 """Fast image generation with masked-token transformers whose strategies are searched, for Hugging Face diffusers."""
 
-from .models.policy_adaptive import AdaptivePolicyModel
-from .models.transformer_enat import ENATTransformer2DModel
-from .models.transformer_uvit import UViTTransformer2DModel
-from .pipelines.pipeline_autonat import AutoNATPipeline
-from .pipelines.pipeline_autonat_amused import AutoNATAmusedPipeline
-from .pipelines.pipeline_autonat_inpaint import AutoNATInpaintPipeline
-from .pipelines.pipeline_autonat_text_to_image import AutoNATTextToImagePipeline
-from .schedulers.scheduling_dilated import DilatedScheduler
-from .schedulers.scheduling_entropy import EntropyBoundedScheduler, EntropyStrategy
-from .schedulers.scheduling_halton import HaltonScheduler
-from .schedulers.scheduling_nat import NATScheduler, NATSchedulerOutput
-from .schedulers.scheduling_random import RandomScheduler
-from .schedulers.scheduling_remdm import ReMDMScheduler, ReMDMStrategy
-from .strategies import GenerationStrategy, StepParameters, TrainingStrategy
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 
+if TYPE_CHECKING:
+    from .public import *  # noqa: F403
+
+
+# ruff: noqa: F405
 __all__ = [
     "AdaptivePolicyModel",
     "AutoNATAmusedPipeline",
@@ -37,3 +32,19 @@ __all__ = [
     "TrainingStrategy",
     "UViTTransformer2DModel",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, or a module of the package; imported when it is first asked for, since torch and diffusers take seconds
+    and `diffusers-autonat --help` needs neither."""
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    public = import_module(f"{__name__}.public")
+    if name not in __all__ and name not in globals():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals().update({one: getattr(public, one) for one in __all__})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

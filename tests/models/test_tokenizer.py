@@ -149,3 +149,23 @@ def test_compiled(padded):
         quantized = padded.vqvae.quantize.get_codebook_entry(TOKENS, (1, 7, 7, 4))
         images = compiled(padded.vqvae.post_quant_conv(quantized)).clamp(0, 1)
     assert torch.allclose(images, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [8, 128])
+def test_channels_of_wide_decoders_are_last_in_memory(pipe, width, tmp_path):
+    wide = {"block_out_channels": [width] * 3, "norm_num_groups": 4}
+    stock, vqvae = tiny_vqvae(**wide), tiny_vqvae(**wide)
+    made = AutoNATPipeline(vqvae, pipe.transformer, pipe.scheduler)
+    is_last = [
+        conv.weight.is_contiguous(memory_format=torch.channels_last)
+        for conv in vqvae.decoder.modules()
+        if isinstance(conv, torch.nn.Conv2d) and conv.kernel_size != (1, 1) and min(conv.weight.shape[:2]) > 1
+    ]
+    assert is_last and set(is_last) == {width == 128}
+    expected = stock.decode(TOKENS, force_not_quantize=True, shape=(1, 7, 7, 4)).sample.clamp(0, 1)
+    torch.testing.assert_close(decode(made), expected, rtol=1e-4, atol=1e-4)
+    made.save_pretrained(tmp_path)
+    loaded = AutoNATPipeline.from_pretrained(tmp_path)
+    assert torch.equal(decode(loaded), decode(made))
+    for name, tensor in stock.state_dict().items():
+        assert torch.equal(loaded.vqvae.state_dict()[name], tensor)

@@ -58,7 +58,8 @@ def test_it_sees_the_conditional_features_of_each_step_and_sets_what_the_step_do
     seen, passes = record(adaptive.policy), record(adaptive.transformer)
     tokens = sample(adaptive)
     assert adaptive.num_timesteps == T and [args[1] for args, _, _ in seen] == list(range(T))
-    assert tokens.max() < 16 and len(seen) == T and all(len(args[0]) == 6 for args, _, _ in passes)
+    assert tokens.max() < 16 and len(seen) == T
+    assert [len(args[0]) for args, _, _ in passes] == [4, 6, 6, 6]  # one for no class in the first step
     for t, ((features, _, previous), _, _) in enumerate(seen):
         assert torch.equal(features, passes[t][2].features[:3])  # both passes are one batch, the conditional one first
         assert (previous is None) if t == 0 else torch.equal(previous, seen[t - 1][2].action)
@@ -67,7 +68,7 @@ def test_it_sees_the_conditional_features_of_each_step_and_sets_what_the_step_do
     by_hand = torch.full((3, 49), 16)
     for t, (_, _, decided) in enumerate(seen):
         assert torch.equal(by_hand, passes[t][0][0][:3])
-        cond, uncond = passes[t][2].sample.chunk(2)
+        cond, uncond = passes[t][2].sample[:3], passes[t][2].sample[3:]
         logits = cond + decided.parameters.guidance_scale[:, None, None] * (cond - uncond)
         by_hand = adaptive.scheduler.step(logits, t, by_hand, noise, parameters=decided.parameters).prev_sample
     assert torch.equal(by_hand, tokens)
@@ -111,7 +112,7 @@ def test_guidance_callbacks_given_tokens_and_interrupt(adaptive):
     sample(adaptive, guidance_scale=0.0)
     assert len(passes) == T and all(len(args[0]) == 3 for args, _, _ in passes)
     sample(adaptive, guidance_scale=2.0)
-    assert len(passes) == 2 * T and all(len(args[0]) == 6 for args, _, _ in passes[T:])
+    assert [len(args[0]) for args, _, _ in passes[T:]] == [4, 6, 6, 6]
     given = torch.full((3, 49), 16)
     given[0, :20], given[1, 5:7] = 3, 4
     kept = sample(adaptive, latents=given)

@@ -82,9 +82,14 @@ def passes_of(evaluator, strategies) -> list[int]:
 
 
 def test_only_what_differs_is_computed(evaluator):
-    made = 64  # images of the two calls; from the second step on BASE is guided, so that a pass is two
+    # 64 images of the two calls; from the second step on BASE is guided, so that a pass is two. The first step is one pass
+    # for each of the four classes, once.
+    made = 64
     counts = passes_of(evaluator, [BASE, NEIGHBOURS["tau1 of the last step"], NEIGHBOURS["without effect"], BASE])
-    assert counts == [7 * made, 2 * made, 2 * made, 0]
+    assert counts == [4 + 6 * made, 2 * made, 2 * made, 0]
+    guided = changed(guidance_scales=(0, 1.0))  # one pass for no class, and six for each image that it changes
+    kept = passes_of(evaluator, [BASE, NEIGHBOURS["first step"], guided])
+    assert kept[:2] == [6 * made, 6 * made] and kept[2] % 6 == 1
     both = passes_of(evaluator, [BASE, NEIGHBOURS["r"], NEIGHBOURS["tau1"]])
     assert both[1] == 4 * made  # fewer tokens are masked on every image, so none is spared the last step
     assert 2 * made < both[2] < 6 * made  # on some images no token is drawn otherwise: they are spared the last two

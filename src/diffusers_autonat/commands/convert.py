@@ -9,13 +9,13 @@ from functools import partial
 
 from ..command_line import whole
 from ..conversion import SOURCES
-from ..strategy_files import read_strategies
 from .arguments import positive
 
 
 def run(args: argparse.Namespace) -> None:
     """Turn the authors' released weights into a folder that `from_pretrained` loads."""
     from ..conversion.folder import convert_to_folder, read_id2label
+    from ..strategy_files import read_strategies
 
     strategies = [strategy for path in args.strategy for strategy in read_strategies(path)]
     options = {name: getattr(args, name) for name in _assumed() if getattr(args, name) is not None}

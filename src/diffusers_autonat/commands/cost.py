@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..strategy_files import read_strategies
 from .arguments import positive
 
 
@@ -48,6 +47,7 @@ def print_pipeline(args: argparse.Namespace) -> None:
     import diffusers_autonat
 
     from ..cost import CostVaries, pipeline_cost
+    from ..strategy_files import read_strategies
 
     guidance_scale = 1.0 if args.guidance_scale is None else args.guidance_scale
     if not guidance_scale >= 0:

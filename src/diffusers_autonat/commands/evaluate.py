@@ -9,7 +9,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ..strategy_files import read_strategy
 from .arguments import add_extractor_arguments, add_generation_arguments, check_writable, positive
 from .environment import require_metrics, warning_lines
 
@@ -206,6 +205,7 @@ def open_pipeline(args: argparse.Namespace, state: Any) -> tuple[Any, dict[str, 
 
     from ..loading import load_pipeline
     from ..provenance import model_hash
+    from ..strategy_files import read_strategy
 
     pipe = load_pipeline(args.pipeline)
     strategy = read_strategy(args.strategy, args.num_inference_steps) if args.strategy else None
@@ -265,6 +265,8 @@ def open_reference(args: argparse.Namespace, pipe: Any, extractor: Any, conditio
 
 def generate(args: argparse.Namespace, evaluator: Any) -> tuple[Any, Any, dict[str, Any]]:
     """How images are made, what they are asked to be, and the report's words on both."""
+    from ..strategy_files import read_strategy
+
     scheduler, steps = evaluator.pipeline.scheduler, args.num_inference_steps
     policy = None if args.strategy else evaluator.pipeline.policy
     strategy: Any = None

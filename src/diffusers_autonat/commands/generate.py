@@ -6,7 +6,6 @@ import argparse
 import math
 from pathlib import Path
 
-from ..strategy_files import read_strategy
 from .arguments import add_generation_arguments, positive
 
 
@@ -17,6 +16,7 @@ def run(args: argparse.Namespace) -> None:
 
     from ..loading import default_device, load_pipeline
     from ..pipelines.prompts import takes_prompts
+    from ..strategy_files import read_strategy
 
     strategy = read_strategy(args.strategy, args.num_inference_steps) if args.strategy else None
     pipe = load_pipeline(args.pipeline, device=default_device())

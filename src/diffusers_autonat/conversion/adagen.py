@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ..models.policy_adaptive import AdaptivePolicyModel
 from .source_format import Origin, SourceFormat
 from .state_dict import read_sizes, rename, without
 from .uvit import ADANAT_PAPER, AUTONAT
+
+
+if TYPE_CHECKING:
+    import torch
 
 
 _MODULES = {
@@ -43,6 +44,10 @@ def convert_policy_state_dict(
     Raises:
         ValueError: The weights are of another model, or some tensors are missing, not expected, or misshapen.
     """
+    import torch
+
+    from ..models.policy_adaptive import AdaptivePolicyModel
+
     linear1, linear2, modulation = read_sizes(
         state_dict, ["linear1.weight", "linear2.weight", "adaLN1.adaLN_modulation.1.weight"], "policy"
     )
@@ -133,7 +138,7 @@ ADAGEN_POLICY = SourceFormat(
     name="adagen-policy",
     title="a policy of AdaGen",
     component="policy",
-    model_class=AdaptivePolicyModel,
+    model_class="diffusers_autonat.models.policy_adaptive.AdaptivePolicyModel",
     recognise=lambda names: _is_policy("", names),
     convert=convert_policy_state_dict,
     describe=_describe,
@@ -157,7 +162,7 @@ ADANAT_POLICY = SourceFormat(
     name="adanat-policy",
     title="a policy of AdaNAT",
     component="policy",
-    model_class=AdaptivePolicyModel,
+    model_class="diffusers_autonat.models.policy_adaptive.AdaptivePolicyModel",
     recognise=lambda names: _is_policy("actor.", names),
     convert=convert_adanat_policy_state_dict,
     describe=_describe,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ..models.transformer_enat import ENATTransformer2DModel
-from ..strategies import GenerationStrategy
 from .source_format import Origin, SourceFormat
 from .state_dict import count_blocks, grid_size, read_sizes, rename, without
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..strategies import GenerationStrategy
 
 
 # Released name -> our name.
@@ -87,6 +89,10 @@ def convert_enat_state_dict(
         ours = f"encoder_blocks.{i}" if i < num_encoder_layers else f"decoder_blocks.{i - num_encoder_layers}"
         renamed |= {f"blocks.{i}.{old}": [f"{ours}.{new}" for new in parts] for old, parts in _BLOCK.items()}
 
+    import torch
+
+    from ..models.transformer_enat import ENATTransformer2DModel
+
     with torch.device("meta"):
         model = ENATTransformer2DModel(**config)
     names = {
@@ -101,6 +107,8 @@ def convert_enat_state_dict(
 
 def _strategies(config: dict[str, Any]) -> list[GenerationStrategy]:
     """The hand-made schedule that the authors evaluate their models with; it differs between 256 and 512 px."""
+    from ..strategies import GenerationStrategy
+
     if config["sample_size"] <= 16:
         return [GenerationStrategy.enat(8)]
     return [GenerationStrategy.enat(8, sampling_temperature=4.0, guidance_scale=3.5)]
@@ -118,7 +126,7 @@ ENAT = SourceFormat(
     name="enat",
     title="ENAT",
     component="transformer",
-    model_class=ENATTransformer2DModel,
+    model_class="diffusers_autonat.models.transformer_enat.ENATTransformer2DModel",
     recognise=lambda names: {"x_embedder.word_embeddings.weight", "y_embedder.embedding_table.weight"} <= set(names),
     convert=convert_enat_state_dict,
     describe=_describe,

@@ -84,7 +84,7 @@ def convert_component(path: str | Path, accepted: Sequence[SourceFormat], **opti
     try:
         config, state_dict = source.convert(checkpoint.tensors, **options, **assumed)
         with torch.device("meta"):
-            model = source.model_class(**config)
+            model = source.load_model_class()(**config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     model.load_state_dict(state_dict, assign=True)

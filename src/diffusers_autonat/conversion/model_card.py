@@ -109,7 +109,7 @@ def _pipeline_usage(
 
 
 def _component_usage(name: str, source: SourceFormat) -> str:
-    lines = COMPONENT_USAGE.format(name=name, model_class=source.model_class.__name__)
+    lines = COMPONENT_USAGE.format(name=name, model_class=source.load_model_class().__name__)
     return code_block(lines + (NO_TOKENIZER if source.text_encoder is None else NO_TOKENIZER_AND_ENCODER))
 
 

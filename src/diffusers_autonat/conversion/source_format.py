@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 
-from ..strategies import GenerationStrategy
+if TYPE_CHECKING:  # imported only when something is converted: the command line asks for names and options alone
+    import torch
+
+    from ..strategies import GenerationStrategy
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class SourceFormat:
         name: As the command line calls it.
         title: As messages call it.
         component: Which component of a pipeline it becomes, `"transformer"`, `"vqvae"` or `"policy"`.
-        model_class: The class of that component.
+        model_class: The class of that component, by its module and name.
         recognise: Whether a checkpoint with these tensor names is of this kind.
         convert: State dict -> config and state dict of `model_class`. Takes what `assumed` names as keywords; a
             tokenizer's takes `grid_size`, the side of its transformer's grid of tokens.
@@ -64,7 +67,7 @@ class SourceFormat:
     name: str
     title: str
     component: str
-    model_class: type
+    model_class: str
     recognise: Callable[[Collection[str]], bool]
     convert: Callable[..., tuple[dict[str, Any], dict[str, torch.Tensor]]]
     describe: Callable[[dict[str, Any]], str]
@@ -74,6 +77,10 @@ class SourceFormat:
     assumed: dict[str, int] = field(default_factory=dict)
     strategies: Callable[[dict[str, Any]], list[GenerationStrategy]] = lambda config: []
     text_encoder: ReleasedTextEncoder | None = None
+
+    def load_model_class(self) -> type:
+        module, _, name = self.model_class.rpartition(".")
+        return getattr(import_module(module), name)
 
     def unused_in(self, names: Collection[str]) -> list[str]:
         return [name for name in names if any(fnmatchcase(name, pattern) for pattern in self.unused)]

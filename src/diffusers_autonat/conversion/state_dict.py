@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn as nn
+
+if TYPE_CHECKING:
+    import torch
+    import torch.nn as nn
 
 
 def without(state_dict: dict[str, torch.Tensor], patterns: tuple[str, ...]) -> dict[str, torch.Tensor]:

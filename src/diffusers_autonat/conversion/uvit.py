@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ..models.transformer_uvit import UViTTransformer2DModel
 from .source_format import Origin, ReleasedTextEncoder, SourceFormat
 from .state_dict import count_blocks, grid_size, read_sizes, rename, without
+
+
+if TYPE_CHECKING:
+    import torch
 
 
 # Released name -> our name. Patches of tokens (the paper's 512 px models) have none: the authors' code has no such layer.
@@ -84,6 +85,10 @@ def convert_uvit_state_dict(
         f"{block}.{old}": [f"{block}.{new}" for new in parts] for block in blocks for old, parts in _BLOCK.items()
     }
 
+    import torch
+
+    from ..models.transformer_uvit import UViTTransformer2DModel
+
     with torch.device("meta"):
         model = UViTTransformer2DModel(**config)
     names = {
@@ -126,7 +131,7 @@ AUTONAT = SourceFormat(
     name="autonat",
     title="AutoNAT's class-conditional U-ViT",
     component="transformer",
-    model_class=UViTTransformer2DModel,
+    model_class="diffusers_autonat.models.transformer_uvit.UViTTransformer2DModel",
     recognise=lambda names: {"token_emb.word_embeddings.weight", "context_embed.word_embeddings.weight"} <= set(names),
     convert=convert_uvit_state_dict,
     describe=_describe,
@@ -154,7 +159,7 @@ AUTONAT_TEXT = SourceFormat(
     name="autonat-text",
     title="AutoNAT's text-conditional U-ViT",
     component="transformer",
-    model_class=UViTTransformer2DModel,
+    model_class="diffusers_autonat.models.transformer_uvit.UViTTransformer2DModel",
     recognise=lambda names: {"token_emb.word_embeddings.weight", "context_embed.weight"} <= set(names),
     convert=convert_uvit_state_dict,
     describe=_describe,

@@ -15,13 +15,14 @@ The released tokenizer differs from `VQModel` in five things, all of them linear
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import torch
-from diffusers import VQModel
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .source_format import Origin, SourceFormat
 from .state_dict import check_shapes, count_blocks, read_sizes
+
+
+if TYPE_CHECKING:
+    import torch
 
 
 class _ResidualBlock(NamedTuple):
@@ -64,6 +65,9 @@ def convert_vqgan_state_dict(
     Raises:
         ValueError: The weights are of another model, or some tensors are missing, not expected, or misshapen.
     """
+    import torch
+    from diffusers import VQModel
+
     ((num_codes, latent_channels),) = read_sizes(state_dict, ["quantize.embedding.weight"], "MaskGIT VQGAN")
     num_levels = count_blocks(state_dict, "encoder.down.")
     num_layers = count_blocks(state_dict, "encoder.down.0.block.")
@@ -147,7 +151,7 @@ VQGAN = SourceFormat(
     name="vqgan",
     title="MaskGIT's VQGAN",
     component="vqvae",
-    model_class=VQModel,
+    model_class="diffusers.VQModel",
     recognise=lambda names: {"quantize.embedding.weight", "encoder.conv_in.weight"} <= set(names),
     convert=convert_vqgan_state_dict,
     describe=_describe,

@@ -78,7 +78,8 @@ class CostVaries(ValueError):
 
 def pipeline_cost(pipeline: Any, strategy: Strategy | None, guidance_scale: float = 1.0) -> PipelineCost:
     """
-    Cost of an image that `pipeline` generates with `strategy`, or with its policy, from a fully masked grid.
+    Cost of an image that `pipeline` generates with `strategy`, or with its policy, from a fully masked grid. It is that of an
+    image on its own: several of one class or prompt in a call share the first step, and each costs less.
 
     Models are measured once for each config, so that a call is cheap enough for a search. Text encoders are left out.
 

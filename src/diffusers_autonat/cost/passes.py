@@ -9,7 +9,8 @@ import torch
 
 class PassCounter:
     """
-    Counts the images that go through a transformer, those of the unconditional pass too.
+    Counts the images that go through a transformer, those of the unconditional pass too. A first step that images of one
+    class share is one pass, and one that is kept is none.
 
     Args:
         transformer: Called with tokens `[B, N]` first. It is watched for as long as it lives.

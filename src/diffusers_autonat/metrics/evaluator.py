@@ -12,6 +12,9 @@ What makes a number reproducible:
   excess dropped. `batch_size`, the number of processes and an interruption only decide which calls are made where and
   when. (On a CPU the number of threads rounds differently too; keep it.)
 - The statistics do not depend on the order of the images (`statistics`).
+
+The first step is the same for all images of a class, so it is made once for each class and kept; by itself, so that no
+layout changes it (`FirstStepCache`).
 """
 
 from __future__ import annotations
@@ -20,12 +23,14 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..pipelines.first_step import FirstStepCache
 from ..pipelines.prompts import takes_prompts
 from .conditions import Conditions, Requests, class_conditions
 from .evaluation_checkpoint import EvaluationCheckpoint
@@ -99,6 +104,7 @@ class Evaluator:
         self.metrics, self.conditions = tuple(metrics), conditions
         self.batch_size, self.progress = batch_size, progress
         self.resumed_images = 0  # of the latest run
+        self._first_steps = FirstStepCache()
 
     def __call__(
         self,
@@ -145,6 +151,15 @@ class Evaluator:
         """Where noise is drawn: `cuda` for a pipeline there, which then need not wait for copies, else `cpu`."""
         return "cuda" if torch.device(self.pipeline.device).type == "cuda" else "cpu"
 
+    def first_steps_kept(self) -> AbstractContextManager:
+        """Where calls of the pipeline keep first steps: of classes, if all have room. Prompts hardly come back."""
+        num_classes = self.conditions.num_classes
+        if num_classes is None or not self._first_steps.has_room_for(
+            num_classes + 1, self.pipeline.transformer.config
+        ):
+            return nullcontext()
+        return self._first_steps.in_use()
+
     def generation(
         self,
         num_images: int,
@@ -158,14 +173,15 @@ class Evaluator:
         image_generators(torch.arange(1), seed)  # refuses a bad seed now
 
         def generate(indices: Tensor, requests: Requests) -> Tensor:
-            return self.pipeline(
-                **requests.arguments,
-                num_inference_steps=num_inference_steps,
-                strategy=strategy,
-                guidance_scale=guidance_scale,
-                generator=image_generators(indices, seed, device),
-                output_type="pt",
-            ).images
+            with self.first_steps_kept():
+                return self.pipeline(
+                    **requests.arguments,
+                    num_inference_steps=num_inference_steps,
+                    strategy=strategy,
+                    guidance_scale=guidance_scale,
+                    generator=image_generators(indices, seed, device),
+                    output_type="pt",
+                ).images
 
         calls = math.ceil(num_images / self.extractor.batch_size)
         return generate, self.conditions.requests(calls * self.extractor.batch_size, seed)

@@ -14,6 +14,9 @@ from diffusers import VQModel
 from diffusers.models.resnet import ResnetBlock2D
 
 
+WIDE = 128  # channels
+
+
 def scale_factor(vqvae: VQModel) -> int:
     """Side in pixels of the square that a token stands for."""
     return 2 ** (len(vqvae.config.block_out_channels) - 1)
@@ -79,6 +82,15 @@ def skip_padding_blocks(vqvae: VQModel) -> None:
         # Weights on the meta device are offloaded and cannot be read; their block stays as it is.
         if type(block) in (ResnetBlock2D, PaddingResnetBlock2D) and not block.conv2.weight.is_meta:
             block.__class__ = PaddingResnetBlock2D if _adds_zero(block) else ResnetBlock2D
+
+
+def lay_out_decoder(vqvae: VQModel) -> None:
+    """
+    Put the channels of a wide decoder last in memory, where its convolutions are faster (`benchmarks/step_parts.py`): one of
+    MaskGIT's widths or more. A narrow one can be slower so, and stays as it is. Values and names of weights do too.
+    """
+    if min(vqvae.config.block_out_channels) >= WIDE:
+        vqvae.decoder.to(memory_format=torch.channels_last)
 
 
 def padding_blocks(vqvae: VQModel) -> list[str]:

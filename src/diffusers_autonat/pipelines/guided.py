@@ -11,6 +11,7 @@ import torch
 from ..models.policy_adaptive import AdaptivePolicyModel
 from ..schedulers.masked_sampling import column
 from ..strategies import Step
+from .first_step import FirstPass, FirstStep
 
 
 Condition = dict[str, torch.Tensor]  # arguments of the transformer, such as class_labels `[B]`
@@ -34,7 +35,8 @@ class GuidedTransformer:
     Guided logits of one call's images, step after step.
 
     The conditional and the unconditional pass run as one batch; a step without guidance has no unconditional one. What
-    the transformer hands out as `cache` goes into the next step's call, for both passes or for the conditional one.
+    the transformer hands out as `cache` goes into the next step's call, for both passes or for the conditional one. The
+    first step of grids without tokens is run once for each condition, not for each image.
 
     After a call, `parameters` are those of its step: as they were given, or as the policy has set them.
 
@@ -45,6 +47,7 @@ class GuidedTransformer:
         condition: What the images are asked for; every tensor has the batch in front.
         null_condition: The same for no condition.
         policy: Sets the parameters of every [`PolicyStep`].
+        first_step: Which images are asked for the same, where all tokens of all images are masked before the first step.
     """
 
     parameters: Any
@@ -55,11 +58,13 @@ class GuidedTransformer:
         condition: Condition,
         null_condition: Condition,
         policy: AdaptivePolicyModel | None = None,
+        first_step: FirstStep | None = None,
     ):
         self.transformer, self.policy = transformer, policy
         self._action: torch.Tensor | None = None  # of the policy, in the step before
         self._features: torch.Tensor | None = None  # of the latest pass, conditional images first
         self.condition, self.null_condition = condition, null_condition
+        self._first_step = first_step  # until it is run
         self._extremes: list[torch.Tensor] = []  # smallest and largest logit of each step, on the device
         self.forget()
 
@@ -109,8 +114,8 @@ class GuidedTransformer:
         self.parameters = self._decide(parameters) if isinstance(parameters, PolicyStep) else parameters
         if is_guided:
             scale = column(self.parameters.guidance_scale, logits.device)[..., None] * guidance_scale  # [1 or B, 1, 1]
-            cond, uncond = logits.float(), uncond.float()
-            logits = cond + scale * (cond - uncond)
+            # cond + scale * (cond - uncond) in float32, with no more copies of so many numbers than it takes
+            logits = (logits - uncond.float()).mul_(scale).add_(logits)
         self._extremes.append(torch.stack(torch.aminmax(logits)))
         return logits
 
@@ -123,6 +128,8 @@ class GuidedTransformer:
 
     def _passes(self, tokens: torch.LongTensor, num_masked: int | None, is_guided: bool) -> tuple[torch.Tensor, Any]:
         """Logits of the conditional and of the unconditional pass; without guidance the second is None."""
+        if self._first_step is not None:
+            return self._first_passes(tokens, is_guided)
         if not is_guided:
             if self._both_cached:
                 self._cache = self._cache.chunk(2)[0]
@@ -138,6 +145,21 @@ class GuidedTransformer:
             cond, uncond = self._run(torch.cat([tokens, tokens]), self.both, num_masked).chunk(2)
         self._both_cached = self._cache is not None
         return cond, uncond
+
+    def _first_passes(self, tokens: torch.LongTensor, is_guided: bool) -> tuple[torch.Tensor, Any]:
+        """As `_passes` of grids without tokens, once for each condition."""
+        assert self._first_step is not None
+        condition = self.both if is_guided else self.condition
+
+        def run_rows(rows: list[int]) -> FirstPass:
+            some = {name: torch.cat([tensor[i : i + 1] for i in rows]) for name, tensor in condition.items()}
+            self._cache = None  # there is no step before, only other rows
+            logits = self._run(tokens[:1].expand(len(rows), -1), some, tokens.shape[1])
+            return FirstPass(logits, self._cache, self._features)
+
+        logits, self._cache, self._features = self._first_step.run(run_rows, is_guided, self.policy is None)
+        self._first_step, self._both_cached = None, is_guided and self._cache is not None
+        return logits.chunk(2) if is_guided else (logits, None)  # type: ignore[return-value]
 
     def _run(self, tokens: torch.LongTensor, condition: Condition, num_masked: int | None) -> torch.Tensor:
         output = self.transformer(tokens, cache=self._cache, num_masked=num_masked, **condition)

@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import CogVideoXLoraLoaderMixin as TransformerLoraLoaderMixin
 
-from ..models.tokenizer import decode_tokens, scale_factor, skip_padding_blocks
+from ..models.tokenizer import decode_tokens, lay_out_decoder, scale_factor, skip_padding_blocks
 from ..schedulers.masked_token_scheduler import SamplingPlan
 from ..strategies import Strategy
 from .callbacks import CallState, CallStateMixin, call_on_step_end
@@ -42,6 +42,7 @@ class MaskedTokenPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoad
         self.register_modules(**{name: module for name, module in modules.items() if name in taken})
         if self.vqvae is not None:
             skip_padding_blocks(self.vqvae)
+            lay_out_decoder(self.vqvae)
         self.vae_scale_factor = 16 if self.vqvae is None else scale_factor(self.vqvae)
         # Grey images have one channel, and stay so.
         grey = self.vqvae is not None and self.vqvae.config.in_channels == 1

@@ -26,6 +26,7 @@ from .checks import (
     check_sampling,
 )
 from .class_names import ClassLabels, ClassNamesMixin
+from .first_step import FirstStep
 from .guided import GuidedTransformer
 from .masked_token_pipeline import MaskedTokenPipeline
 
@@ -147,9 +148,15 @@ class AutoNATPipeline(ClassNamesMixin, MaskedTokenPipeline):
 
         # 2. Condition
         class_labels = torch.tensor(class_ids, device=device).repeat_interleave(num_images_per_prompt)  # [B]
-        null_labels = torch.full_like(class_labels, self.transformer.config.num_classes)
+        null_label = self.transformer.config.num_classes
+        null_labels = torch.full_like(class_labels, null_label)
         condition, null_condition = {"class_labels": class_labels}, {"class_labels": null_labels}
-        predict = GuidedTransformer(self.denoiser, condition, null_condition, self.policy)
+        first_step = FirstStep(class_ids, [null_label], (self.transformer,)).repeat(
+            len(class_ids), num_images_per_prompt
+        )
+        predict = GuidedTransformer(
+            self.denoiser, condition, null_condition, self.policy, first_step if latents is None else None
+        )
 
         # 3. Tokens: counts of masked ones are known where none is given, otherwise they would be read from the device
         shape = (len(class_labels), self.transformer.config.sample_size**2)  # [B, N]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 # Loading a saved pipeline looks its components up in modules that are already imported, so they are imported here.
 from ..schedulers.scheduling_nat import NATScheduler
 from ..strategies import GenerationStrategy, whole_steps
+from .first_step import FirstStep
 from .guided import Condition
 from .pipeline_autonat_text_to_image import AutoNATTextToImagePipeline
 from .prompts import Prompt
@@ -127,6 +129,11 @@ class AutoNATAmusedPipeline(AutoNATTextToImagePipeline):
         negative: Prompt = args[0] or ""
         nulls = [negative] if isinstance(negative, str) else list(negative)
         return condition, self._states(nulls, device, len(texts), num_images_per_prompt)
+
+    def get_first_step(self, *args: Any) -> FirstStep:
+        first_step = super().get_first_step(*args)
+        told = (tuple(self.config.crop), self.config.aesthetic_score, self.vae_scale_factor)
+        return replace(first_step, source=(*first_step.source, told))
 
     @torch.no_grad()
     def _states(self, texts: list[str], device: torch.device, batch: int, num_images_per_prompt: int) -> Condition:

@@ -31,6 +31,7 @@ from .checks import (
     check_sampling,
 )
 from .class_names import ClassLabels, ClassNamesMixin
+from .first_step import FirstStep
 from .given_images import CropBox, masked_tokens, to_list, to_pixels
 from .guided import GuidedTransformer
 from .masked_token_pipeline import MaskedTokenPipeline
@@ -243,15 +244,24 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
             condition, null_condition = self.get_conditions(
                 prompt, device, 1, is_guided, negative_prompt, prompt_embeds, negative_prompt_embeds
             )
+            first_step = self.get_first_step(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
         else:
-            labels = torch.tensor(class_ids, device=device)
+            labels, null_label = torch.tensor(class_ids, device=device), self.transformer.config.num_classes
             condition = {"class_labels": labels}
-            null_condition = {"class_labels": torch.full_like(labels, self.transformer.config.num_classes)}
+            null_condition = {"class_labels": torch.full_like(labels, null_label)}
+            first_step = FirstStep(class_ids, [null_label], (self.transformer,))
         condition, null_condition = (
             {name: _repeat(tensor, batch, num_images_per_prompt) for name, tensor in one.items()}
             for one in (condition, null_condition)
         )
-        predict = GuidedTransformer(self.denoiser, condition, null_condition, self.policy)
+        is_blank = same == tokens.shape[1]  # no token is given
+        predict = GuidedTransformer(
+            self.denoiser,
+            condition,
+            null_condition,
+            self.policy,
+            first_step.repeat(batch, num_images_per_prompt) if is_blank else None,
+        )
 
         # 5. Fill in the masked tokens, and decode
         if counts.max() > 0:

@@ -186,7 +186,11 @@ class AutoNATTextToImagePipeline(PromptMixin, MaskedTokenPipeline):
         condition, null_condition = self.get_conditions(
             prompt, device, num_images_per_prompt, is_guided, negative_prompt, prompt_embeds, negative_prompt_embeds
         )
-        predict = GuidedTransformer(self.denoiser, condition, null_condition, self.policy)
+        first_step = None
+        if latents is None:
+            first_step = self.get_first_step(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
+            first_step = first_step.repeat(batch_size // num_images_per_prompt, num_images_per_prompt)
+        predict = GuidedTransformer(self.denoiser, condition, null_condition, self.policy, first_step)
 
         # 4. Fill in the masked tokens, and decode
         if latents is None:

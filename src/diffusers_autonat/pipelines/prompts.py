@@ -10,6 +10,7 @@ import torch
 from diffusers.utils import logging
 
 from .checks import shortened
+from .first_step import FirstStep
 from .guided import Condition
 
 
@@ -131,6 +132,24 @@ class PromptMixin:
         states, null_states = self.encode_prompt(prompt, device, num_images_per_prompt, is_guided, *args)
         null_condition = {} if null_states is None else {"encoder_hidden_states": null_states}
         return {"encoder_hidden_states": states}, null_condition
+
+    def get_first_step(
+        self,
+        prompt: Prompt | None,
+        negative_prompt: Prompt | None,
+        prompt_embeds: torch.Tensor | None,
+        negative_prompt_embeds: torch.Tensor | None,
+    ) -> FirstStep:
+        """Which prompts are the same, before `num_images_per_prompt`. States that are given are not looked at."""
+        names, null_names = (
+            [object() for _ in states]
+            if states is not None
+            else [texts]
+            if isinstance(texts, str)
+            else list(texts or [])
+            for texts, states in ((prompt, prompt_embeds), (negative_prompt or "", negative_prompt_embeds))
+        )
+        return FirstStep(names, null_names, (self.transformer, self.text_encoder))
 
     def _encode(self, texts: list[str], device: torch.device) -> torch.Tensor:
         """The encoder's last hidden states `[B, context_length, context_dim]`."""

@@ -160,7 +160,8 @@ class ReplayingEvaluator:
             generators.append(torch.Generator(self.evaluator.noise_device))
             generators[-1].set_state(streams[first][row])
         rest = _rest(strategy, first)
-        made, states = self._run(wanted[rows], rest, generators, tokens[first][rows], stop)
+        # Before the first step there are no tokens to give.
+        made, states = self._run(wanted[rows], rest, generators, tokens[first][rows] if first else None, stop)
         for step, (after, before) in enumerate(zip(made[1:], states), first):
             tokens[step + 1][rows] = after
             for row, state in zip(rows.tolist(), before):
@@ -185,14 +186,15 @@ class ReplayingEvaluator:
             streams.append([generator.get_state() for generator in generators])
             pipe._interrupt = stop
 
-        pipeline(
-            **wanted.arguments,
-            strategy=strategy,
-            generator=generators,
-            latents=None if tokens is None else tokens,
-            output_type="latent",
-            callback_on_step_end=on_step_end,
-        )
+        with self.evaluator.first_steps_kept():
+            pipeline(
+                **wanted.arguments,
+                strategy=strategy,
+                generator=generators,
+                latents=tokens,
+                output_type="latent",
+                callback_on_step_end=on_step_end,
+            )
         return seen, streams[:-1]
 
     def _decode(self, tokens: Tensor) -> Tensor:

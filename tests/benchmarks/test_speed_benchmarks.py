@@ -1,0 +1,76 @@
+"""The scripts that measure speed run, compare like with like, and write what they say. No test looks at a time."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from diffusers_autonat import GenerationStrategy
+from diffusers_autonat.models.tokenizer import decode_tokens
+from tests.conftest import tiny_pipeline
+
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+    def run(script: str, *arguments: object) -> list[dict]:
+        output = tmp_path / "result.json"
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments), "--output", str(output)])
+        runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+        return json.loads(output.read_text())["rows"]
+
+    return run
+
+
+def test_the_published_way_is_the_same_sampler(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import generate
+
+    greedy = GenerationStrategy([0.8, 0.5, 0.2, 0.0], [0.0] * 4, [0.0] * 4, [0.0, 0.5, 1.0, 1.5])
+    monkeypatch.setattr(generate, "strategy_of", lambda model, steps: greedy)
+    ways = generate.ways_of(
+        "tiny", 256, 4, 2, torch.float32, "cpu", SimpleNamespace(strategy=None, options=["fused qkv"])
+    )
+    assert list(ways) == ["published", "ours", "ours, one class", "ours, fused qkv"]
+    tokens = ways["published"].draw(output="tokens")
+    pipe, _, labels = ways["ours"].draw.args
+    assert torch.equal(tokens, pipe(labels, strategy=greedy, output_type="latent").images)
+    with torch.no_grad():
+        published = ways["published"].draw.args[1](tokens[:1])
+        torch.testing.assert_close(published, decode_tokens(pipe.vqvae, tokens[:1]), rtol=1e-4, atol=1e-4)
+
+
+def test_generate(run, tmp_path):
+    rows = run(
+        "generate.py", "--models", "tiny", "--steps", 2, "--batch-sizes", 1, "--dtypes", "bfloat16", "--rounds", 1,
+        "--peak-size", 64, "--others", "DiT-XL/2", "aMUSEd-256", "--options", "kept first step",
+    )  # fmt: skip
+    assert [row["way"] for row in rows] == ["published", "ours", "ours, kept first step", "DiT-XL/2", "aMUSEd-256"]
+    assert rows[0]["ratio"] == 1 and all(row["share_of_peak"] > 0 and row["dtype"] == "bfloat16" for row in rows)
+    assert rows[2]["operations"] < rows[1]["operations"]  # two passes less
+    assert (tmp_path / "result.md").read_text().count("\n") == 2 + len(rows)
+
+
+def test_first_step(run, tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path / "tiny")
+    rows = run(
+        "first_step.py", tmp_path / "tiny", "--steps", 4, "--batch-sizes", 8, "--dtypes", "float32", "--images", 16,
+        "--rounds", 1,
+    )  # fmt: skip
+    assert len(rows) == 1 and rows[0]["compared"] == 16
+    for way in ("shared", "kept"):
+        assert rows[0][way]["turned"] == {"images": 0, "tokens": 0} and rows[0][way]["times_as_fast"] > 0
+
+
+def test_step_parts(run):
+    rows = run("step_parts.py", "--model", "tiny", "--batch-sizes", 1, "--dtypes", "float32", "--rounds", 1)
+    assert [row["part"] for row in rows] == ["decoder", "guidance", "ranks", "head", "draw"]
+    assert all(row["mean_difference"] < 1e-5 for row in rows)
