@@ -39,12 +39,14 @@ from tqdm.auto import tqdm
 from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
 from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, whole
 from diffusers_autonat.files import whole_folder
+from diffusers_autonat.launcher import end_with_launcher
 from diffusers_autonat.provenance import model_hash
 from diffusers_autonat.training.averages import averaged_copy, averaged_model, trained_parameters
 from diffusers_autonat.training.checkpoints import Checkpoints, check_resume
 from diffusers_autonat.training.checks import forget_folder, require_finite, require_memory, writable_folder
 from diffusers_autonat.training.conditions import ClassCondition, Condition
 from diffusers_autonat.training.data import add_data_arguments, images_of
+from diffusers_autonat.training.folder_lock import hold_folder
 from diffusers_autonat.training.loop import (
     LR_SCHEDULERS,
     MAX_SEED,
@@ -55,7 +57,6 @@ from diffusers_autonat.training.loop import (
 )
 from diffusers_autonat.training.lora import AdapterState, add_adapter, save_adapter
 from diffusers_autonat.training.model_card import save_model_card
-from diffusers_autonat.training.processes import end_with_launcher, hold_folder
 from diffusers_autonat.training.recipes import RECIPES, Recipe, recipe_name, taken_by
 from diffusers_autonat.training.text_condition import TextCondition, load_text_encoder
 from diffusers_autonat.training.tokenizing import tokenize_dataset

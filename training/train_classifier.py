@@ -21,6 +21,7 @@ from transformers import RegNetConfig, RegNetForImageClassification, ViTImagePro
 from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, whole
 from diffusers_autonat.files import whole_folder, write_json
 from diffusers_autonat.image_datasets import ImageTransform, ReadableImages, label_names
+from diffusers_autonat.launcher import end_with_launcher
 from diffusers_autonat.training.checks import (
     require_finite,
     require_finite_weights,
@@ -29,7 +30,6 @@ from diffusers_autonat.training.checks import (
 )
 from diffusers_autonat.training.data import add_data_arguments, images_of, random_flip
 from diffusers_autonat.training.loop import MAX_SEED
-from diffusers_autonat.training.processes import end_with_launcher
 
 
 def parse_args():

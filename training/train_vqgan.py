@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, whole
 from diffusers_autonat.files import whole_folder
 from diffusers_autonat.image_datasets import ImageTransform, ReadableImages
+from diffusers_autonat.launcher import end_with_launcher
 from diffusers_autonat.training.checkpoints import Checkpoints, check_resume
 from diffusers_autonat.training.checks import (
     forget_folder,
@@ -35,6 +36,7 @@ from diffusers_autonat.training.checks import (
     writable_folder,
 )
 from diffusers_autonat.training.data import add_data_arguments, images_of, random_flip
+from diffusers_autonat.training.folder_lock import hold_folder
 from diffusers_autonat.training.loop import (
     LR_SCHEDULERS,
     MAX_SEED,
@@ -43,7 +45,6 @@ from diffusers_autonat.training.loop import (
     save_picture,
     seed_step,
 )
-from diffusers_autonat.training.processes import end_with_launcher, hold_folder
 from diffusers_autonat.training.vqgan import (
     CodebookUsage,
     PatchDiscriminator,

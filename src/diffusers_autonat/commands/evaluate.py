@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from ..launcher import end_with_launcher
 from .arguments import add_extractor_arguments, add_generation_arguments, check_writable, positive
 from .environment import require_metrics, warning_lines
 
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> None:
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
+    end_with_launcher()
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     evaluate(args, state)
     state.destroy_process_group()
@@ -107,6 +109,8 @@ def evaluate(args: argparse.Namespace, state: Any) -> None:
                     f"{output} is finished, but its images are not in {args.save_images}: name another --output to "
                     "make them, or leave out --save-images."
                 )
+            if state.is_main_process:
+                EvaluationCheckpoint(state_folder, {}).delete()  # a kill may have left the empty folder
             return show(finished, args, state)
         refuse_to_overwrite(args, unfinished)
 
@@ -173,7 +177,8 @@ def describe_cost(pipe: Any, images: dict[str, Any], state: Any, passes: int, ma
     from ..cost import CostVaries, pipeline_cost
     from ..strategies import strategy_from_dict
 
-    all_passes, all_made = reduce(torch.tensor([passes, made], device=state.device)).tolist()
+    counts = torch.tensor([passes, made], device=state.device)
+    all_passes, all_made = reduce(counts, reduction="sum").tolist()
     cost: dict[str, float] = {"passes_per_image": all_passes / all_made} if all_made else {}
     strategy = None if images["strategy"] is None else strategy_from_dict(images["strategy"])
     try:

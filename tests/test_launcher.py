@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_autonat.training.processes import hold_folder
-
 
 # By its file, so that neither process has to import torch.
 CHILD = """
@@ -21,7 +19,7 @@ PARENT = """
 import subprocess, sys
 subprocess.run([sys.executable, "-c", *sys.argv[1:]])
 """
-PROCESSES = Path(__file__).parents[2] / "src" / "diffusers_autonat" / "training" / "processes.py"
+LAUNCHER = Path(__file__).parents[1] / "src" / "diffusers_autonat" / "launcher.py"
 
 
 def running(pid: int) -> bool:
@@ -37,7 +35,7 @@ def test_a_process_ends_with_its_launcher_and_stays_where_it_was_started_by_hand
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE", "TORCHELASTIC"))}
     environment |= {launcher: "no"} if launcher else {}
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, CHILD, PROCESSES],
+        [sys.executable, "-c", PARENT, CHILD, LAUNCHER],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -55,29 +53,3 @@ def test_a_process_ends_with_its_launcher_and_stays_where_it_was_started_by_hand
     finally:
         if running(child):
             os.kill(child, signal.SIGKILL)
-
-
-HOLDER = """
-import runpy, sys, time
-module = runpy.run_path(sys.argv[1])
-module["hold_folder"](sys.argv[2])
-print("held", flush=True)
-time.sleep(20)
-"""
-
-
-def test_two_trainings_do_not_write_to_one_folder(tmp_path):
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, PROCESSES, tmp_path], stdout=subprocess.PIPE)
-    try:
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(
-            ValueError, match=rf"is being written by another training \(process {holder.pid}\): end it, or"
-        ):
-            hold_folder(tmp_path, seconds=0.2)
-        holder.kill()  # a killed one keeps nobody out
-        holder.wait()
-        hold_folder(tmp_path)
-        hold_folder(tmp_path)  # nor does this process itself
-    finally:
-        holder.kill()
-        holder.wait()

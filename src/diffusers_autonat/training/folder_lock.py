@@ -1,9 +1,8 @@
-"""The processes of a training end with what has launched them, and no two trainings write to one folder."""
+"""No two trainings write to one folder."""
 
 from __future__ import annotations
 
 import os
-import threading
 import time
 from pathlib import Path
 from typing import IO
@@ -16,29 +15,6 @@ except ImportError:  # Windows
 
 LOCK = ".training.lock"
 _HELD: list[IO[str]] = []  # until the process ends
-
-
-def end_with_launcher(seconds: float = 1.0) -> None:
-    """
-    End this process soon after its launcher has died; nothing where it was started by hand.
-
-    A launcher (`accelerate launch`, `torchrun`) stops its processes when it is stopped, but not when it is killed: they
-    would go on writing. A thread looks at the parent, so that it is noticed in the middle of a collective operation too.
-
-    Args:
-        seconds: Between two looks.
-    """
-    if not os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}:
-        return
-    launcher = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == launcher:
-            time.sleep(seconds)
-        os.write(2, b"The launcher has died: this process ends too.\n")
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def hold_folder(folder: str | Path, seconds: float = 5.0) -> None:
