@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 from .command_line import Parser, one_line_errors
-from .commands import compare, completion, convert, cost, evaluate, generate, reference
+from .commands import compare, completion, convert, cost, evaluate, generate, plot, reference, scripts
 
 
-COMMANDS = (generate, evaluate, compare, reference, cost, convert, completion)
+COMMANDS = (generate, evaluate, compare, reference, cost, convert, plot, scripts, completion)
 
 
 def make_parser() -> Parser:
@@ -18,9 +20,10 @@ def make_parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = make_parser().parse_args(argv)
     with one_line_errors("diffusers-autonat"):
-        args.run(args)
+        if not scripts.run_script(sys.argv[1:] if argv is None else argv):
+            args = make_parser().parse_args(argv)
+            args.run(args)
 
 
 if __name__ == "__main__":

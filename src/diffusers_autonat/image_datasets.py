@@ -221,7 +221,9 @@ def with_classes(
             f"--label_column {label_column} holds {strange[0]!r:.60}, which is no class of the other split."
         )
     encoded = [None if label is None else ids[str(label)] for label in labels]
-    return dataset.remove_columns(label_column).add_column(label_column, encoded, feature=ClassLabel(names=names))
+    # Not by `class_encode_column`, which would write all images anew; added first, since without columns there are no rows.
+    classes = dataset.add_column(f"{label_column} as class", encoded, feature=ClassLabel(names=names))
+    return classes.remove_columns(label_column).rename_column(f"{label_column} as class", label_column)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -247,7 +249,7 @@ def spread_rows(dataset: Dataset, label_column: str | None, count: int) -> list[
     labels = dataset.select_columns(label_column)[label_column][:] if has_labels else [0] * len(dataset)
     for row, label in enumerate(labels):
         rows_of.setdefault(label, []).append(row)
-    classes = [rows_of[label] for label in sorted(rows_of, key=str)]
+    classes = [rows_of[label] for label in sorted(rows_of, key=lambda label: (label is None, label))]
     if len(classes) > count:
         classes = [classes[i] for i in np.linspace(0, len(classes) - 1, count).round().astype(int)]
     each = -(-count // len(classes)) if classes else 0

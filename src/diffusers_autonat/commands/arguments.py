@@ -22,7 +22,7 @@ def add_generation_arguments(parser: argparse._ActionsContainer) -> None:
         "--strategy", help="a strategy file, or a search's scheduler_config.json, instead of a stored one"
     )
     parser.add_argument(
-        "--heuristic", choices=HEURISTICS, help="a hand-made strategy, of any number of steps, instead"
+        "--heuristic", choices=list(HEURISTICS), help="a hand-made strategy, of any number of steps, instead"
     )
     parser.add_argument(
         "--remasking-temperature", type=number(0), metavar="LAMBDA", help="of --heuristic; default: as in its paper"

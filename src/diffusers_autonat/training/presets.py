@@ -55,7 +55,7 @@ def parse_with_preset(
 ) -> argparse.Namespace:
     """Parse the command line with an option `--preset`, whose settings are defaults: `--preset tiny --help` shows them."""
     parser.add_argument(
-        "--preset", choices=presets, help="settings by the size of the data, instead of the defaults below"
+        "--preset", choices=list(presets), help="settings by the size of the data, instead of the defaults below"
     )
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
