@@ -1,6 +1,7 @@
 # make demo    images from the shipped model, in outputs/demo.png
 # make test    the test suite, and what checks the code
 # make test-lowest    what does not train, with the lowest versions of all dependencies, in a virtual environment of its own
+# make package    wheel and sdist in dist/, tried in an empty environment
 # make train   the shipped model again, from Fashion-MNIST to a pipeline (about four hours on two cores)
 #
 # Each sets up what it needs: a virtual environment in .venv with torch for this machine's hardware.
@@ -13,7 +14,7 @@ EXTRAS ?= dev
 CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,--constraint constraints/cpu.txt)
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test test-lowest lint train data clean
+.PHONY: demo test test-lowest lint package train data clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready-demo
@@ -34,6 +35,10 @@ lint: $(VENV)/.ready-$(EXTRAS)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+package: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -m slow tests/test_packaging.py
+	$(BIN)/python -m build --no-isolation
 
 train: $(VENV)/.ready-dev data
 	PATH="$(abspath $(BIN)):$$PATH" bash training/fashion_mnist.sh $(FASHION_MNIST) outputs/fashion-mnist

@@ -7,7 +7,6 @@ import logging
 import shlex
 import signal
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import optuna
 import torch
 
 from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
-from diffusers_autonat.command_line import number, one_line_errors, positive, whole
+from diffusers_autonat.command_line import number, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.commands.arguments import check_writable
 from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.metrics import (
@@ -66,14 +65,18 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
         help="of labels and noise, the same in each trial, and of samplers",
     )
     group.add_argument("--redraw-noise", action="store_true", help="new noise for each round (or trial)")
-    group.add_argument("--label-policy", choices=LABEL_POLICIES, default="balanced")
+    group.add_argument(
+        "--label-policy", choices=LABEL_POLICIES, default="balanced", help="which classes images are of"
+    )
     group.add_argument("--captions", metavar="SOURCE",
                        help="prompts of a pipeline that draws from text: a .txt with one in each line, or a data set; "
                        "default: the reference's")  # fmt: skip
-    group.add_argument("--batch-size", type=positive, default=128)
-    group.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    group.add_argument("--batch-size", type=positive, default=128, help="images generated at once")
+    group.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the transformer"
+    )
     group.add_argument("--confirm-top", type=whole(0), default=5, help="trials measured again on fresh noise; 0: none")
-    group.add_argument("--confirm-images", type=positive, default=5000)
+    group.add_argument("--confirm-images", type=positive, default=5000, help="for each of them")
     group.add_argument("--confirm-seed", type=whole(0, MAX_SEED), default=1_000_003, help="of the fresh noise")
 
 
@@ -134,10 +137,12 @@ def start_label(args: argparse.Namespace) -> str:
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("candidates of the training strategy")
-    group.add_argument("--start-alpha", type=number(0), default=1.0)
-    group.add_argument("--start-beta", type=number(0), default=1.0)
-    group.add_argument("--alphas", type=number(0), nargs="+", default=[1, 2, 4, 8, 12, 16, 24])
-    group.add_argument("--betas", type=number(0), nargs="+", default=[0.5, 1, 2, 3, 4, 6])
+    group.add_argument(
+        "--start-alpha", type=number(0), default=1.0, help="Beta(alpha, beta) that the search starts from"
+    )
+    group.add_argument("--start-beta", type=number(0), default=1.0, help="see --start-alpha")
+    group.add_argument("--alphas", type=number(0), nargs="+", default=[1, 2, 4, 8, 12, 16, 24], help="that are tried")
+    group.add_argument("--betas", type=number(0), nargs="+", default=[0.5, 1, 2, 3, 4, 6], help="that are tried")
     group.add_argument("--launcher", default="", help="e.g. 'accelerate launch --multi_gpu'; default: this Python")
     group.add_argument("--candidates", help="folder of the trained candidates; default: candidates in --output")
 
@@ -229,13 +234,11 @@ def check(args: argparse.Namespace) -> None:
 def main_of_script(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     """Run a script: quiet libraries, one-line errors (exit status 2), and an interruption that says how to go on (130)."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # failed trials are recorded with their reasons
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    warnings.filterwarnings("once", message="The covariance of")  # one note, not one for each trial
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for chatty in ("httpx", "alembic", "diffusers", "transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as clusters end jobs
-    with one_line_errors():
+    with one_line_errors(), warning_lines():  # a warning is one line, and given once, not in each trial
         try:
             check(args)
             run(args)

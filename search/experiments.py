@@ -11,7 +11,6 @@ Each can be killed and run again, and run several times at once. Compare `concur
 the same training arguments and candidates folder.
 """
 
-import argparse
 import itertools
 from pathlib import Path
 
@@ -56,31 +55,49 @@ SEEDS = 1_000  # between the seeds of two repetitions, which are also those of t
 
 
 def parse_args():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     commands = parser.add_subparsers(required=True, dest="experiment", metavar="EXPERIMENT")
     several = sampler_names()
     for run in (baseline, samplers, free, concurrent, training):
         command = commands.add_parser(run.__name__, description=run.__doc__, help=run.__doc__)
         command.set_defaults(run=run)
-        command.add_argument("--num-inference-steps", type=positive, default=4)
+        command.add_argument("--num-inference-steps", type=positive, default=4, help="T")
         if run in (concurrent, training):
             add_training_arguments(command)
         else:
             command.add_argument("pipeline", help="folder or Hub id")
         if run is baseline:
-            command.add_argument("--lambdas", type=number(0), nargs="+", default=[1.0, 2.0, 3.0, 4.5, 6.0, 9.0])
-            command.add_argument("--ks", type=number(0), nargs="+", default=[0.5, 1.0, 1.5, 2.0, 3.0])
+            command.add_argument(
+                "--lambdas",
+                type=number(0),
+                nargs="+",
+                default=[1.0, 2.0, 3.0, 4.5, 6.0, 9.0],
+                help="re-masking temperatures of the grid",
+            )
+            command.add_argument(
+                "--ks",
+                type=number(0),
+                nargs="+",
+                default=[0.5, 1.0, 1.5, 2.0, 3.0],
+                help="guidance scales of the grid",
+            )
         else:
             add_start_arguments(command)
         if run in (samplers, free, concurrent):
             command.add_argument("--num-trials", type=positive, default=300, help="of each search")
         if run is samplers:
             command.add_argument(
-                "--samplers", nargs="+", choices=several, default=[s for s in several if s != "random"]
+                "--samplers",
+                nargs="+",
+                choices=several,
+                default=[s for s in several if s != "random"],
+                help="that are compared",
             )
-            command.add_argument("--repetitions", type=positive, default=3)
+            command.add_argument(
+                "--repetitions", type=positive, default=3, help="searches of each sampler, with different seeds"
+            )
         if run is free:
-            command.add_argument("--sampler", choices=several, default="finite-difference")
+            command.add_argument("--sampler", choices=several, default="finite-difference", help="of all searches")
         if run is concurrent:
             command.add_argument("--sampler", choices=["tpe", "random"], default="tpe", help="p(r) is categorical")
         if run is not training:

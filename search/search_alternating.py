@@ -13,7 +13,6 @@ makes the small models of the search; a bigger model is trained with the p(r) th
 times at once to share the work.
 """
 
-import argparse
 from pathlib import Path
 
 import optuna
@@ -49,11 +48,13 @@ from diffusers_autonat.search.training import CandidateTrainer, describe, search
 
 
 def parse_args():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-inference-steps", type=positive, default=4)
+    parser = Parser(description=__doc__)
+    parser.add_argument("--num-inference-steps", type=positive, default=4, help="T")
     parser.add_argument("--rounds", type=positive, default=3, help="at most")
     parser.add_argument("--epsilon", type=number(), default=0.05, help="change of the distance that ends the search")
-    parser.add_argument("--sampler", choices=sampler_names(), default="finite-difference")
+    parser.add_argument(
+        "--sampler", choices=sampler_names(), default="finite-difference", help="of the generation searches"
+    )
     parser.add_argument("--num-trials", type=positive, default=300, help="of each generation search")
     parser.add_argument("--final-pipeline", help="a bigger model, searched once from where the rounds ended")
     add_start_arguments(parser)

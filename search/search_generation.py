@@ -9,7 +9,6 @@ the same `--storage`. With `--objective distance,cost` and several numbers of st
 quality against multiply-accumulates. `optuna-dashboard outputs/search-T4/search.journal` shows the study.
 """
 
-import argparse
 import math
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from arguments import (
 )
 
 from diffusers_autonat import NATScheduler
-from diffusers_autonat.command_line import Parser, positive
+from diffusers_autonat.command_line import Parser, positive, print_table
 from diffusers_autonat.commands.arguments import check_writable
 from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.files import write_json
@@ -53,7 +52,7 @@ STORED = "stored"  # label of what the pipeline has
 
 
 def parse_args():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("pipeline", help="folder or Hub id")
     parser.add_argument(
         "--num-inference-steps", type=positive, nargs="+", default=[8], help="several with a cost only"
@@ -62,7 +61,8 @@ def parse_args():
     parser.add_argument(
         "--knots", type=positive, help="schedules are curves through so many points; default: a value for each step"
     )
-    parser.add_argument("--objective", choices=["distance", "distance,cost"], default="distance")
+    parser.add_argument("--objective", choices=["distance", "distance,cost"], default="distance", metavar="{distance,cost}",
+                        help="distance, or with a comma both: the front of quality against multiply-accumulates")  # fmt: skip
     parser.add_argument(
         "--sampler", choices=SAMPLERS, help="default: finite-difference, with a cost nsga2; released: the paper's"
     )
@@ -190,19 +190,21 @@ def compared(pipeline, starts) -> dict:
     return also
 
 
-def print_table(same: list[Scored], name: str) -> None:
-    """Value, its error, recognition, and the gain over each strategy that was measured beside it."""
-    best = same[0]
+def print_comparison(same: list[Scored], name: str) -> None:
+    """Start, stored and found: value, its error, recognition, and what the best gains over each, in errors of both."""
+    best, rows = same[0], []
     best_error = best.record["values"].get(f"{name}_error")  # trials confirmed by earlier code have none
     for one in same:
         values = one.record["values"]
         error, recognised = values.get(f"{name}_error"), values.get("class_consistency")
-        line = f"  {one.label:<16} {name} {one.value:.4f}" + ("" if error is None else f" +- {error:.4f}")
-        line += "" if recognised is None else f", recognised {recognised:.1%}"
+        gain = "-"
         if one is not best and error is not None and best_error is not None:
-            noise = math.hypot(error, best_error)
-            line += f"; {best.label} gains {(one.value - best.value) / noise:.1f} times the noise"
-        print(line)
+            gain = f"{(one.value - best.value) / math.hypot(error, best_error):.1f} times the noise"
+        rows.append([
+            one.label.replace("trial", "found, trial"), f"{one.value:.4f}", "-" if error is None else f"{error:.4f}",
+            "-" if recognised is None else f"{recognised:.1%}", gain,
+        ])  # fmt: skip
+    print_table(["strategy", name, "error", "recognised", "the first gains"], rows)
 
 
 def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
@@ -242,7 +244,7 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
         plot_schedules(drawn, output / f"schedules{suffix}.png", title_of(args.pipeline, steps))
         print(f"T = {steps}: {name} {best.value:.4f} ({best.label}{', fresh noise' if found.confirmed else ''})")
         if found.confirmed:
-            print_table(same, name)
+            print_comparison(same, name)
     if with_cost:
         trials = [(trial.values[0], trial.values[1]) for trial in complete_trials(found.study)]
         groups = {f"search, N = {args.num_images:,}": trials}

@@ -10,7 +10,6 @@ trained again, one that was interrupted goes on from its last checkpoint. Run it
 candidates at a time.
 """
 
-import argparse
 from pathlib import Path
 
 from arguments import (
@@ -39,8 +38,8 @@ from diffusers_autonat.strategy_files import read_strategy
 
 
 def parse_args():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-inference-steps", type=positive, default=8)
+    parser = Parser(description=__doc__)
+    parser.add_argument("--num-inference-steps", type=positive, default=8, help="T")
     parser.add_argument("--strategy", help="strategy file or scheduler_config.json to score with; default: heuristic")
     add_training_arguments(parser)
     add_evaluation_arguments(parser)

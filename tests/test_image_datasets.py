@@ -2,11 +2,12 @@ import errno
 import gzip
 import shutil
 import struct
+import tarfile
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Value
 from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
 
@@ -17,6 +18,8 @@ from diffusers_autonat.image_datasets import (
     label_names,
     load_images,
     read_idx,
+    spread_rows,
+    with_classes,
 )
 from diffusers_autonat.images import image_to_array
 from tests.bad_images import write_bad_files
@@ -156,3 +159,96 @@ def test_a_full_disk_under_the_cache_is_no_missing_image(image_folder, monkeypat
     with pytest.raises(OSError, match="No space left on device: '.*datasets") as error:
         load_images(train_data_dir=str(image_folder))
     assert error.value.errno == errno.ENOSPC
+
+
+@pytest.fixture
+def files(fashion_mnist, tmp_path):
+    """A folder of twelve images, and the names of their classes."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for i in range(12):
+        Image.fromarray(fashion_mnist[0][i]).save(folder / f"{i:02d}.png")
+    return folder, ["Boot" if i % 3 else "Bag" for i in range(12)]
+
+
+def test_a_flat_folder_has_no_labels_and_needs_no_word(files):
+    dataset = load_images(train_data_dir=str(files[0]))
+    assert dataset.column_names == ["image"] and len(dataset) == 12
+    with pytest.raises(ValueError, match="no column 'kind'"):
+        load_images(train_data_dir=str(files[0]), label_column="kind")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_texts_beside_images_become_classes(files, kind):
+    folder, names = files
+    rows = Dataset.from_dict({"file_name": [f"{i:02d}.png" for i in range(12)], "kind": names})
+    (rows.to_csv if kind == "csv" else rows.to_json)(str(folder / f"metadata.{kind}"))
+    dataset = load_images(train_data_dir=str(folder), label_column="kind")
+    assert label_names(dataset, "kind") == ["Bag", "Boot"]
+    assert dataset["kind"][:4] == [0, 1, 1, 0]
+    assert np.array_equal(np.asarray(dataset[5]["image"]), np.asarray(Image.open(folder / "05.png")))
+    # Of fewer images, the classes have the same ids.
+    assert label_names(load_images(train_data_dir=str(folder), label_column="kind", max_samples=1), "kind") == [
+        "Bag",
+        "Boot",
+    ]
+    with pytest.raises(ValueError, match="no column 'label', it has .*'kind'.*--label_column"):
+        load_images(train_data_dir=str(folder))  # there is something said of the images: what is the label?
+
+
+def test_parquet_and_webdataset_are_the_same_images(files, tmp_path):
+    folder, names = files
+    images = [{"bytes": (folder / f"{i:02d}.png").read_bytes(), "path": None} for i in range(12)]
+    (tmp_path / "parquet").mkdir()
+    (tmp_path / "parquet" / "README.md").write_text("not data")
+    Dataset.from_dict({"image": images, "label": names}).to_parquet(str(tmp_path / "parquet" / "part-0.parquet"))
+    (tmp_path / "shards").mkdir()
+    for shard in range(2):
+        with tarfile.open(tmp_path / "shards" / f"shard-{shard}.tar", "w") as tar:
+            for i in range(6 * shard, 6 * shard + 6):
+                tar.add(folder / f"{i:02d}.png", f"{i:02d}.png")
+                (tmp_path / "label").write_text(str(int(names[i] == "Boot")))
+                tar.add(tmp_path / "label", f"{i:02d}.cls")
+    expected = [image_to_array(folder / f"{i:02d}.png", 28, 1) for i in range(12)]
+    for where in ("parquet", "shards"):
+        dataset = load_images(train_data_dir=str(tmp_path / where))
+        assert dataset["label"][:] == [int(name == "Boot") for name in names], where
+        rows = ReadableImages(dataset, ImageTransform(28, 1, "image", "label"))
+        assert all(
+            np.array_equal(rows[i]["pixel_values"].mul(255).round().byte().numpy(), expected[i]) for i in range(12)
+        )
+    assert label_names(load_images(train_data_dir=str(tmp_path / "parquet")), "label") == ["Bag", "Boot"]
+    stream = load_images(train_data_dir=str(tmp_path / "shards"), streaming=True)
+    assert [row["label"] for row in stream] == [int(name == "Boot") for name in names]
+    with pytest.raises(ValueError, match="holds texts, whose classes a stream does not tell: leave --streaming out"):
+        load_images(train_data_dir=str(tmp_path / "parquet"), streaming=True)
+
+
+def test_numbers_are_ids_where_they_count_from_0_and_else_names():
+    ids = Dataset.from_dict({"label": [2, 0, 1, 2]})
+    assert (
+        with_classes(ids, "label")["label"][:] == [2, 0, 1, 2]
+        and label_names(with_classes(ids, "label"), "label") is None
+    )
+    years = with_classes(Dataset.from_dict({"year": [2004, 1999, 2010, 1999]}), "year")
+    assert label_names(years, "year") == ["1999", "2004", "2010"] and years["year"][:] == [1, 0, 2, 0]
+    assert with_classes(Dataset.from_dict({"label": [-1, -1]}), "label")["label"][:] == [-1, -1]  # no labels
+    floats = Dataset.from_dict({"label": [0.5, 1.0]})
+    assert floats.features["label"] == Value("float64") and with_classes(floats, "label") is floats
+
+
+def test_another_split_has_the_ids_of_the_first():
+    test = Dataset.from_dict({"label": ["dog", "dog"]})
+    assert with_classes(test, "label", ["cat", "dog"])["label"][:] == [1, 1]
+    with pytest.raises(ValueError, match="holds 'dog', which is no class of the other split"):
+        with_classes(test, "label", ["cat", "cow"])
+
+
+def test_pictures_to_look_at_are_of_all_classes():
+    sorted_by_class = Dataset.from_dict({"label": [0] * 50 + [1] * 3 + [2] * 50})
+    rows = spread_rows(sorted_by_class, "label", 12)
+    assert [sorted_by_class[row]["label"] for row in rows] == [0, 1, 2] * 3 + [0, 2]  # there are three of 1
+    assert len(set(rows)) == len(rows) and rows[0] == 0 and 49 in rows
+    many = Dataset.from_dict({"label": list(range(100))})
+    assert spread_rows(many, "label", 4) == [0, 33, 66, 99]
+    assert spread_rows(many, None, 4) == [0, 33, 66, 99] and spread_rows(many.select(range(2)), None, 32) == [0, 1]

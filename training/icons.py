@@ -9,7 +9,6 @@ The drawings are the npm packages @iconify-json/NAME, fetched by `npm pack` unle
 Run again, it goes on where it was stopped. Needs `pip install "diffusers-autonat[icons]"`.
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -29,7 +28,7 @@ from huggingface_hub import DatasetCardData
 from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
-from diffusers_autonat.command_line import Parser, one_line_errors, positive, whole
+from diffusers_autonat.command_line import Parser, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.files import whole_file, write_text
 from diffusers_autonat.training.checks import writable_folder
 
@@ -263,9 +262,9 @@ def card(splits: dict[str, list[Icon]], resolution: int) -> str:
 
 
 def main():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--resolution", type=whole(8, 4096), default=64)
+    parser = Parser(description=__doc__)
+    parser.add_argument("--output_dir", required=True, help="folder of the data set; run again, it goes on")
+    parser.add_argument("--resolution", type=whole(8, 4096), default=64, help="side of the pictures")
     parser.add_argument(
         "--styles", nargs="+", choices=list(STYLES), default=[one for one in STYLES if one != SHARE_ALIKE],
         help="openmoji is share-alike, so it is left out unless it is named",
@@ -297,5 +296,5 @@ def main():
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors(), warning_lines():
         main()

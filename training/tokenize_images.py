@@ -9,11 +9,12 @@ Run again, it continues where it was stopped, and makes again what is damaged. O
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 
 from diffusers import VQModel
 
-from diffusers_autonat.command_line import Parser, one_line_errors, positive, whole
+from diffusers_autonat.command_line import Parser, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.loading import default_device
 from diffusers_autonat.training.data import add_data_arguments, images_of
 from diffusers_autonat.training.tokenizing import tokenize_dataset
@@ -31,16 +32,18 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def main():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add_data_arguments(parser, captions=True)
     parser.add_argument("--vqvae", required=True, help="folder or Hub id of a VQModel")
     parser.add_argument("--subfolder", help="of --vqvae, e.g. 'vqvae' in a pipeline repository")
-    parser.add_argument("--resolution", type=whole(1, 16384), default=256)
-    parser.add_argument("--output_dir", required=True)
+    parser.add_argument(
+        "--resolution", type=whole(1, 16384), default=256, help="side that images are scaled and cropped to"
+    )
+    parser.add_argument("--output_dir", required=True, help="folder of the token set; run again, it goes on")
     parser.add_argument("--no_flips", action="store_true", help="do not add mirrored images")
     parser.add_argument("--shard", type=shard, default=(0, 1), help="write only shard i of n")
     parser.add_argument("--streaming", action="store_true", help="read the dataset as it is used")
-    parser.add_argument("--batch_size", type=positive, default=256)
+    parser.add_argument("--batch_size", type=positive, default=256, help="images that are encoded at once")
     parser.add_argument("--images_per_part", type=positive, default=4096, help="what a kill loses at most")
     args = parser.parse_args()
 
@@ -51,8 +54,12 @@ def main():
     )  # fmt: skip
     warn_unreadable(info)
     print(json.dumps({**asdict(info), "unreadable": info.unreadable[:10]}, indent=2))
+    print(
+        f"Tokens saved to {args.output_dir}: train_autonat.py takes them as --train_data_dir {args.output_dir}.",
+        file=sys.stderr,
+    )
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors(), warning_lines():
         main()

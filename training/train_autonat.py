@@ -4,6 +4,7 @@
     accelerate launch training/train_autonat.py --train_data_dir outputs/tokens --vqvae outputs/vqgan/vqvae \
         --hidden_size 192 --num_layers 7 --num_attention_heads 6 --use_ema --output_dir outputs/autonat
 
+Own images: `--preset tiny` (hundreds to a few thousand), `small` or `paper`; what is given beside it goes before.
 `--rank N` trains an adapter (LoRA) to a pretrained pipeline, and saves that alone.
 With `--text_encoder NAME` it learns the captions that the token set keeps (`tokenize_images.py --caption_column`).
 The defaults are AutoNAT's: Beta(12, 3) mask ratios, label smoothing 0.1, 15 % null class, AdamW (0.99, 0.99).
@@ -37,13 +38,19 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
-from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, whole
+from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.files import whole_folder
 from diffusers_autonat.launcher import end_with_launcher
 from diffusers_autonat.provenance import model_hash
 from diffusers_autonat.training.averages import averaged_copy, averaged_model, trained_parameters
 from diffusers_autonat.training.checkpoints import Checkpoints, check_resume
-from diffusers_autonat.training.checks import forget_folder, require_finite, require_memory, writable_folder
+from diffusers_autonat.training.checks import (
+    forget_folder,
+    require_finite,
+    require_memory,
+    warn_of_steps,
+    writable_folder,
+)
 from diffusers_autonat.training.conditions import ClassCondition, Condition
 from diffusers_autonat.training.data import add_data_arguments, images_of
 from diffusers_autonat.training.folder_lock import hold_folder
@@ -57,6 +64,7 @@ from diffusers_autonat.training.loop import (
 )
 from diffusers_autonat.training.lora import AdapterState, add_adapter, save_adapter
 from diffusers_autonat.training.model_card import save_model_card
+from diffusers_autonat.training.presets import AUTONAT_PRESETS, parse_with_preset
 from diffusers_autonat.training.recipes import RECIPES, Recipe, recipe_name, taken_by
 from diffusers_autonat.training.text_condition import TextCondition, load_text_encoder
 from diffusers_autonat.training.tokenizing import tokenize_dataset
@@ -64,7 +72,7 @@ from diffusers_autonat.training.tokens import is_token_set, load_token_set, warn
 
 
 def parse_args():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add_data_arguments(parser, captions=True)
     parser.add_argument("--resolution", type=whole(1, 16384), default=256, help="used where images are tokenised")
     parser.add_argument("--no_flips", action="store_true", help="used where images are tokenised")
@@ -80,23 +88,25 @@ def parse_args():
     model.add_argument(
         "--context_length", type=whole(1, 65536), help="tokens of a prompt; default: the pretrained's, or 77"
     )
-    model.add_argument("--transformer", choices=list(RECIPES), default="uvit")
-    model.add_argument("--hidden_size", type=whole(1, 65536), default=512)
+    model.add_argument("--transformer", choices=list(RECIPES), default="uvit", help="uvit is AutoNAT's, enat ENAT's")
+    model.add_argument("--hidden_size", type=whole(1, 65536), default=512, help="width")
     model.add_argument("--num_layers", type=whole(1, 1000), default=13, help="blocks; of ENAT those of the encoder")
     model.add_argument("--num_decoder_layers", type=whole(1, 1000), default=2, help="ENAT's blocks for masked tokens")
-    model.add_argument("--num_attention_heads", type=whole(1, 4096), default=8)
-    model.add_argument("--patch_size", type=whole(1, 64), default=1, help="of the U-ViT")
-    model.add_argument("--dropout", type=number(0, 1), default=0.1)
-    model.add_argument("--gradient_checkpointing", action="store_true")
+    model.add_argument("--num_attention_heads", type=whole(1, 4096), default=8, help="divides the width")
+    model.add_argument(
+        "--patch_size", type=whole(1, 64), default=1, help="tokens of a side that the U-ViT takes as one"
+    )
+    model.add_argument("--dropout", type=number(0, 1), default=0.1, help="of the transformer")
+    model.add_argument("--gradient_checkpointing", action="store_true", help="less memory, a third more time")
     strategy = parser.add_argument_group("strategies")
     strategy.add_argument("--mask_distribution", choices=["beta", "arccos", "fixed"], default="beta", help="p(r)")
-    strategy.add_argument("--mask_alpha", type=number(), default=12.0)
-    strategy.add_argument("--mask_beta", type=number(), default=3.0)
+    strategy.add_argument("--mask_alpha", type=number(), default=12.0, help="of --mask_distribution beta")
+    strategy.add_argument("--mask_beta", type=number(), default=3.0, help="of --mask_distribution beta")
     strategy.add_argument("--mask_ratio", type=number(), default=0.8, help="r of --mask_distribution fixed")
     strategy.add_argument(
         "--reuse_prob", type=number(0, 1), default=0.5, help="ENAT: share of batches that reuse features"
     )
-    strategy.add_argument("--label_smoothing", type=number(0, 1), default=0.1)
+    strategy.add_argument("--label_smoothing", type=number(0, 1), default=0.1, help="of the cross entropy")
     strategy.add_argument(
         "--cond_dropout_prob", type=number(0, 1), default=0.15, help="share of samples without class or caption"
     )
@@ -108,39 +118,52 @@ def parse_args():
     strategy.add_argument("--remasking_temperature", type=number(), help=f"lambda {heuristic}")
     strategy.add_argument("--guidance_scale", type=number(), help=f"k {heuristic}")
     train = parser.add_argument_group("training")
-    train.add_argument("--output_dir", required=True)
-    train.add_argument("--logging_dir", default="logs")
-    train.add_argument("--seed", type=whole(0, MAX_SEED), default=0)
+    train.add_argument("--output_dir", required=True, help="folder of checkpoints, samples and, in the end, pipeline")
+    train.add_argument("--logging_dir", default="logs", help="in --output_dir")
+    train.add_argument(
+        "--seed", type=whole(0, MAX_SEED), default=0, help="of the weights, the order of images and what is drawn"
+    )
     train.add_argument("--train_batch_size", type=positive, default=128, help="per process")
-    train.add_argument("--gradient_accumulation_steps", type=positive, default=1)
-    train.add_argument("--num_train_epochs", type=positive, default=100)
+    train.add_argument("--gradient_accumulation_steps", type=positive, default=1, help="batches of one step")
+    train.add_argument("--num_train_epochs", type=positive, default=100, help="times that all images are seen")
     train.add_argument("--max_train_steps", type=positive, help="overrides --num_train_epochs")
-    train.add_argument("--learning_rate", type=number(0, 1e20), default=4e-4)
+    train.add_argument("--learning_rate", type=number(0, 1e20), default=4e-4, help="the highest")
     train.add_argument("--scale_lr", action="store_true", help="multiply it by processes, accumulation and batch")
-    train.add_argument("--lr_scheduler", choices=LR_SCHEDULERS, default="constant_with_warmup")
-    train.add_argument("--lr_warmup_steps", type=whole(0), default=5000)
-    train.add_argument("--adam_beta1", type=number(0, 1), default=0.99)
-    train.add_argument("--adam_beta2", type=number(0, 1), default=0.99)
-    train.add_argument("--adam_weight_decay", type=number(0), default=0.03)
-    train.add_argument("--adam_epsilon", type=number(0), default=1e-8)
-    train.add_argument("--max_grad_norm", type=number(0), default=1.0)
-    train.add_argument("--use_ema", action="store_true")
+    train.add_argument(
+        "--lr_scheduler", choices=LR_SCHEDULERS, default="constant_with_warmup", help="course of the learning rate"
+    )
+    train.add_argument("--lr_warmup_steps", type=whole(0), default=5000, help="in which the learning rate rises")
+    train.add_argument("--adam_beta1", type=number(0, 1), default=0.99, help="of AdamW")
+    train.add_argument("--adam_beta2", type=number(0, 1), default=0.99, help="of AdamW")
+    train.add_argument("--adam_weight_decay", type=number(0), default=0.03, help="of AdamW")
+    train.add_argument("--adam_epsilon", type=number(0), default=1e-8, help="of AdamW")
+    train.add_argument("--max_grad_norm", type=number(0), default=1.0, help="gradients are clipped to")
+    train.add_argument(
+        "--use_ema",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="average the weights, and draw with the average",
+    )
     train.add_argument(
         "--ema_decay", type=number(0, 1), default=0.9999, help="reached gradually, so that EMA can warm up"
     )
-    train.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default=None)
-    train.add_argument("--allow_tf32", action="store_true")
-    train.add_argument("--dataloader_num_workers", type=whole(0, 1024), default=0)
-    train.add_argument("--checkpointing_steps", type=positive, default=1000)
-    train.add_argument("--checkpoints_total_limit", type=positive)
+    train.add_argument(
+        "--mixed_precision", choices=["no", "fp16", "bf16"], default=None, help="default: as accelerate is configured"
+    )
+    train.add_argument("--allow_tf32", action="store_true", help="faster matrix products on NVIDIA GPUs")
+    train.add_argument("--dataloader_num_workers", type=whole(0, 1024), default=0, help="processes that read tokens")
+    train.add_argument("--checkpointing_steps", type=positive, default=1000, help="save the training so often")
+    train.add_argument(
+        "--checkpoints_total_limit", type=positive, help="older ones are removed; default: all are kept"
+    )
     train.add_argument("--resume_from_checkpoint", help="a checkpoint folder, or 'latest'")
     train.add_argument("--validation_steps", type=positive, default=1000, help="draw a grid of images so often")
-    train.add_argument("--logging_steps", type=positive, default=20)
+    train.add_argument("--logging_steps", type=positive, default=20, help="log so often")
     train.add_argument("--report_to", default="tensorboard", help="tensorboard, trackio, wandb or all")
-    train.add_argument("--push_to_hub", action="store_true")
-    train.add_argument("--hub_model_id")
+    train.add_argument("--push_to_hub", action="store_true", help="upload the result")
+    train.add_argument("--hub_model_id", help="its name there; default: that of the folder")
     train.add_argument("--license", default="unknown", help="of the weights, for the card: an identifier of the Hub")
-    args = parser.parse_args()
+    args = parse_with_preset(parser, AUTONAT_PRESETS)
     if args.hub_model_id:
         validate_repo_id(args.hub_model_id)
     return args
@@ -298,6 +321,8 @@ def main():
     )
     steps_per_epoch = max(1, len(loader) // world // args.gradient_accumulation_steps)
     max_steps = args.max_train_steps or args.num_train_epochs * steps_per_epoch
+    if accelerator.is_main_process:
+        warn_of_steps(max_steps, args.lr_warmup_steps, learning_rate)
     # accelerate steps a prepared schedule once per process, so its lengths are counted in all processes' steps.
     lr_scheduler = get_scheduler(
         args.lr_scheduler, optimizer, num_warmup_steps=args.lr_warmup_steps * world,
@@ -404,12 +429,16 @@ def main():
             else:
                 pipeline.save_pretrained(partial)
             save_model_card(partial, pipeline, condition, args, info, strategy, world)
-        accelerator.print(f"{'Adapter' if args.rank else 'Pipeline'} saved to {folder}.")
+        name, method = type(pipeline).__name__, "load_lora_weights" if args.rank else "from_pretrained"
+        shell = "" if args.rank else f", in the shell diffusers-autonat generate {folder}"
+        accelerator.print(
+            f'{"Adapter" if args.rank else "Pipeline"} saved to {folder}: load it with {name}.{method}("{folder}"){shell}.'
+        )
         if args.push_to_hub:
             upload_folder(repo_id=repo_id, folder_path=folder, commit_message="End of training")
     accelerator.end_training()
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors(), warning_lines():
         main()

@@ -6,7 +6,6 @@ perceptual network of `train_vqgan.py` (train that one with another seed and wid
         --output_dir outputs/judge
 """
 
-import argparse
 import json
 import time
 
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
 
-from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, whole
+from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.files import whole_folder, write_json
 from diffusers_autonat.image_datasets import ImageTransform, ReadableImages, label_names
 from diffusers_autonat.launcher import end_with_launcher
@@ -33,22 +32,26 @@ from diffusers_autonat.training.loop import MAX_SEED
 
 
 def parse_args():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add_data_arguments(parser)
-    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--output_dir", required=True, help="folder of the classifier")
     parser.add_argument("--resolution", type=whole(1, 16384), default=28, help="size at which images are read")
     parser.add_argument(
         "--input_size", type=whole(1, 16384), default=48, help="size that they are enlarged to: the stem halves it"
     )
     parser.add_argument("--random_flip", action="store_true", help="mirror images at random")
-    parser.add_argument("--num_channels", type=int, default=1, choices=[1, 3])
-    parser.add_argument("--hidden_sizes", type=whole(1, 65536), nargs="+", default=[32, 64, 128])
-    parser.add_argument("--depths", type=whole(1, 1000), nargs="+", default=[1, 1, 2])
-    parser.add_argument("--num_train_epochs", type=positive, default=8)
-    parser.add_argument("--train_batch_size", type=positive, default=128)
-    parser.add_argument("--learning_rate", type=number(0, 1e20), default=3e-3)
-    parser.add_argument("--weight_decay", type=number(0), default=0.02)
-    parser.add_argument("--seed", type=whole(0, MAX_SEED), default=0)
+    parser.add_argument("--num_channels", type=int, default=1, choices=[1, 3], help="image channels")
+    parser.add_argument(
+        "--hidden_sizes", type=whole(1, 65536), nargs="+", default=[32, 64, 128], help="width of each stage"
+    )
+    parser.add_argument("--depths", type=whole(1, 1000), nargs="+", default=[1, 1, 2], help="blocks of each stage")
+    parser.add_argument("--num_train_epochs", type=positive, default=8, help="times that all images are seen")
+    parser.add_argument("--train_batch_size", type=positive, default=128, help="per process")
+    parser.add_argument(
+        "--learning_rate", type=number(0, 1e20), default=3e-3, help="the highest, of a one-cycle schedule"
+    )
+    parser.add_argument("--weight_decay", type=number(0), default=0.02, help="of AdamW")
+    parser.add_argument("--seed", type=whole(0, MAX_SEED), default=0, help="of the weights and the order of images")
     return parser.parse_args()
 
 
@@ -88,10 +91,11 @@ def main():
     set_seed(args.seed)
     if args.label_column is None:
         raise ValueError("a classifier learns labels: name their column with --label_column.")
-    datasets = {split: images_of(args, split) for split in (args.split, "test")}
+    datasets = {args.split: images_of(args)}
     names = label_names(datasets[args.split], args.label_column)
     if names is None:
         raise ValueError(f"--label_column {args.label_column} has no names of classes: a classifier stores them.")
+    datasets["test"] = images_of(args, "test", class_names=names)
     transform = ImageTransform(args.resolution, args.num_channels, args.image_column, args.label_column)
     datasets = {split: ReadableImages(dataset, transform) for split, dataset in datasets.items()}
     loader = DataLoader(datasets[args.split], args.train_batch_size, shuffle=True, drop_last=True)
@@ -157,5 +161,5 @@ def main():
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors(), warning_lines():
         main()

@@ -4,10 +4,10 @@
     accelerate launch training/train_vqgan.py --train_data_dir /usr/share/datasets/fashion-mnist \
         --resolution 28 --num_channels 1 --perceptual_model outputs/perceptual --output_dir outputs/vqgan
 
+Own images: `--preset tiny` (hundreds to a few thousand), `small` or `paper`; what is given beside it goes before.
 From a checkpoint instead of from scratch: `--pretrained_model_name_or_path`. Resume: `--resume_from_checkpoint latest`.
 """
 
-import argparse
 import math
 import time
 from pathlib import Path
@@ -23,16 +23,20 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, whole
+from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.files import whole_folder
-from diffusers_autonat.image_datasets import ImageTransform, ReadableImages
+from diffusers_autonat.image_datasets import ImageTransform, ReadableImages, spread_rows
 from diffusers_autonat.launcher import end_with_launcher
+from diffusers_autonat.models.tokenizer import scale_factor
 from diffusers_autonat.training.checkpoints import Checkpoints, check_resume
 from diffusers_autonat.training.checks import (
     forget_folder,
     require_finite,
     require_finite_weights,
+    require_levels,
     require_memory,
+    warn_of_codebook,
+    warn_of_steps,
     writable_folder,
 )
 from diffusers_autonat.training.data import add_data_arguments, images_of, random_flip
@@ -45,6 +49,7 @@ from diffusers_autonat.training.loop import (
     save_picture,
     seed_step,
 )
+from diffusers_autonat.training.presets import VQGAN_PRESETS, parse_with_preset
 from diffusers_autonat.training.vqgan import (
     CodebookUsage,
     PatchDiscriminator,
@@ -56,32 +61,44 @@ from diffusers_autonat.training.vqgan import (
 
 
 def parse_args():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add_data_arguments(parser)
     model = parser.add_argument_group("model")
     model.add_argument("--pretrained_model_name_or_path", help="continue from this VQModel")
-    model.add_argument("--resolution", type=whole(1, 16384), default=256)
+    model.add_argument(
+        "--resolution", type=whole(1, 16384), default=256, help="side that images are scaled and cropped to"
+    )
     model.add_argument("--random_flip", action="store_true", help="mirror images at random")
     model.add_argument("--num_channels", type=int, default=3, choices=[1, 3], help="image channels")
-    model.add_argument("--block_out_channels", type=whole(1, 65536), nargs="+", default=[128, 128, 256, 256, 512])
-    model.add_argument("--layers_per_block", type=whole(1, 1000), default=2)
+    model.add_argument(
+        "--block_out_channels",
+        type=whole(1, 65536),
+        nargs="+",
+        default=[128, 128, 256, 256, 512],
+        help="channels of each level; each but the last halves the image",
+    )
+    model.add_argument("--layers_per_block", type=whole(1, 1000), default=2, help="residual blocks of each level")
     model.add_argument(
         "--codebook_size", type=whole(2, 2**24), help="default: 1024; more than a pretrained model has are added"
     )
-    model.add_argument("--codebook_dim", type=whole(1, 65536), default=256)
-    model.add_argument("--norm_num_groups", type=whole(1, 65536), default=32)
+    model.add_argument("--codebook_dim", type=whole(1, 65536), default=256, help="width of a code")
+    model.add_argument(
+        "--norm_num_groups", type=whole(1, 65536), default=32, help="of group normalisation: divides all channels"
+    )
     model.add_argument("--mid_block_attention", action="store_true", help="self-attention at the lowest resolution")
     loss = parser.add_argument_group("losses")
-    loss.add_argument("--commitment_weight", type=number(0), default=0.25)
-    loss.add_argument("--l1_weight", type=number(0), default=1.0)
-    loss.add_argument("--l2_weight", type=number(0), default=0.0)
+    loss.add_argument("--commitment_weight", type=number(0), default=0.25, help="pull of the encoder to its codes")
+    loss.add_argument("--l1_weight", type=number(0), default=1.0, help="of the absolute error")
+    loss.add_argument("--l2_weight", type=number(0), default=0.0, help="of the squared error")
     loss.add_argument("--perceptual_model", help="any transformers vision model, by Hub id or folder")
-    loss.add_argument("--perceptual_weight", type=number(0), default=1.0)
+    loss.add_argument("--perceptual_weight", type=number(0), default=1.0, help="of the distance in --perceptual_model")
     loss.add_argument("--adversarial_weight", type=number(0), default=0.8, help="0 trains without a discriminator")
     loss.add_argument(
         "--adversarial_start", type=whole(0), default=10_000, help="step at which the discriminator joins"
     )
-    loss.add_argument("--discriminator_hidden_size", type=whole(4, 65536), default=64)
+    loss.add_argument(
+        "--discriminator_hidden_size", type=whole(4, 65536), default=64, help="channels of its first layer"
+    )
     loss.add_argument(
         "--discriminator_learning_rate", type=number(0, 1e20), default=None, help="default: the generator's"
     )
@@ -92,34 +109,39 @@ def parse_args():
         "--revive_until", type=number(0, 1), default=0.6, help="share of the training after which codes rest"
     )
     train = parser.add_argument_group("training")
-    train.add_argument("--output_dir", required=True)
-    train.add_argument("--logging_dir", default="logs")
-    train.add_argument("--seed", type=whole(0, MAX_SEED), default=0)
-    train.add_argument("--train_batch_size", type=positive, default=32)
-    train.add_argument("--num_train_epochs", type=positive, default=1)
+    train.add_argument("--output_dir", required=True, help="folder of checkpoints, samples and, in the end, vqvae")
+    train.add_argument("--logging_dir", default="logs", help="in --output_dir")
+    train.add_argument(
+        "--seed", type=whole(0, MAX_SEED), default=0, help="of the weights, the order of images and what is drawn"
+    )
+    train.add_argument("--train_batch_size", type=positive, default=32, help="per process")
+    train.add_argument("--num_train_epochs", type=positive, default=1, help="times that all images are seen")
     train.add_argument("--max_train_steps", type=positive, help="overrides --num_train_epochs")
-    train.add_argument("--learning_rate", type=number(0, 1e20), default=1e-4)
-    train.add_argument("--lr_scheduler", choices=LR_SCHEDULERS, default="cosine")
-    train.add_argument("--lr_warmup_steps", type=whole(0), default=100)
-    train.add_argument("--adam_beta1", type=number(0, 1), default=0.5)
-    train.add_argument("--adam_beta2", type=number(0, 1), default=0.9)
-    train.add_argument("--max_grad_norm", type=number(0), default=1.0)
+    train.add_argument("--learning_rate", type=number(0, 1e20), default=1e-4, help="the highest")
+    train.add_argument("--lr_scheduler", choices=LR_SCHEDULERS, default="cosine", help="course of the learning rate")
+    train.add_argument("--lr_warmup_steps", type=whole(0), default=100, help="in which the learning rate rises")
+    train.add_argument("--adam_beta1", type=number(0, 1), default=0.5, help="of AdamW")
+    train.add_argument("--adam_beta2", type=number(0, 1), default=0.9, help="of AdamW")
+    train.add_argument("--max_grad_norm", type=number(0), default=1.0, help="gradients are clipped to")
     # The tokenizer overflows in fp16 (diffusers issue 5437), so that choice is not offered.
-    train.add_argument("--mixed_precision", choices=["no", "bf16"], default=None)
-    train.add_argument("--dataloader_num_workers", type=whole(0, 1024), default=0)
-    train.add_argument("--checkpointing_steps", type=positive, default=500)
-    train.add_argument("--checkpoints_total_limit", type=positive, default=2)
+    train.add_argument(
+        "--mixed_precision", choices=["no", "bf16"], default=None, help="default: as accelerate is configured"
+    )
+    train.add_argument("--dataloader_num_workers", type=whole(0, 1024), default=0, help="processes that read images")
+    train.add_argument("--checkpointing_steps", type=positive, default=500, help="save the training so often")
+    train.add_argument("--checkpoints_total_limit", type=positive, default=2, help="older ones are removed")
     train.add_argument("--resume_from_checkpoint", help="a checkpoint folder, or 'latest'")
     train.add_argument("--validation_steps", type=positive, default=500, help="reconstruct the same images so often")
-    train.add_argument("--logging_steps", type=positive, default=20)
-    train.add_argument("--report_to", default="tensorboard")
-    return parser.parse_args()
+    train.add_argument("--logging_steps", type=positive, default=20, help="log so often")
+    train.add_argument("--report_to", default="tensorboard", help="tensorboard, trackio, wandb or all")
+    return parse_with_preset(parser, VQGAN_PRESETS)
 
 
 def build_model(args) -> VQModel:
     if args.pretrained_model_name_or_path is not None:
         model = VQModel.from_pretrained(args.pretrained_model_name_or_path)
         return grow_codebook(model, args.codebook_size or model.config.num_vq_embeddings)
+    require_levels(args.resolution, args.block_out_channels, args.norm_num_groups)
     levels = len(args.block_out_channels)
     config = {
         "in_channels": args.num_channels,
@@ -198,13 +220,14 @@ def main():
     dataset = images_of(args)
     model = build_model(args)
     channels = model.config.in_channels
+    shown = spread_rows(dataset, args.label_column, 32)
     dataset = ReadableImages(dataset, ImageTransform(args.resolution, channels, args.image_column, None))
     loader = DataLoader(
         dataset, args.train_batch_size, shuffle=True, drop_last=True, num_workers=args.dataloader_num_workers
     )
     if len(loader) == 0:
         raise ValueError(f"{len(dataset)} images do not fill one batch of {args.train_batch_size}.")
-    validation = torch.stack([dataset[i]["pixel_values"] for i in range(min(32, len(dataset)))])
+    validation = torch.stack([row["pixel_values"] for row in dataset.__getitems__(shown)])
 
     # 2. Models, losses, optimisers
     autoencoder = VQAutoencoder(model)
@@ -217,6 +240,11 @@ def main():
     discriminator_optimizer = torch.optim.AdamW(discriminator.parameters(), discriminator_lr, betas, weight_decay=0.0)
     steps_per_epoch = math.ceil(len(loader) / accelerator.num_processes)
     max_steps = args.max_train_steps or args.num_train_epochs * steps_per_epoch
+    if accelerator.is_main_process:
+        adversarial_start = args.adversarial_start if args.adversarial_weight else None
+        warn_of_steps(max_steps, args.lr_warmup_steps, args.learning_rate, adversarial_start)
+        tokens_per_image = (args.resolution // scale_factor(model)) ** 2
+        warn_of_codebook(model.config.num_vq_embeddings, len(dataset), tokens_per_image)
     # accelerate steps a prepared schedule once per process, so its lengths are counted in all processes' steps.
     lr_scheduler = get_scheduler(
         args.lr_scheduler, optimizer, num_warmup_steps=args.lr_warmup_steps * accelerator.num_processes,
@@ -317,12 +345,16 @@ def main():
     if accelerator.is_main_process:
         require_finite_weights(plain.vqvae, max_steps)
         forget_folder(plain.vqvae)
-        with whole_folder(Path(args.output_dir, "vqvae")) as folder:
-            plain.vqvae.save_pretrained(folder)
-        accelerator.print(f"Tokenizer saved to {Path(args.output_dir, 'vqvae')}.")
+        folder = Path(args.output_dir, "vqvae")
+        with whole_folder(folder) as partial:
+            plain.vqvae.save_pretrained(partial)
+        accelerator.print(
+            f"Tokenizer saved to {folder}: tokenize_images.py and train_autonat.py take it as --vqvae {folder}, Python as "
+            f'VQModel.from_pretrained("{folder}").'
+        )
     accelerator.end_training()
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors(), warning_lines():
         main()

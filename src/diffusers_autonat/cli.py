@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
-from .command_line import error_text
-from .commands import compare, convert, cost, evaluate, generate, reference
+from .command_line import Parser, one_line_errors
+from .commands import compare, completion, convert, cost, evaluate, generate, plot, reference, scripts
 
 
-COMMANDS = (generate, evaluate, compare, reference, cost, convert)
+COMMANDS = (generate, evaluate, compare, reference, cost, convert, plot, scripts, completion)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="diffusers-autonat", description=__doc__)
+def make_parser() -> Parser:
+    parser = Parser(prog="diffusers-autonat", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.register(commands)
-    args = parser.parse_args(argv)
-    try:
-        args.run(args)
-    except Exception as error:
-        text = error_text(error)
-        if text is None:
-            raise
-        sys.exit(f"diffusers-autonat: {text}")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    with one_line_errors("diffusers-autonat"):
+        if not scripts.run_script(sys.argv[1:] if argv is None else argv):
+            args = make_parser().parse_args(argv)
+            args.run(args)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""What every command line has: options that refuse nonsense, and errors of the user in one line."""
+"""What every command line has: options that refuse nonsense, help that says the defaults, and errors in one line.
+
+Exit statuses, the same for commands and scripts: 0 done; 2 something the user or the machine has to mend, said in one line;
+130 stopped; 1 a fault of this package, with its traceback (and `compare`, where the answer is no).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,11 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -29,11 +35,48 @@ _REMEDIES = {
 }
 
 
+USER_ERROR = 2  # as argparse ends for a wrong option
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Descriptions as they are written, and behind each option its default where its help does not say it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        said = "default" in text or default is argparse.SUPPRESS
+        if said or default is None or default is False or default in ("", [], ()):
+            return text
+        shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
+        return f"{text} (default: {shown.replace('%', '%%')})"
+
+
+class _Verbose(argparse.Action):
+    """`--verbose` is that environment variable, so that processes which are started know of it too."""
+
+    def __call__(self, *_: Any) -> None:
+        os.environ[TRACEBACK] = "1"
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        print(f"diffusers-autonat {version('diffusers-autonat')}")
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` that shows one line for a wrong option, not the list of all."""
+    """An `ArgumentParser` that shows one line for a wrong option, not the list of all; with `--verbose` and `--version`."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **{"formatter_class": HelpFormatter, **options})
+        self.add_argument(
+            "--verbose", nargs=0, action=_Verbose, help="show where an error was raised", default=argparse.SUPPRESS
+        )
+        self.add_argument(
+            "--version", nargs=0, action=_Version, help="show the version and exit", default=argparse.SUPPRESS
+        )
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
+        self.exit(USER_ERROR, f"{self.prog}: {message} (--help lists the options)\n")
 
 
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:
@@ -72,7 +115,7 @@ def number(low: float = -math.inf, high: float = math.inf) -> Callable[[str], fl
 def error_text(error: BaseException) -> str | None:
     """What to tell a user of an error that is theirs or the machine's, with a remedy; None of a fault of ours.
 
-    It is one line but for a `ValueError` that has more, such as a list of what is wrong.
+    It may have several lines where a `ValueError` has them.
     """
     text = " ".join(str(error).split())
     out_of_memory = isinstance(error, RuntimeError) and re.search(r"out of memory|can't allocate memory", text, re.I)
@@ -94,7 +137,7 @@ def error_text(error: BaseException) -> str | None:
 
 @contextmanager
 def one_line_errors(program: str | None = None) -> Iterator[None]:
-    """End the process with status 2 and one line where the block raises an error that is not a fault of this package."""
+    """End the process with `USER_ERROR` and one line where the block raises an error that is not a fault of this package."""
     try:
         yield
     except KeyboardInterrupt:
@@ -103,7 +146,34 @@ def one_line_errors(program: str | None = None) -> Iterator[None]:
         text = error_text(error)
         if text is None or TRACEBACK in os.environ:
             raise
+        line = f"{program or os.path.basename(sys.argv[0])}: {' '.join(text.split())}"
         # By tqdm: not behind a progress bar, on the same line.
-        line = " ".join(text.split())
-        tqdm.write(f"{program or os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
-        sys.exit(2)
+        tqdm.write(line, file=sys.stderr)
+        end = SystemExit(line)  # who calls it from Python reads the line
+        end.code = USER_ERROR
+        raise end from error
+
+
+@contextmanager
+def warning_lines(shown: bool = True) -> Iterator[list[str]]:
+    """The texts of the warnings given meanwhile, each once; they appear as one line and at once, above progress bars."""
+    messages: list[str] = []
+
+    def show(message: Warning | str, category: type[Warning], *where: object) -> None:
+        if issubclass(category, UserWarning) and str(message) not in messages:
+            messages.append(str(message))
+            if shown:
+                tqdm.write(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield messages
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Columns as wide as their widest cell; the first flush left, the others right."""
+    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    for row in cells:
+        print("  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip())

@@ -1,7 +1,7 @@
-"""Sets of images from anywhere: Hub datasets, image folders and Fashion-MNIST's IDX files.
+"""Sets of images from anywhere: Hub datasets, folders of images, of Parquet files or of webdataset shards, IDX files.
 
-Every source becomes a `datasets.Dataset` with an image column and, where there is one, a label column, so that nothing
-after this file knows where the images came from.
+Every source becomes a `datasets.Dataset` with an image column and, where there is one, a label column of class ids, so that
+nothing after this file knows where the images came from.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, NamedSplit, load_dataset
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, NamedSplit, Value, load_dataset
 from datasets.config import HF_DATASETS_CACHE
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from PIL import Image as PILImage
 
 from .images import NAMED, UnreadableImage, UnreadableImages, image_to_array
@@ -39,6 +40,7 @@ FASHION_MNIST_CLASSES = [
 ]
 
 
+IMAGE, LABEL = "image", "label"  # what columns are called where nothing is said
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PATIENCE = 20  # so many images that cannot be read are passed over before their share counts
 
@@ -93,22 +95,27 @@ def load_images(
     dataset_name: str | None = None,
     train_data_dir: str | None = None,
     split: str = "train",
-    image_column: str = "image",
-    label_column: str | None = "label",
+    image_column: str = IMAGE,
+    label_column: str | None = LABEL,
     streaming: bool = False,
     max_samples: int | None = None,
     caption_column: str | None = None,
+    class_names: list[str] | None = None,
 ) -> Dataset | IterableDataset:
     """Load images with labels or captions.
 
     Args:
         dataset_name: a dataset on the Hub, or any name or path that `datasets.load_dataset` takes.
-        train_data_dir: a local folder: Fashion-MNIST IDX files, or images sorted into one sub-folder per class.
+        train_data_dir: a local folder: Fashion-MNIST IDX files; images, sorted into one sub-folder per class, or flat, or with
+            a metadata.csv, .jsonl or .parquet beside them whose `file_name` names them; Parquet files; webdataset's .tar files.
         split: `train`, `test`, or any split the dataset has.
-        image_column: the column of images; `label_column`: the column of classes, or None for unlabelled images.
-        streaming: read the dataset as it is used, without downloading it first (Hub datasets only).
+        image_column: the column of images; where there is no `image`, the only one that holds images is taken for it.
+        label_column: the column of classes, or None for unlabelled images; webdataset's `cls` is taken for `label`, and a folder
+            of images with nothing beside them has none. Texts become classes in alphabetical order, see `with_classes`.
+        streaming: read the dataset as it is used, without downloading it first.
         max_samples: keep the first so many images.
         caption_column: the column of captions, a text or a list of texts for each image, where they are wanted.
+        class_names: of another split, whose ids texts and numbers get.
 
     Raises:
         ValueError: no source or two sources are named, the folder is empty, or a column does not exist.
@@ -116,22 +123,13 @@ def load_images(
     if (dataset_name is None) == (train_data_dir is None):
         raise ValueError("Name one source of images: either --dataset_name or --train_data_dir.")
     if train_data_dir is not None:
-        folder = Path(train_data_dir)
-        if not folder.is_dir():
-            raise ValueError(f"--train_data_dir {train_data_dir} is not a folder.")
-        idx = _idx_files(folder, split)
-        if idx is not None:
-            dataset = _load_idx(idx, image_column, label_column or "label", split)
-        else:
-            try:
-                dataset = load_dataset("imagefolder", data_dir=str(folder), split=split, streaming=streaming)
-            except Exception as error:
-                for cause in _causes(error):
-                    if isinstance(cause, OSError) and cause.errno in DISK_FULL:
-                        raise OSError(cause.errno, os.strerror(cause.errno), str(HF_DATASETS_CACHE)) from error
-                raise ValueError(f"no {split} images found in {train_data_dir}: {error}") from error
+        dataset = _load_folder(train_data_dir, split, image_column, label_column, streaming)
     else:
         dataset = load_dataset(dataset_name, split=split, streaming=streaming)
+    dataset = _usual_names(dataset, image_column, label_column)
+    if label_column == LABEL and train_data_dir is not None:
+        # Images with nothing said about them are of one kind.
+        label_column = None if set(dataset.column_names or [LABEL]) <= {image_column, caption_column} else LABEL
     if dataset.column_names is not None:
         for column in filter(None, (image_column, label_column, caption_column)):
             if column not in dataset.column_names:
@@ -139,9 +137,93 @@ def load_images(
                     f"the dataset has no column {column!r}, it has {dataset.column_names}; name the right one with "
                     f"--image_column, --caption_column or --label_column (--label_column none for unlabelled images)."
                 )
+    if label_column is not None:
+        dataset = with_classes(dataset, label_column, class_names)  # before any is left out: a class has one id
     if max_samples is not None:
         dataset = dataset.take(max_samples)
     return dataset
+
+
+def _load_folder(
+    name: str, split: str, image_column: str, label_column: str | None, streaming: bool
+) -> Dataset | IterableDataset:
+    folder = Path(name)
+    if not folder.is_dir():
+        raise ValueError(f"--train_data_dir {name} is not a folder.")
+    idx = _idx_files(folder, split)
+    if idx is not None:
+        return _load_idx(idx, image_column, label_column or LABEL, split)
+    try:
+        if _holds_shards(folder):
+            return load_dataset(str(folder), split=split, streaming=streaming)
+        return load_dataset("imagefolder", data_dir=str(folder), split=split, streaming=streaming)
+    except Exception as error:
+        for cause in _causes(error):
+            if isinstance(cause, OSError) and cause.errno in DISK_FULL:
+                raise OSError(cause.errno, os.strerror(cause.errno), str(HF_DATASETS_CACHE)) from error
+        raise ValueError(f"no {split} images found in {name}: {error}") from error
+
+
+def _holds_shards(folder: Path) -> bool:
+    """Whether images lie in Parquet or .tar files: there are some, and no images beside them."""
+    files = [path for pattern in ("*", "*/*") for path in folder.glob(pattern)]
+    shards = any(path.suffix in (".parquet", ".tar") and path.stem != "metadata" for path in files)
+    return shards and not any(path.suffix.lower() in ImageFolder.EXTENSIONS for path in files)
+
+
+def _usual_names(dataset: Any, image_column: str, label_column: str | None) -> Any:
+    """Columns under their usual names, where these are asked for and what else there is leaves no doubt."""
+    features = dataset.features or {}
+    images = [name for name, feature in features.items() if isinstance(feature, Image)]
+    if image_column == IMAGE and IMAGE not in features and len(images) == 1:
+        dataset = dataset.rename_column(images[0], IMAGE)
+    if label_column == LABEL and LABEL not in features and "cls" in features:
+        dataset = dataset.rename_column("cls", LABEL)
+    return dataset
+
+
+def with_classes(
+    dataset: Dataset | IterableDataset, label_column: str, names: list[str] | None = None
+) -> Dataset | IterableDataset:
+    """
+    The same rows with class ids and, where labels are texts or numbers of their own, the names of the classes.
+
+    Texts become ids in alphabetical order. Whole numbers that are 0 to K - 1 are ids as they are; others (years, say) are names,
+    in the order of the numbers. Ids with names, negative numbers and what is no label are left for others to judge.
+
+    Args:
+        dataset: A stream is not counted through: its labels have to be ids.
+        names: Of another split, whose ids these labels get.
+
+    Raises:
+        ValueError: the labels of a stream are texts, or a text is none of `names`.
+    """
+    feature = (dataset.features or {}).get(label_column)
+    dtype = getattr(feature, "dtype", None)
+    is_text = dtype in ("string", "large_string")
+    if isinstance(feature, ClassLabel) or not isinstance(feature, Value) or not (is_text or "int" in str(dtype)):
+        return dataset
+    if isinstance(dataset, IterableDataset):
+        if is_text:
+            raise ValueError(
+                f"--label_column {label_column} holds texts, whose classes a stream does not tell: leave --streaming out, or "
+                "give class ids."
+            )
+        return dataset
+    labels = dataset.select_columns(label_column)[label_column][:]
+    found = sorted({label for label in labels if label is not None})
+    if not is_text and names is None and (not found or found[0] < 0 or found == list(range(len(found)))):
+        return dataset
+    names = names or [str(label) for label in found]
+    ids = {name: i for i, name in enumerate(names)}
+    if strange := [label for label in found if str(label) not in ids]:
+        raise ValueError(
+            f"--label_column {label_column} holds {strange[0]!r:.60}, which is no class of the other split."
+        )
+    encoded = [None if label is None else ids[str(label)] for label in labels]
+    # Not by `class_encode_column`, which would write all images anew; added first, since without columns there are no rows.
+    classes = dataset.add_column(f"{label_column} as class", encoded, feature=ClassLabel(names=names))
+    return classes.remove_columns(label_column).rename_column(f"{label_column} as class", label_column)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -154,6 +236,28 @@ def label_names(dataset: Dataset | IterableDataset, label_column: str | None) ->
     """Class names in the order of their ids, or None where labels are absent or carry no names."""
     feature = (dataset.features or {}).get(label_column) if label_column else None
     return list(feature.names) if isinstance(feature, ClassLabel) else None
+
+
+def spread_rows(dataset: Dataset, label_column: str | None, count: int) -> list[int]:
+    """
+    Row numbers of up to `count` images to look at: of as many classes as there are, and from all over the set.
+
+    Files lie sorted by class as a rule, so that the first ones are all of one.
+    """
+    rows_of: dict[Any, list[int]] = {}
+    has_labels = label_column is not None and label_column in (dataset.column_names or [])
+    labels = dataset.select_columns(label_column)[label_column][:] if has_labels else [0] * len(dataset)
+    for row, label in enumerate(labels):
+        rows_of.setdefault(label, []).append(row)
+    classes = [rows_of[label] for label in sorted(rows_of, key=lambda label: (label is None, label))]
+    if len(classes) > count:
+        classes = [classes[i] for i in np.linspace(0, len(classes) - 1, count).round().astype(int)]
+    each = -(-count // len(classes)) if classes else 0
+    spread = [
+        [rows[i] for i in np.linspace(0, len(rows) - 1, min(each, len(rows))).round().astype(int)] for rows in classes
+    ]
+    in_turn = [rows[i] for i in range(each) for rows in spread if i < len(rows)]
+    return in_turn[:count]
 
 
 def undecoded(dataset: Dataset | IterableDataset, image_column: str) -> Any:

@@ -1,5 +1,5 @@
 """Every picture: schedules of strategies, what a policy does, the course of a search or a training, quality against cost,
-comparisons. Data in, a file out."""
+comparisons, the steps of an image. Data in, a file out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from .strategies import Strategy
 
@@ -33,6 +34,9 @@ DISTANCE_LABELS = {
 
 # These have no effect at the last step.
 WITHOUT_LAST = ("remasking_temperatures", "remasking_rates", "entropy_bounds")
+
+# Of Okabe and Ito, which colour-blind readers tell apart.
+COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442"]
 
 # Runs of several seeds, each a list of (x, best value so far).
 Runs = list[list[tuple[float, float]]]
@@ -289,6 +293,56 @@ def plot_extremes(
     _save(figure, path)
 
 
+def plot_steps(
+    images: Sequence[Image.Image], masks: Sequence[np.ndarray], path: str | Path, title: str | None = None
+) -> None:
+    """
+    How an image is made: above, what each step guesses it to be; below, which tokens are masked again, in grey.
+
+    Args:
+        images: After each of the T steps.
+        masks: `[h, w]` booleans for each, True where a token is masked.
+        path: Of the picture; `.webp` is animated, one step after the other, any other is a strip.
+        title: Of the strip.
+    """
+    if Path(path).suffix == ".webp":
+        frames = [_frame(image, mask) for image, mask in zip(images, masks)]
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        durations = [500] * (len(frames) - 1) + [2000]  # milliseconds; the finished image stays longer
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, lossless=True)
+        return
+    plt = _pyplot()
+    size = (1.3 * len(images) + 0.7, 3.5 if title else 3.1)
+    figure, axes = plt.subplots(2, len(images), figsize=size, layout="constrained", squeeze=False)
+    for step, (image, mask) in enumerate(zip(images, masks)):
+        axes[0, step].imshow(
+            image, cmap="gray" if image.mode == "L" else None, vmin=0, vmax=255, interpolation="nearest"
+        )
+        axes[1, step].imshow(_mask_picture(mask), interpolation="nearest")
+        axes[0, step].set_title(f"step {step + 1}", fontsize=9)
+        axes[1, step].set_xlabel(f"{mask.sum()} of {mask.size}\nmasked", fontsize=8)
+        for axis in axes[:, step]:
+            axis.set(xticks=[], yticks=[])
+    axes[0, 0].set_ylabel("image")
+    axes[1, 0].set_ylabel("tokens")
+    if title:
+        figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _mask_picture(mask: np.ndarray) -> Image.Image:
+    """Grey where a token is masked, blue where it is known."""
+    known = tuple(int(COLOURS[0][i : i + 2], 16) for i in (1, 3, 5))
+    return Image.fromarray(np.where(mask[..., None], np.uint8(200), np.uint8(known)))
+
+
+def _frame(image: Image.Image, mask: np.ndarray, side: int = 256) -> Image.Image:
+    frame = Image.new("RGB", (2 * side + 8, side), "white")
+    frame.paste(image.convert("RGB").resize((side, side), Image.Resampling.NEAREST), (0, 0))
+    frame.paste(_mask_picture(mask).resize((side, side), Image.Resampling.NEAREST), (side + 8, 0))
+    return frame
+
+
 def _draw_levels(axis: Any, levels: Mapping[str, float] | None, first_color: int) -> None:
     for color, (label, level) in enumerate((levels or {}).items(), start=first_color):
         axis.axhline(level, color=f"C{color}", linestyle="--", linewidth=1.2, label=label)
@@ -307,6 +361,7 @@ def _pyplot() -> Any:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.rcParams["axes.prop_cycle"] = plt.cycler(color=COLOURS)
     return plt
 
 

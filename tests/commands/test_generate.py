@@ -29,6 +29,17 @@ def test_generate_takes_a_strategy_file(folder, tmp_path, capsys):
     assert "16 images in 3 steps" in capsys.readouterr().out
 
 
+def test_generate_takes_a_heuristic_of_any_number_of_steps(folder, tmp_path, capsys):
+    words = ["generate", folder, "--class-labels", "dog", "--output", str(tmp_path / "x.png"), "--heuristic"]
+    main([*words, "cosine", "--num-inference-steps", "12"])
+    assert "4 images in 12 steps" in capsys.readouterr().out
+    first = np.asarray(Image.open(tmp_path / "x.png"))
+    main([*words, "cosine", "--num-inference-steps", "12", "--remasking-temperature", "0"])
+    assert not np.array_equal(first, np.asarray(Image.open(tmp_path / "x.png")))  # lambda is heard
+    main([*words, "enat"])
+    assert "4 images in 8 steps" in capsys.readouterr().out
+
+
 def test_generate_takes_what_a_search_writes(folder, tmp_path, capsys):
     NATScheduler(16, [GenerationStrategy.cosine(3), GenerationStrategy.cosine(5)]).save_pretrained(tmp_path)
     args = [
@@ -50,7 +61,9 @@ def test_generate_takes_what_a_search_writes(folder, tmp_path, capsys):
     "args, message",
     [
         (["--class-labels", "horse"], "unknown class name 'horse'"),
-        (["--num-inference-steps", "6"], "only for"),
+        (["--num-inference-steps", "12"], "only for 4, 8 steps, not for 12: add --heuristic cosine"),
+        (["--heuristic", "cosine", "--strategy", "missing.json"], "are two strategies: give one"),
+        (["--remasking-temperature", "2"], "give --heuristic cosine too"),
         (["--strategy", "missing.json"], "missing.json"),
         (["--strategy", __file__], "test_generate.py is not YAML"),
     ],

@@ -6,9 +6,10 @@ import sys
 
 HELP = """
 import sys
-from diffusers_autonat.cli import COMMANDS, main
+from diffusers_autonat.cli import COMMANDS, main, scripts
 
-for arguments in ([], *([command.__name__.rpartition(".")[2]] for command in COMMANDS)):
+names = [command.__name__.rpartition(".")[2] for command in COMMANDS if command is not scripts]
+for arguments in ([], *([name] for name in (*names, *scripts.SCRIPTS))):
     try:
         main([*arguments, "--help"])
     except SystemExit as end:

@@ -212,7 +212,10 @@ def test_start_stored_and_found_are_measured_together_and_the_best_is_kept(tiny,
     assert {row["label"] for row in rows} == {"trial 1", "start, T = 4", "stored, T = 4"}
     assert all(row["values"]["frechet_distance_error"] > 0 for row in rows)
     printed = capsys.readouterr().out
-    assert printed.count("times the noise") == 2 and printed.count("recognised") == 3
+    table = printed.splitlines()[1:5]
+    assert table[0].split() == ["strategy", "frechet_distance", "error", "recognised", "the", "first", "gains"]
+    assert {line[:10].strip() for line in table[1:]} == {"start, T =", "stored, T", "found, tri"}
+    assert sum("times the noise" in line for line in table) == 2 and sum("%" in line for line in table) == 3
     best = GenerationStrategy.from_dict(min(rows, key=lambda row: row["value"])["strategy"])
     assert NATScheduler.from_pretrained(folder, subfolder="scheduler").get_strategy(4) == best
     assert ("stays as it is" in printed) == (best == before)

@@ -1,5 +1,6 @@
 import errno
 import os
+import warnings
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ from diffusers_autonat.training.checks import (
     forget_folder,
     require_finite,
     require_finite_weights,
+    require_levels,
     require_memory,
+    warn_of_codebook,
+    warn_of_steps,
     writable_folder,
 )
 from tests.conftest import tiny_vqvae
@@ -63,3 +67,29 @@ def test_a_saved_model_does_not_tell_where_it_was_loaded_from(tmp_path):
     model.register_to_config(_name_or_path="someone/model")
     forget_folder(model)
     assert model.config._name_or_path == "someone/model"
+
+
+def test_levels_that_do_not_fit_are_refused_with_what_does():
+    require_levels(64, [32, 64, 64], 8)
+    with pytest.raises(ValueError, match="--resolution 50 cannot be halved 4 times.*: take 48 or 64, or fewer levels"):
+        require_levels(50, [8] * 5, 8)
+    with pytest.raises(ValueError, match="take 16, or fewer"):
+        require_levels(10, [8] * 5, 8)
+    with pytest.raises(ValueError, match="--norm_num_groups 32 does not divide the 48 channels of a level: take 16"):
+        require_levels(64, [32, 48, 64], 32)
+
+
+def test_what_a_training_never_reaches_is_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_steps(2000, 100, 1e-3, 1000)
+        warn_of_steps(2000, 0, 1e-3)
+        warn_of_codebook(1024, 60_000, 49)
+    with pytest.warns(UserWarning, match="the learning rate reaches 12% of 0.0004 only; take 30, or train longer"):
+        warn_of_steps(610, 5000, 4e-4)
+    with pytest.warns(UserWarning, match="the discriminator never joins; take 305"):
+        warn_of_steps(610, 0, 4e-4, 10_000)
+    with pytest.warns(
+        UserWarning, match="--codebook_size 1024 is more than 650 images of 49 tokens can fill.*take 512"
+    ):
+        warn_of_codebook(1024, 650, 49)

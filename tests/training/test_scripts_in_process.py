@@ -12,17 +12,21 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
 from safetensors.torch import load_file
 
+from diffusers_autonat import AutoNATPipeline
 from diffusers_autonat.training.checkpoints import checkpoint_folders
+from diffusers_autonat.training.tokens import load_token_set
 from tests.conftest import tiny_vqvae
 
 
 SCRIPTS = Path(__file__).parents[2] / "training"
 
 
-def run(script, args, monkeypatch, capsys):
-    """A script in this process, as its command line runs it; returns its status and what it says on stderr."""
+def run(script, args, monkeypatch, capsys, said=None):
+    """A script in this process, as its command line runs it; returns its status and the lines of its errors; `said` is filled
+    with what it prints, and what it says on stderr."""
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     monkeypatch.setattr(sys, "argv", [str(SCRIPTS / script), *map(str, args)])
@@ -35,8 +39,48 @@ def run(script, args, monkeypatch, capsys):
         status = 0
     except SystemExit as stopped:
         status = stopped.code
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(script)]
-    return status, lines
+    out, err = capsys.readouterr()
+    if said is not None:
+        said += [out, err]
+    return status, [line for line in err.splitlines() if line.startswith(script)]
+
+
+def test_own_images_with_texts_as_labels_go_all_the_way(fashion_mnist, tmp_path, monkeypatch, capsys):
+    """metadata.csv with words and numbers that are none of 0 to K - 1, from the tokenizer to a pipeline that knows the names."""
+    data = tmp_path / "own"
+    data.mkdir()
+    lines = ["file_name,kind,year"]
+    for i, image in enumerate(fashion_mnist[0][:32]):
+        Image.fromarray(image).save(data / f"{i:02d}.png")
+        lines.append(f"{i:02d}.png,{'Flags' if i % 2 else 'Animals'},{1990 + 10 * (i % 2)}")
+    (data / "metadata.csv").write_text("\n".join(lines))
+    words = [*vqgan_args(data, tmp_path / "vqgan"), "--label_column", "kind", "--lr_warmup_steps", 4]
+    assert run("train_vqgan.py", words, monkeypatch, capsys, whole := [])[0] == 0
+    folder = tmp_path / "vqgan" / "vqvae"
+    assert f"Tokenizer saved to {folder}: " in whole[0] and f'VQModel.from_pretrained("{folder}")' in whole[0]
+    assert "warning: --lr_warmup_steps 4 do not end within the 4 steps" in whole[1]
+    for column, names in (("kind", ["Animals", "Flags"]), ("year", ["1990", "2000"])):
+        out = tmp_path / column
+        words = ["--train_data_dir", data, "--label_column", column, "--vqvae", folder, "--resolution", 28, "--output_dir", out,
+                 "--hidden_size", 32, "--num_layers", 3, "--num_attention_heads", 4, "--max_train_steps", 2, "--train_batch_size",
+                 16, "--lr_warmup_steps", 0]  # fmt: skip
+        assert run("train_autonat.py", words, monkeypatch, capsys, whole := [])[0] == 0
+        assert f'AutoNATPipeline.from_pretrained("{out / "pipeline"}")' in whole[0]
+        pipe = AutoNATPipeline.from_pretrained(out / "pipeline")
+        assert pipe.id2label == dict(enumerate(names)) and pipe.get_label_ids(names[1]) == [1]
+
+
+def test_a_flat_folder_is_one_class_and_says_so(fashion_mnist, tmp_path, monkeypatch, capsys):
+    (tmp_path / "flat").mkdir()
+    for i, image in enumerate(fashion_mnist[0][:32]):
+        Image.fromarray(image).save(tmp_path / "flat" / f"{i:02d}.png")
+    words = vqgan_args(tmp_path / "flat", tmp_path / "vqgan")
+    assert run("train_vqgan.py", words, monkeypatch, capsys, whole := [])[0] == 0
+    assert "has no labels: all its images are of one class" in whole[1]
+    words = ["--train_data_dir", tmp_path / "flat", "--vqvae", tmp_path / "vqgan" / "vqvae", "--resolution", 28,
+             "--output_dir", tmp_path / "tokens"]  # fmt: skip
+    assert run("tokenize_images.py", words, monkeypatch, capsys)[0] == 0
+    assert load_token_set(tmp_path / "tokens")[1].label_names is None
 
 
 @pytest.fixture(scope="module")

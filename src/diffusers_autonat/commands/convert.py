@@ -83,7 +83,7 @@ def _assumed() -> dict[str, dict[str, int]]:
 def register(commands) -> None:
     command = commands.add_parser("convert", help="released weights to a diffusers folder", description=run.__doc__)
     models = [source.name for source in SOURCES if source.component == "transformer"]
-    command.add_argument("--model", required=True, choices=models)
+    command.add_argument("--model", required=True, choices=models, help="what the checkpoint is")
     command.add_argument(
         "--checkpoint",
         required=True,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .arguments import positive
+from ..command_line import positive, print_table
 
 
 MEASURED_IMAGES = 16  # where what an image costs differs from image to image
@@ -17,14 +17,6 @@ def format_macs(macs: float) -> str:
     """Three digits with a unit: 925.8 G."""
     size, unit = next(((s, u) for s, u in ((1e12, "T"), (1e9, "G"), (1e6, "M")) if abs(macs) >= s), (1e3, "k"))
     return f"{macs / size:.3g} {unit}"
-
-
-def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Columns as wide as their widest cell; the first flush left, the others right."""
-    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    for row in cells:
-        print("  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip())
 
 
 def run(args: argparse.Namespace) -> None:

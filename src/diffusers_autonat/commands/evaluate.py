@@ -9,16 +9,17 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from ..command_line import number, positive, warning_lines
 from ..launcher import end_with_launcher
-from .arguments import add_extractor_arguments, add_generation_arguments, check_writable, positive
-from .environment import require_metrics, warning_lines
+from .arguments import add_extractor_arguments, add_generation_arguments, check_writable, chosen_strategy
+from .environment import require_metrics
 
 
 DTYPES = ("float32", "bfloat16", "float16")
 LABEL_POLICIES = ("balanced", "uniform", "reference")  # here too, so that --help imports nothing
 # What only generation takes, and the defaults.
 GENERATION = {
-    "num_inference_steps": None, "strategy": None, "guidance_scale": 1.0, "seed": 0, "label_policy": "balanced",
+    "num_inference_steps": None, "strategy": None, "heuristic": None, "remasking_temperature": None, "guidance_scale": 1.0, "seed": 0, "label_policy": "balanced",
     "captions": None, "dtype": "float32",
 }  # fmt: skip
 DEFAULT_IMAGES = 10_000
@@ -210,10 +211,9 @@ def open_pipeline(args: argparse.Namespace, state: Any) -> tuple[Any, dict[str, 
 
     from ..loading import load_pipeline
     from ..provenance import model_hash
-    from ..strategy_files import read_strategy
 
     pipe = load_pipeline(args.pipeline)
-    strategy = read_strategy(args.strategy, args.num_inference_steps) if args.strategy else None
+    strategy = chosen_strategy(args, pipe)
     pipe.plan(args.num_inference_steps, strategy, None, torch.device("cpu"))
     name = Path(args.pipeline).resolve().name if Path(args.pipeline).is_dir() else args.pipeline
     parts = [
@@ -270,13 +270,12 @@ def open_reference(args: argparse.Namespace, pipe: Any, extractor: Any, conditio
 
 def generate(args: argparse.Namespace, evaluator: Any) -> tuple[Any, Any, dict[str, Any]]:
     """How images are made, what they are asked to be, and the report's words on both."""
-    from ..strategy_files import read_strategy
 
     scheduler, steps = evaluator.pipeline.scheduler, args.num_inference_steps
-    policy = None if args.strategy else evaluator.pipeline.policy
-    strategy: Any = None
-    if policy is None:
-        strategy = read_strategy(args.strategy, steps) if args.strategy else scheduler.get_strategy(steps)
+    strategy = chosen_strategy(args, evaluator.pipeline)
+    policy = evaluator.pipeline.policy if strategy is None else None
+    if policy is None and strategy is None:
+        strategy = scheduler.get_strategy(steps)
     num_images = args.num_images or DEFAULT_IMAGES
     make_images, requests = evaluator.generation(num_images, args.seed, strategy, None, args.guidance_scale)
     if policy is not None:
@@ -285,6 +284,7 @@ def generate(args: argparse.Namespace, evaluator: Any) -> tuple[Any, Any, dict[s
         steps, schedules = strategy.num_inference_steps, strategy.to_dict()
         heuristic = "cosine heuristic" if type(scheduler).__name__ == "NATScheduler" else "heuristic"
         source = "stored" if steps in scheduler.stored_strategies else heuristic
+        source = f"{args.heuristic} heuristic" if args.heuristic else source
         source = Path(args.strategy).name if args.strategy else source
     return make_images, requests, {
         "kind": "generated", "num_images": num_images, **evaluator.conditions.describe(), "seed": args.seed,
@@ -314,20 +314,20 @@ def register(commands) -> None:
     group.add_argument("--captions", metavar="SOURCE",
                        help="prompts of a pipeline that draws from text: a .txt with one in each line, or a data set; "
                        "default: the reference's")  # fmt: skip
-    group.add_argument("--dtype", choices=DTYPES, help="of the transformer; default: float32")
+    group.add_argument("--dtype", choices=DTYPES, help="of the transformer")
     group.add_argument("--reconstruct", metavar="DATA", help="measure the tokenizer's reconstructions of DATA")
     group = command.add_argument_group("how it is measured")
     group.add_argument("--reference", help=".npz, folder of images or IDX files, FOLDER:SPLIT, or DATASET:SPLIT")
     group.add_argument("--resolution", type=positive,
                        help="side that the reference's images are cropped to; default: the pipeline's")  # fmt: skip
     group.add_argument("--metrics", type=lambda text: tuple(text.replace(" ", "").split(",")), default=("fid",),
-                       help="some of fid,kid,is,prdc,class; default: fid")  # fmt: skip
+                       help="some of fid,kid,is,prdc,class")  # fmt: skip
     add_extractor_arguments(group)
     group.add_argument("--batch-size", type=positive, default=128,
                        help="images generated before they are measured; changes nothing but memory")  # fmt: skip
     group = command.add_argument_group("results")
     group.add_argument("--output", default="evaluation.json", help="the report; the state of a run lies beside it")
     group.add_argument("--resume", action="store_true", help="continue a killed run of the same command")
-    group.add_argument("--save-seconds", type=float, default=60.0, help="between two saves of the state")
+    group.add_argument("--save-seconds", type=number(0), default=60.0, help="between two saves of the state")
     group.add_argument("--save-images", metavar="PATH", help="folder for PNG files, or .npz for the ADM evaluator")
     command.set_defaults(run=run, **GENERATION)

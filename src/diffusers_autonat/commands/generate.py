@@ -6,7 +6,8 @@ import argparse
 import math
 from pathlib import Path
 
-from .arguments import add_generation_arguments, positive
+from ..command_line import positive
+from .arguments import add_generation_arguments, check_writable, chosen_strategy
 
 
 def run(args: argparse.Namespace) -> None:
@@ -16,10 +17,10 @@ def run(args: argparse.Namespace) -> None:
 
     from ..loading import default_device, load_pipeline
     from ..pipelines.prompts import takes_prompts
-    from ..strategy_files import read_strategy
 
-    strategy = read_strategy(args.strategy, args.num_inference_steps) if args.strategy else None
+    check_writable(args.output)
     pipe = load_pipeline(args.pipeline, device=default_device())
+    strategy = chosen_strategy(args, pipe)
     rows = args.prompts
     if takes_prompts(pipe):
         if not args.prompts or args.class_labels:
@@ -56,5 +57,5 @@ def register(commands) -> None:
     command.add_argument("--prompts", nargs="+", default=[], metavar="TEXT", help="of a pipeline that draws from text")
     command.add_argument("--num-images", type=positive, default=4, help="for each class or prompt")
     add_generation_arguments(command)
-    command.add_argument("--output", default="images.png")
+    command.add_argument("--output", default="images.png", help="the picture; one of that name is replaced")
     command.set_defaults(run=run)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import add_extractor_arguments, check_writable, positive
-from .environment import require_metrics, warning_lines
+from ..command_line import positive, warning_lines
+from .arguments import add_extractor_arguments, check_writable
+from .environment import require_metrics
 
 
 def run(args: argparse.Namespace) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
+
+
+TOKENS_PER_CODE = 50  # of a data set; a rule of thumb: the shipped tokenizer had 5,700
 
 
 def writable_folder(path: str | Path) -> Path:
@@ -48,6 +52,60 @@ def require_memory(build: Callable[[], nn.Module], copies: int = 4) -> None:
         raise ValueError(
             f"a model of these sizes has {parameters:,} parameters, which take {needed / 2**30:,.0f} GiB with gradients and "
             f"optimiser; there are {there / 2**30:,.0f} GiB: choose smaller ones."
+        )
+
+
+def require_levels(resolution: int, block_out_channels: Sequence[int], norm_num_groups: int) -> None:
+    """
+    Refuse a tokenizer whose levels do not fit the images or the groups of its normalisation.
+
+    Raises:
+        ValueError: a side cannot be halved at each level but the last, or a number of channels not be divided into the groups;
+            says what can.
+    """
+    factor = 2 ** (len(block_out_channels) - 1)
+    if resolution % factor:
+        below, above = resolution // factor * factor, -(-resolution // factor) * factor
+        fitting = f"{below} or {above}" if below else str(above)
+        raise ValueError(
+            f"--resolution {resolution} cannot be halved {len(block_out_channels) - 1} times, as the {len(block_out_channels)} "
+            f"levels of --block_out_channels do: take {fitting}, or fewer levels."
+        )
+    undivided = [channels for channels in block_out_channels if channels % norm_num_groups]
+    if undivided:
+        raise ValueError(
+            f"--norm_num_groups {norm_num_groups} does not divide the {undivided[0]} channels of a level: take "
+            f"{math.gcd(norm_num_groups, *block_out_channels)}, or other --block_out_channels."
+        )
+
+
+def warn_of_steps(
+    max_steps: int, lr_warmup_steps: int, learning_rate: float, adversarial_start: int | None = None
+) -> None:
+    """Warn of a training that ends before what it waits for: the full learning rate, or the discriminator."""
+    if lr_warmup_steps >= max_steps:
+        warnings.warn(
+            f"--lr_warmup_steps {lr_warmup_steps} do not end within the {max_steps} steps: the learning rate reaches "
+            f"{max_steps / lr_warmup_steps:.0%} of {learning_rate:g} only; take {max(1, max_steps // 20)}, or train longer.",
+            stacklevel=2,
+        )
+    if adversarial_start is not None and adversarial_start >= max_steps:
+        warnings.warn(
+            f"--adversarial_start {adversarial_start} is not before the end of the {max_steps} steps: the discriminator never "
+            f"joins; take {max_steps // 2}, or --adversarial_weight 0 if that is meant.",
+            stacklevel=2,
+        )
+
+
+def warn_of_codebook(codebook_size: int, num_images: int, tokens_per_image: int) -> None:
+    """Warn of more codes than the images can fill: fewer than `TOKENS_PER_CODE` tokens for each."""
+    share = num_images * tokens_per_image // TOKENS_PER_CODE
+    if codebook_size > share:
+        fitting = max(2, 2 ** int(math.log2(max(2, share))))
+        warnings.warn(
+            f"--codebook_size {codebook_size} is more than {num_images} images of {tokens_per_image} tokens can fill (fewer than "
+            f"{TOKENS_PER_CODE} tokens for each code): many will stay unused; take {fitting}.",
+            stacklevel=2,
         )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from datasets import Dataset, IterableDataset
 
 from ..command_line import positive
-from ..image_datasets import load_images
+from ..image_datasets import IMAGE, LABEL, load_images
 
 
 def random_flip(pixel_values: torch.Tensor) -> torch.Tensor:
@@ -19,10 +21,12 @@ def add_data_arguments(parser, captions: bool = False) -> None:
     """The arguments that name the images, the same in every script; `captions`: also that which names their captions."""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset_name", help="dataset on the Hub, e.g. zalando-datasets/fashion_mnist")
-    group.add_argument("--train_data_dir", help="local folder: images in one sub-folder per class, or IDX files")
+    group.add_argument("--train_data_dir", help="local folder: images (flat, in one sub-folder per class, or named by a "
+                       "metadata.csv), Parquet, webdataset's .tar, or IDX files")  # fmt: skip
     group.add_argument("--split", default="train", help="split to read")
-    group.add_argument("--image_column", default="image")
-    group.add_argument("--label_column", type=_column, default="label", help="'none' for unlabelled images")
+    group.add_argument("--image_column", default=IMAGE, help="column of the images")
+    group.add_argument("--label_column", type=_column, default=LABEL,
+                       help="column of class ids, or of texts, which become classes; 'none' for unlabelled images")  # fmt: skip
     if captions:
         group.add_argument(
             "--caption_column", help="of one text, or a list of texts, for each image; kept with the tokens"
@@ -34,9 +38,21 @@ def _column(name: str) -> str | None:
     return None if name == "none" else name
 
 
-def images_of(args, split: str | None = None, streaming: bool = False) -> Dataset | IterableDataset:
-    """The images that a script's data arguments name; of another split all of them, whatever `--max_train_samples`."""
-    return load_images(
+def images_of(
+    args, split: str | None = None, streaming: bool = False, class_names: list[str] | None = None
+) -> Dataset | IterableDataset:
+    """
+    The images that a script's data arguments name; of another split all of them, whatever `--max_train_samples`, and with the
+    `class_names` of the first.
+
+    `args.label_column` becomes None where a folder has images and no labels, which is said.
+    """
+    dataset = load_images(
         args.dataset_name, args.train_data_dir, split or args.split, args.image_column, args.label_column, streaming,
         args.max_train_samples if split in (None, args.split) else None, getattr(args, "caption_column", None),
+        class_names,
     )  # fmt: skip
+    if args.label_column == LABEL and dataset.column_names is not None and LABEL not in dataset.column_names:
+        print(f"{args.train_data_dir} has no labels: all its images are of one class.", file=sys.stderr)
+        args.label_column = None
+    return dataset

@@ -1,0 +1,91 @@
+"""Pictures of what lies on the disk: each is drawn from real files, and is not empty."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusers_autonat import plots
+from diffusers_autonat.cli import main
+
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "search" / "results"
+MODEL = ROOT / "model_cards" / "autonat-fashion-mnist"
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    saved = []
+    save = plots._save
+    monkeypatch.setattr(plots, "_save", lambda figure, path: (saved.append(figure), save(figure, path)))
+    return saved
+
+
+def test_strategies_against_the_heuristic(figures, tmp_path):
+    main(["plot", "strategy", str(MODEL), "--num-inference-steps", "4", "--output", str(tmp_path / "s.png")])
+    [legend] = [[text.get_text() for text in legend.texts] for legend in figures[0].legends]
+    assert legend == ["autonat-fashion-mnist, T = 4", "cosine heuristic, T = 4"]
+    assert [axis.get_title() for axis in figures[0].axes][0] == "mask ratio $r$" and (
+        tmp_path / "s.png"
+    ).stat().st_size > 10_000
+
+
+def test_a_search_and_several_seeds(figures, tmp_path):
+    folder = RESULTS / "autonat-fashion-mnist-T4"
+    main(["plot", "search", str(folder), "--output", str(tmp_path / "one.png")])
+    [axis] = figures[0].axes
+    number = json.loads((folder / "result.json").read_text())["search"]["num_trials"]
+    assert (
+        len(axis.lines[0].get_xdata()) == number
+        and axis.get_ylabel() == "Fréchet distance"
+        and "N = 500" in axis.get_title()
+    )
+    shutil.copytree(folder, tmp_path / "again")
+    main(["plot", "search", str(folder), str(tmp_path / "again"), "--output", str(tmp_path / "two.png")])
+    [axis] = figures[1].axes
+    assert axis.get_xlabel() == "generated images" and axis.lines[0].get_xdata()[0] == 500
+    assert np.all(np.diff(axis.lines[0].get_ydata()) <= 0)
+    (tmp_path / "again" / "trials.csv").write_text("number,state,value\n")
+    with pytest.raises(SystemExit, match="again holds no finished trial"):
+        main(["plot", "search", str(tmp_path / "again"), "--output", str(tmp_path / "x.png")])
+
+
+def test_a_front_of_two_objectives(figures, tmp_path):
+    result = {"metric_name": "fid", "study": "nsga2-T4-T8", "sampler": "nsga2", "confirmed": False, "candidates": [],
+              "search": {"num_images": 100}}  # fmt: skip
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    (tmp_path / "trials.csv").write_text(
+        "number,state,values_0,values_1\n0,COMPLETE,3,1e9\n1,FAIL,,\n2,COMPLETE,2,2e9\n"
+    )
+    main(["plot", "search", str(tmp_path), "--output", str(tmp_path / "front.png")])
+    [axis] = figures[0].axes
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("multiply-accumulates per image", "FID")
+
+
+def test_a_training(figures, tmp_path):
+    main(["plot", "training", str(MODEL.parents[1] / "training" / "weights" / "fashion-mnist-autonat-1M"), "--output",
+          str(tmp_path / "t.png")])  # fmt: skip
+    assert [axis.get_ylabel() for axis in figures[0].axes] == ["loss (nats per token)", "masked-token accuracy"]
+    with pytest.raises(SystemExit, match="holds no curve: name the --output_dir of a training"):
+        main(["plot", "training", str(tmp_path), "--output", str(tmp_path / "x.png")])
+
+
+def test_the_steps_of_an_image(pipe, figures, tmp_path):
+    pipe.save_pretrained(tmp_path / "pipeline")
+    words = ["plot", "steps", str(tmp_path / "pipeline"), "--num-inference-steps", "4"]
+    main([*words, "--class-label", "dog", "--output", str(tmp_path / "strip.png")])
+    below = [axis.get_xlabel() for axis in figures[0].axes if "masked" in axis.get_xlabel()]
+    counts = [int(text.split()[0]) for text in below]
+    assert len(counts) == 4 and counts == sorted(counts, reverse=True) and counts[-1] == 0
+    main([*words, "--class-label", "1", "--output", str(tmp_path / "steps.webp")])
+    with Image.open(tmp_path / "steps.webp") as film:
+        assert film.n_frames == 4 and film.size == (520, 256)
+        film.seek(3)
+        last = np.asarray(film.convert("RGB"))
+    assert (last[:, 264:] == (0, 114, 178)).all()  # nothing is masked at the end
+    with pytest.raises(SystemExit, match="needs --class-label NAME or id"):
+        main([*words, "--output", str(tmp_path / "x.png")])
