@@ -13,6 +13,7 @@ COMMANDS = (generate, evaluate, compare, reference, cost, convert, plot, scripts
 
 def make_parser() -> Parser:
     parser = Parser(prog="diffusers-autonat", description=__doc__)
+    parser.set_defaults(command_line=parser)  # for `completion`
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.register(commands)

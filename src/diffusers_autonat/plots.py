@@ -332,8 +332,8 @@ def plot_steps(
 
 def _mask_picture(mask: np.ndarray) -> Image.Image:
     """Grey where a token is masked, blue where it is known."""
-    known = tuple(int(COLOURS[0][i : i + 2], 16) for i in (1, 3, 5))
-    return Image.fromarray(np.where(mask[..., None], np.uint8(200), np.uint8(known)))
+    known = np.array([int(COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)], np.uint8)
+    return Image.fromarray(np.where(mask[..., None], np.uint8(200), known))
 
 
 def _frame(image: Image.Image, mask: np.ndarray, side: int = 256) -> Image.Image:

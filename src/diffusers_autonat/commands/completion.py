@@ -18,9 +18,7 @@ def run(args: argparse.Namespace) -> None:
         import shtab
     except ImportError:
         raise ValueError('completion needs shtab: pip install "diffusers-autonat[completion]"') from None
-    from ..cli import make_parser
-
-    print(shtab.complete(make_parser(), args.shell))
+    print(shtab.complete(args.command_line, args.shell))
 
 
 def register(commands) -> None:
