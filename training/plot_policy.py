@@ -5,7 +5,6 @@ extremes.png, the images with the smallest and the largest guidance.
     python training/plot_policy.py outputs/policy/pipeline --num_images 500 --output_dir outputs/policy
 """
 
-import argparse
 from pathlib import Path
 
 from diffusers_autonat.command_line import Parser, one_line_errors, positive, whole
@@ -17,12 +16,12 @@ from diffusers_autonat.training.loop import MAX_SEED
 
 
 def parse_args():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("pipeline", help="folder or Hub id")
-    parser.add_argument("--num_images", type=whole(2), default=500)
-    parser.add_argument("--seed", type=whole(0, MAX_SEED), default=0)
+    parser.add_argument("--num_images", type=whole(2), default=500, help="that are made and looked at")
+    parser.add_argument("--seed", type=whole(0, MAX_SEED), default=0, help="of their classes and noise")
     parser.add_argument("--batch_size", type=positive, default=32, help="images made at once")
-    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--output_dir", required=True, help="gets policy.png and extremes.png")
     return parser.parse_args()
 
 

@@ -13,7 +13,6 @@ that learns beside it takes for real; or both. A second extractor and the class 
 Several GPUs: `accelerate launch --multi_gpu --num_processes N` (on the CPU with ACCELERATE_USE_CPU=true).
 """
 
-import argparse
 import time
 from pathlib import Path
 
@@ -51,7 +50,7 @@ REWARDS = ("influence", "discriminator")
 
 
 def parse_args():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     model = parser.add_argument_group("pipeline and policy")
     model.add_argument("--pretrained_model_name_or_path", required=True, help="folder or Hub id of the pipeline")
     model.add_argument(
@@ -63,14 +62,18 @@ def parse_args():
     model.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the transformer"
     )
-    model.add_argument("--policy_hidden_size", type=whole(1, 65536), default=512)
-    model.add_argument("--policy_conv_channels", type=whole(1, 65536), default=128)
-    model.add_argument("--policy_mlp_channels", type=whole(1, 65536), nargs=2, default=[1024, 512])
+    model.add_argument("--policy_hidden_size", type=whole(1, 65536), default=512, help="channels of the policy")
+    model.add_argument("--policy_conv_channels", type=whole(1, 65536), default=128, help="of its convolutions")
+    model.add_argument(
+        "--policy_mlp_channels", type=whole(1, 65536), nargs=2, default=[1024, 512], help="of its two hidden layers"
+    )
     model.add_argument(
         "--action_smooth", type=number(0, 1), default=0.8, help="weight of the step before: AdaGen's; AdaNAT has 0"
     )
     reward = parser.add_argument_group("reward")
-    reward.add_argument("--reward", choices=REWARDS, nargs="+", default=["influence"])
+    reward.add_argument(
+        "--reward", choices=REWARDS, nargs="+", default=["influence"], help="one, or both in a weighted sum"
+    )
     reward.add_argument("--reward_weights", type=number(0), nargs="+", help="one for each reward; default: 1")
     reward.add_argument("--feature_extractor", required=True, help="inception or a transformers vision model")
     reward.add_argument(
@@ -83,41 +86,48 @@ def parse_args():
     reward.add_argument(
         "--real_images", help="what the discriminator takes for real: images, as --reference names them"
     )
-    reward.add_argument("--num_real_images", type=positive, default=10_000)
-    reward.add_argument("--discriminator_learning_rate", type=number(0, 1e20), default=1e-4)
+    reward.add_argument("--num_real_images", type=positive, default=10_000, help="of them, so many are read")
+    reward.add_argument(
+        "--discriminator_learning_rate", type=number(0, 1e20), default=1e-4, help="of the discriminator"
+    )
     reward.add_argument("--discriminator_steps", type=positive, default=5, help="for each update")
     reward.add_argument("--discriminator_batch_size", type=positive, default=128, help="per process")
     guard = parser.add_argument_group("guard")
     guard.add_argument("--second_feature_extractor", help="that no reward sees")
     guard.add_argument("--second_reference", help="default: --reference, which then has to be images")
     guard.add_argument("--validation_steps", type=positive, default=10, help="updates between two validations")
-    guard.add_argument("--num_validation_images", type=whole(2), default=1000)
-    guard.add_argument("--validation_seed", type=whole(0, MAX_SEED), default=1_000_003)
+    guard.add_argument("--num_validation_images", type=whole(2), default=1000, help="of every validation")
+    guard.add_argument(
+        "--validation_seed",
+        type=whole(0, MAX_SEED),
+        default=1_000_003,
+        help="of their labels and noise, the same each time",
+    )
     guard.add_argument("--guard_validations", type=positive, default=3, help="in a row, until the training is stopped")
     guard.add_argument("--min_class_consistency", type=number(0, 1), help="default: 0.02 below the start's")
     train = parser.add_argument_group("training")
-    train.add_argument("--output_dir", required=True)
-    train.add_argument("--logging_dir", default="logs")
-    train.add_argument("--seed", type=whole(0, MAX_SEED), default=0)
+    train.add_argument("--output_dir", required=True, help="checkpoints, history and the pipeline with its policy")
+    train.add_argument("--logging_dir", default="logs", help="of the tracker, in --output_dir")
+    train.add_argument("--seed", type=whole(0, MAX_SEED), default=0, help="of labels, noise and actions")
     train.add_argument("--max_train_steps", type=positive, default=1000, help="updates")
     train.add_argument("--images_per_update", type=whole(2), default=4096, help="of all processes together")
     train.add_argument("--rollout_batch_size", type=positive, default=128, help="images made at once")
-    train.add_argument("--ppo_epochs", type=positive, default=5)
+    train.add_argument("--ppo_epochs", type=positive, default=5, help="passes over an update's images")
     train.add_argument(
         "--train_batch_size", type=positive, help="images of a gradient step, per process; default: all"
     )
-    train.add_argument("--clip_range", type=number(0), default=0.2)
-    train.add_argument("--value_weight", type=number(0), default=0.5)
+    train.add_argument("--clip_range", type=number(0), default=0.2, help="of the ratio of probabilities")
+    train.add_argument("--value_weight", type=number(0), default=0.5, help="of the critic's loss")
     train.add_argument("--action_std", type=number(1e-6), default=0.6, help="of the noise on actions, at the start")
     train.add_argument("--min_action_std", type=number(1e-6), default=0.1, help="at the end; it falls linearly")
-    train.add_argument("--learning_rate", type=number(0, 1e20), default=1e-5)
+    train.add_argument("--learning_rate", type=number(0, 1e20), default=1e-5, help="of the policy")
     train.add_argument("--critic_learning_rate", type=number(0, 1e20), help="default: --learning_rate")
-    train.add_argument("--adam_beta1", type=number(0, 1), default=0.9)
-    train.add_argument("--adam_beta2", type=number(0, 1), default=0.999)
-    train.add_argument("--max_grad_norm", type=number(0), default=1.0)
+    train.add_argument("--adam_beta1", type=number(0, 1), default=0.9, help="of Adam's mean")
+    train.add_argument("--adam_beta2", type=number(0, 1), default=0.999, help="of Adam's variance")
+    train.add_argument("--max_grad_norm", type=number(0), default=1.0, help="at which gradients are cut")
     train.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default=None, help="of policy and critic")
-    train.add_argument("--checkpointing_steps", type=positive, default=10)
-    train.add_argument("--checkpoints_total_limit", type=positive, default=2)
+    train.add_argument("--checkpointing_steps", type=positive, default=10, help="updates between two checkpoints")
+    train.add_argument("--checkpoints_total_limit", type=positive, default=2, help="how many are kept")
     train.add_argument("--resume_from_checkpoint", help="a checkpoint folder, or 'latest'")
     train.add_argument("--report_to", default="tensorboard", help="tensorboard, trackio, wandb or all")
     train.add_argument("--license", default="unknown", help="of the weights, for the card: an identifier of the Hub")

@@ -115,7 +115,7 @@ def number(low: float = -math.inf, high: float = math.inf) -> Callable[[str], fl
 def error_text(error: BaseException) -> str | None:
     """What to tell a user of an error that is theirs or the machine's, with a remedy; None of a fault of ours.
 
-    It may have several lines where a `ValueError` has them.
+    It is one line but for a `ValueError` that has more, such as a list of what is wrong.
     """
     text = " ".join(str(error).split())
     out_of_memory = isinstance(error, RuntimeError) and re.search(r"out of memory|can't allocate memory", text, re.I)
@@ -146,7 +146,7 @@ def one_line_errors(program: str | None = None) -> Iterator[None]:
         text = error_text(error)
         if text is None or TRACEBACK in os.environ:
             raise
-        line = f"{program or os.path.basename(sys.argv[0])}: {' '.join(text.split())}"
+        line = f"{program or os.path.basename(sys.argv[0])}: {text}"
         # By tqdm: not behind a progress bar, on the same line.
         tqdm.write(line, file=sys.stderr)
         end = SystemExit(line)  # who calls it from Python reads the line

@@ -386,7 +386,8 @@ def test_a_policy_decides_and_is_named(place, tmp_path, capsys):
     made = json.loads((tmp_path / "r.json").read_text())
     assert made["images"]["strategy"] is None and made["images"]["num_inference_steps"] == 3
     assert made["pipeline"]["policy"] == model_hash(policy) and "scheduler" not in made["pipeline"]
-    assert made["run"]["passes_per_image"] == 6  # both at each of three steps
+    # Both at two steps; the first step is made once for each of four classes, and for none. Two calls of 32 are made.
+    assert made["run"]["passes_per_image"] == 4 + 5 / 64
     assert made["run"]["macs_per_image"] == pipeline_cost(pipe, None).total
     with pytest.raises(SystemExit, match="the policy is for 3 steps"):
         main([*options, "--num-inference-steps", "4"])

@@ -57,7 +57,7 @@ def check_shapes(state_dict: dict[str, torch.Tensor], shapes: Mapping[str, tuple
         if name in state_dict and tuple(state_dict[name].shape) != tuple(shape)
     ]
     if problems:
-        raise ValueError(f"These are not the weights of {model_name}: {'; '.join(problems)}")
+        raise ValueError(f"These are not the weights of {model_name}:\n  " + "\n  ".join(problems))
 
 
 def rename(
