@@ -73,7 +73,7 @@ def test_errors_of_the_user_are_one_line_with_the_remedy(tmp_path, which, capsys
     assert re.search(message, text), text
     with pytest.raises(SystemExit) as stopped, one_line_errors("train.py"):
         raises()
-    assert stopped.value.code == 2 and capsys.readouterr().err == f"train.py: {' '.join(text.split())}\n"
+    assert stopped.value.code == 2 and capsys.readouterr().err == f"train.py: {text}\n"
 
 
 def test_a_full_disk_in_safetensors_has_the_same_remedy():
