@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ from .statistics import FeatureBank, one_thread
 
 
 MAX_DIRECTIONS = 256  # of features that are looked at; a covariance needs several images for each
+BANK = 3  # earlier updates whose images help to know the covariance, which from one update is rough
+FADED = 0.5  # what an image of an earlier update counts, for each update since
+CLIPPED = 0.02  # share of the influences at either end that count no more than the next
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ class Population:
         mean = torch.stack([p.count / count * p.mean for p in populations]).sum(dim=0)
         second = torch.stack([p.count / count * (p.covariance + torch.outer(p.mean, p.mean)) for p in populations])
         return cls(count, mean, second.sum(dim=0) - torch.outer(mean, mean))
+
+    def faded(self, updates: int) -> Population:
+        """What its images tell so many updates later: how they vary around their own mean, and less with each."""
+        return replace(self, count=self.count * FADED**updates, mean=torch.zeros_like(self.mean))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data, in float32: about 3 d^2 bytes."""
@@ -98,6 +105,22 @@ class FrechetInfluence:
         moved = features - population.mean
         towards = 2 * moved @ (population.mean - self.mean)
         return towards + moved.square().sum(dim=1) - (moved @ half).square().sum(dim=1)
+
+    def of_update(self, features: Tensor, population: Population, earlier: Sequence[Population] = ()) -> Tensor:
+        """
+        Influence `[n]` of the images of an update, of which there are few, to be learned from.
+
+        The mean is that of these images: with that of earlier ones what learns would run on in its old direction. Their
+        covariance is pooled with that of earlier updates. A few images far from all others must not decide, so the ends count
+        no more than what is `CLIPPED` from them.
+
+        Args:
+            features: Projected `[n, d]`. population: Of these.
+            earlier: Of up to `BANK` updates before, `faded`.
+        """
+        spread = Population.pooled([*earlier, population.faded(0)]).covariance
+        effects = self(features, replace(population, covariance=spread))
+        return effects.clamp(*torch.quantile(effects, effects.new_tensor([CLIPPED, 1 - CLIPPED])))
 
 
 class FrechetError(FeatureBank):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from ..cost.passes import PassCounter
 from ..metrics import Evaluator
 from ..metrics.distances import FrechetDistance
 from ..metrics.extractors.base import to_uint8
-from ..metrics.influence import FrechetInfluence, Population
+from ..metrics.influence import BANK, FrechetInfluence, Population
 from ..strategies import Strategy
 from .constraints import PENALTY, Constraint
 from .effects import CONSISTENT, Effects
@@ -45,13 +44,10 @@ RECOGNISED = "class_consistency"
 EFFECTS = "effects"  # trial user attribute: the slopes that a population showed
 
 BATCHES = 2  # trials that make an update
-BANK = 3  # earlier updates whose images help to know the covariance, which from one batch is rough
-FADED = 0.5  # what an image of an earlier update counts, for each update since
 MEMORY = 0.5  # weight of an update's slopes in the next one's
 RADIUS = 0.5  # longest move of a parameter, in noise
 CERTAIN = 3.0  # standard errors from which on a slope is worth the longest move
 SETTLED = 0.85  # of the noise when the whole centre has
-CLIPPED = 0.02  # share of the rewards at either end that count no more than the next
 
 
 class _Coordinate:
@@ -166,12 +162,7 @@ class PopulationScore:
             trial.set_user_attr("passes", self.passes.count - before)
         seen = self.influence.project(features)
         population = Population.of(seen)
-        # The mean is that of the present images: with that of earlier ones the centre would run on in its old direction.
-        own = replace(population, mean=torch.zeros_like(population.mean))
-        spread = Population.pooled([*self._bank(trial.study, turn), own]).covariance
-        rewards = self.influence(seen, Population(len(seen), population.mean, spread))
-        # Otherwise a few images far from all others would decide the slopes, and their errors would be large.
-        rewards = rewards.clamp(*torch.quantile(rewards, rewards.new_tensor([CLIPPED, 1 - CLIPPED])))
+        rewards = self.influence.of_update(seen, population, self._bank(trial.study, turn))
         distance = FrechetDistance(self.reference)
         distance.update(features)
         [value] = (value.item() for value in distance.compute().values())
@@ -216,11 +207,10 @@ class PopulationScore:
         """What the updates before have seen, around their own means and faded: the same for all trials of an update."""
         trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
         found = [(slot, trial) for trial in trials if (slot := slot_of(trial)) and turn - BANK <= slot[0] < turn]
-        bank = []
-        for slot, trial in sorted(found, key=lambda one: one[0]):
-            seen = Population.from_json(trial.user_attrs[POPULATION])
-            bank.append(replace(seen, count=seen.count * FADED ** (turn - slot[0]), mean=torch.zeros_like(seen.mean)))
-        return bank
+        return [
+            Population.from_json(trial.user_attrs[POPULATION]).faded(turn - slot[0])
+            for slot, trial in sorted(found, key=lambda one: one[0])
+        ]
 
 
 class PopulationSampler(RoundSampler):

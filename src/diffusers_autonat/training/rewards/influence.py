@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,21 +9,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ...metrics import FeatureExtractor, FrechetDistance, Reference
-from ...metrics.influence import FrechetInfluence, Population
+from ...metrics.influence import BANK, FrechetInfluence, Population
 from .base import Reward
-
-
-EARLIER = 3  # updates whose images help to know the covariance, which from one update is rough
-FADED = 0.5  # what an image of an earlier update counts, for each update since
-CLIPPED = 0.02  # share of the rewards at either end that count no more than the next: a few odd images must not decide
 
 
 class InfluenceReward(Reward):
     """
-    Minus the influence of each image on the distance (`metrics.influence`), among the images of all processes.
-
-    The mean is that of the update's images; their covariance is pooled with those of earlier updates, each around its own
-    mean, as population search does.
+    Minus the influence of each image on the distance (`FrechetInfluence.of_update`), among the images of all processes.
 
     Args:
         reference: What the distance is to; of this extractor.
@@ -34,22 +25,16 @@ class InfluenceReward(Reward):
         super().__init__(accelerator, extractor)
         reference.check_extractor(extractor)
         self.reference, self.influence = reference, FrechetInfluence(reference)
-        self.earlier: list[Population] = []  # around a mean of 0, the latest last
+        self.earlier: list[Population] = []  # the latest last
 
     def __call__(self, seen: list[Any], class_labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         features = torch.cat(seen)
         everyone = self.accelerator.gather(features)
         projected = self.influence.project(everyone)
         population = Population.of(projected)
-        own = replace(population, mean=torch.zeros_like(population.mean))
-        faded = [
-            replace(one, count=one.count * FADED ** (len(self.earlier) - age)) for age, one in enumerate(self.earlier)
-        ]
-        spread = Population.pooled([*faded, own]).covariance
-        centred = Population(population.count, population.mean, spread)
-        rewards = -self.influence(projected, centred)
-        rewards = rewards.clamp(*torch.quantile(rewards, rewards.new_tensor([CLIPPED, 1 - CLIPPED])))
-        self.earlier = [*self.earlier, own][-EARLIER:]
+        earlier = [one.faded(len(self.earlier) - age) for age, one in enumerate(self.earlier)]
+        rewards = -self.influence.of_update(projected, population, earlier)
+        self.earlier = [*self.earlier, population][-BANK:]
 
         distance = FrechetDistance(self.reference, sync_on_compute=False)
         distance.update(everyone.cpu())
