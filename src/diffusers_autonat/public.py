@@ -2,6 +2,9 @@
 already imported, so whoever asks for one of the names imports all.
 """
 
+# ruff: noqa: F401
+# Their list stands where nothing has to be imported to read it.
+from . import __all__
 from .models.policy_adaptive import AdaptivePolicyModel
 from .models.transformer_enat import ENATTransformer2DModel
 from .models.transformer_uvit import UViTTransformer2DModel
@@ -16,26 +19,3 @@ from .schedulers.scheduling_nat import NATScheduler, NATSchedulerOutput
 from .schedulers.scheduling_random import RandomScheduler
 from .schedulers.scheduling_remdm import ReMDMScheduler, ReMDMStrategy
 from .strategies import GenerationStrategy, StepParameters, TrainingStrategy
-
-
-__all__ = [
-    "AdaptivePolicyModel",
-    "AutoNATAmusedPipeline",
-    "AutoNATInpaintPipeline",
-    "AutoNATPipeline",
-    "AutoNATTextToImagePipeline",
-    "DilatedScheduler",
-    "ENATTransformer2DModel",
-    "EntropyBoundedScheduler",
-    "EntropyStrategy",
-    "GenerationStrategy",
-    "HaltonScheduler",
-    "NATScheduler",
-    "NATSchedulerOutput",
-    "RandomScheduler",
-    "ReMDMScheduler",
-    "ReMDMStrategy",
-    "StepParameters",
-    "TrainingStrategy",
-    "UViTTransformer2DModel",
-]
