@@ -85,11 +85,15 @@ def pipe() -> AutoNATPipeline:
     return tiny_pipeline()
 
 
-@pytest.fixture(scope="session")
-def fashion_mnist():
+def load_fashion_mnist() -> tuple[np.ndarray, np.ndarray]:
     """64 real test images, uint8 `[64, 28, 28]`, and their labels."""
     data = np.load(FIXTURES / "fashion_mnist_64.npz")
     return data["images"], data["labels"]
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist():
+    return load_fashion_mnist()
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

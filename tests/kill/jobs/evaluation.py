@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import accelerate.utils  # noqa: F401
-import numpy as np
 import torchmetrics  # noqa: F401
 from job import Job, files, forked
 
@@ -15,7 +14,7 @@ from diffusers_autonat import metrics  # noqa: F401
 from diffusers_autonat.cli import main
 from diffusers_autonat.metrics import image_files  # noqa: F401
 from diffusers_autonat.pipelines import pipeline_autonat  # noqa: F401
-from tests.conftest import FIXTURES, save_tiny_study
+from tests.conftest import load_fashion_mnist, save_tiny_study
 
 
 class Evaluation(Job):
@@ -23,7 +22,7 @@ class Evaluation(Job):
         self.name, self.processes = f"evaluation/{processes}-process", processes
 
     def prepare(self, folder: Path) -> None:
-        forked(lambda: save_tiny_study(folder, np.load(FIXTURES / "fashion_mnist_64.npz")["images"]))
+        forked(lambda: save_tiny_study(folder, load_fashion_mnist()[0]))
 
     def run(self, folder: Path, output: Path) -> None:
         output.mkdir(exist_ok=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import optuna
 import torchmetrics  # noqa: F401
 from job import ROOT, Job, forked, run_script
@@ -16,7 +15,7 @@ from job import ROOT, Job, forked, run_script
 from diffusers_autonat import metrics, search  # noqa: F401
 from diffusers_autonat.pipelines import pipeline_autonat  # noqa: F401
 from diffusers_autonat.search import journal
-from tests.conftest import FIXTURES, save_tiny_study
+from tests.conftest import load_fashion_mnist, save_tiny_study
 
 
 SCRIPT = ROOT / "search" / "search_generation.py"
@@ -36,7 +35,7 @@ class Search(Job):
         self.name, self.processes = f"search/{workers}-worker", workers
 
     def prepare(self, folder: Path) -> None:
-        forked(lambda: save_tiny_study(folder, np.load(FIXTURES / "fashion_mnist_64.npz")["images"]))
+        forked(lambda: save_tiny_study(folder, load_fashion_mnist()[0]))
 
     def run(self, folder: Path, output: Path) -> None:
         journal.JournalLock = HastyLock

@@ -8,11 +8,10 @@ from random import Random
 from typing import Any
 
 import datasets  # noqa: F401
-import numpy as np
 from job import ROOT, Job, files, forked, run_script
 
 from diffusers_autonat.training import tokenizing  # noqa: F401
-from tests.conftest import FIXTURES
+from tests.conftest import load_fashion_mnist
 from tests.training.conftest import save_captioned
 
 
@@ -21,8 +20,7 @@ class Tokenizing(Job):
         self.name, self.processes = f"tokenizing/{shards}-shard", shards
 
     def prepare(self, folder: Path) -> None:
-        data = np.load(FIXTURES / "fashion_mnist_64.npz")
-        forked(lambda: save_captioned(folder, data["images"], data["labels"]))
+        forked(lambda: save_captioned(folder, *load_fashion_mnist()))
 
     def run(self, folder: Path, output: Path) -> None:
         shard = f"{os.environ.get('RANK', 0)}/{self.processes}"

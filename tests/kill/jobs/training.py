@@ -11,7 +11,6 @@ from typing import Any
 # What the scripts import, before the forks.
 import accelerate.utils  # noqa: F401
 import datasets  # noqa: F401
-import numpy as np
 import peft  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
 from job import ROOT, Job, files, forked, run_script
@@ -19,17 +18,17 @@ from job import ROOT, Job, files, forked, run_script
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler, UViTTransformer2DModel
 from diffusers_autonat.training import lora, model_card, text_condition, tokenizing, vqgan  # noqa: F401
 from diffusers_autonat.training.checkpoints import checkpoint_folders
-from tests.conftest import FIXTURES, tiny_vqvae, write_idx
+from tests.conftest import load_fashion_mnist, tiny_vqvae, write_idx
 from tests.training.conftest import save_captioned
 
 
 def write_images(folder: Path) -> None:
     """64 real images as IDX files, training and test split."""
-    data = np.load(FIXTURES / "fashion_mnist_64.npz")
+    images, labels = load_fashion_mnist()
     folder.mkdir()
     for prefix in ("train", "t10k"):
-        write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", data["images"])
-        write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", data["labels"])
+        write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", images)
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", labels)
 
 
 class Training(Job):
@@ -85,8 +84,7 @@ class TextTraining(Training):
     """From captioned images: tokens and text states are made in the output first."""
 
     def prepare(self, folder: Path) -> None:
-        data = np.load(FIXTURES / "fashion_mnist_64.npz")
-        forked(lambda: save_captioned(folder, data["images"], data["labels"]))
+        forked(lambda: save_captioned(folder, *load_fashion_mnist()))
 
     def run(self, folder: Path, output: Path) -> None:
         run_script(ROOT / "training" / self.script, "--train_data_dir", folder / "images", "--resolution", 28,
