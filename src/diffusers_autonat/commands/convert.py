@@ -7,9 +7,8 @@ import signal
 import sys
 from functools import partial
 
-from ..command_line import whole
+from ..command_line import positive, whole
 from ..conversion import SOURCES
-from .arguments import positive
 
 
 def run(args: argparse.Namespace) -> None:

@@ -19,8 +19,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 LABEL_POLICIES = ("balanced", "uniform", "reference")  # here too, so that --help imports nothing
 # What only generation takes, and the defaults.
 GENERATION = {
-    "num_inference_steps": None, "strategy": None, "heuristic": None, "remasking_temperature": None, "guidance_scale": 1.0, "seed": 0, "label_policy": "balanced",
-    "captions": None, "dtype": "float32",
+    "num_inference_steps": None, "strategy": None, "heuristic": None, "remasking_temperature": None, "guidance_scale": 1.0,
+    "seed": 0, "label_policy": "balanced", "captions": None, "dtype": "float32",
 }  # fmt: skip
 DEFAULT_IMAGES = 10_000
 PACKAGES = ("diffusers-autonat", "torch", "diffusers", "transformers", "torchmetrics")
@@ -270,7 +270,6 @@ def open_reference(args: argparse.Namespace, pipe: Any, extractor: Any, conditio
 
 def generate(args: argparse.Namespace, evaluator: Any) -> tuple[Any, Any, dict[str, Any]]:
     """How images are made, what they are asked to be, and the report's words on both."""
-
     scheduler, steps = evaluator.pipeline.scheduler, args.num_inference_steps
     strategy = chosen_strategy(args, evaluator.pipeline)
     policy = evaluator.pipeline.policy if strategy is None else None
