@@ -6,7 +6,6 @@ and Python is run, but for pages whose Python needs what their commands make. Th
 """
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest

@@ -48,7 +48,9 @@ def database():
     )  # fmt: skip
     try:
         for _ in range(100):
-            if not subprocess.run([binaries / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], capture_output=True).returncode:
+            if not subprocess.run(
+                [binaries / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], capture_output=True
+            ).returncode:
                 break
             time.sleep(0.1)
         call("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "autonat", "search")

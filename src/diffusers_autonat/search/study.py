@@ -51,7 +51,9 @@ def open_storage(location: str | Path) -> BaseStorage:
         except Exception as error:  # SQLAlchemy, its drivers and missing drivers have no common base
             reason = str(error).strip().splitlines()[0]
             if isinstance(error, ImportError) and str(location).startswith("postgresql"):
-                reason = 'its driver is not installed: pip install "psycopg[binary]" and write postgresql+psycopg://...'
+                reason = (
+                    'its driver is not installed: pip install "psycopg[binary]" and write postgresql+psycopg://...'
+                )
             raise ValueError(f"the storage {location} cannot be opened: {reason}") from error
     path = Path(location)
     try:
