@@ -34,6 +34,7 @@ def lay_out(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
     for name in ("benchmarks", "model_cards", "search", "training"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("*.md"))
+    (folder / "PIPELINE").symlink_to(folder / "model_cards" / MODELS[0])
     for name in MODELS:  # as the cards name them, which lie on the Hub
         (folder / name).symlink_to(folder / "model_cards" / name)
     shutil.copytree(ROOT / "search" / "results" / "autonat-fashion-mnist-T4", folder / "outputs" / "search-T4")

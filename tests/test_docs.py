@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 import pytest
+from diffusers import DiffusionPipeline
 from PIL import Image
 
 from tests import stand_ins
@@ -96,3 +97,8 @@ def test_a_page_runs_from_top_to_bottom(page, folder):
     for block in blocks_of(page):
         for name in re.findall(r"--output (outputs/\S+\.\w+)", block.text):
             assert (folder / name).stat().st_size > 100, name
+
+
+def test_plain_diffusers_cannot_load_them_as_the_readme_says():
+    with pytest.raises(AttributeError, match="has no attribute AutoNATPipeline"):
+        DiffusionPipeline.from_pretrained(ROOT / "model_cards" / "autonat-fashion-mnist")
