@@ -177,11 +177,13 @@ def grow_codebook(model: VQModel, codebook_size: int) -> VQModel:
 
 
 def save_reconstructions(path: Path, images: torch.Tensor, reconstructions: torch.Tensor) -> None:
-    """Originals above, reconstructions below, eight to a row."""
+    """Originals above, reconstructions below, eight to a row; what is missing from the last row stays black."""
+    missing = -len(images) % min(8, len(images))
+    images, reconstructions = (F.pad(some, (0,) * 7 + (missing,)) for some in (images, reconstructions))
     rows = [row for pair in zip(images.split(8), reconstructions.split(8)) for row in pair]
     array = (torch.cat(rows).clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
     pictures = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in array]
-    save_picture(make_image_grid(pictures, rows=len(rows), cols=8), path)
+    save_picture(make_image_grid(pictures, rows=len(rows), cols=len(rows[0])), path)
 
 
 @torch.no_grad()
