@@ -362,7 +362,9 @@ def test_resuming_with_other_metrics_is_another_evaluation(place, tmp_path):
 
 def test_several_processes(place, report, tmp_path):
     images = tmp_path / "images.npz"
-    arguments = command(place, tmp_path / "r.json", "--save-images", str(images), metrics="fid,kid,is,prdc,class,per_class")
+    arguments = command(
+        place, tmp_path / "r.json", "--save-images", str(images), metrics="fid,kid,is,prdc,class,per_class"
+    )
     assert launch(2, arguments, 0, tmp_path) == [0, 0]
     made = json.loads((tmp_path / "r.json").read_text())
     assert made["values"] == report["values"] and made["run"]["num_processes"] == 2

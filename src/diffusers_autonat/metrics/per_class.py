@@ -28,9 +28,7 @@ class ClassRecognition(Metric):
         super().__init__(**kwargs)
         self.id2label = id2label
         for name in ("correct", "count"):
-            self.add_state(
-                name, torch.zeros(len(id2label), dtype=torch.int64), dist_reduce_fx="sum", persistent=True
-            )
+            self.add_state(name, torch.zeros(len(id2label), dtype=torch.int64), dist_reduce_fx="sum", persistent=True)
 
     def update(self, logits: Tensor, class_labels: Tensor) -> None:
         """Add logits `[B, K]` and the class ids `[B]` that were asked for."""
