@@ -7,6 +7,7 @@ On a Space of the Hub the variable AUTONAT_PIPELINE names the pipeline.
 """
 
 import html
+import math
 import os
 import random
 from pathlib import Path
@@ -22,13 +23,14 @@ from diffusers_autonat.command_line import Parser, one_line_errors, positive, wh
 SHIPPED = Path(__file__).resolve().parents[1] / "model_cards" / "autonat-fashion-mnist"
 VARIABLE = "AUTONAT_PIPELINE"
 
-# Schedule -> what it is called, largest value, first and last value at the start (those of the heuristic, nearly).
+# Schedule -> what it is called, largest value, first and last value at the start: nearly the heuristic's.
 SLIDERS = {
     "mask_ratios": ("Share still masked, r", 1.0, 0.98, 0.2),
     "sampling_temperatures": ("Randomness of the tokens, τ₁", 3.0, 1.0, 1.0),
     "remasking_temperatures": ("Randomness of what is kept, τ₂", 10.0, 4.5, 0.5),
     "guidance_scales": ("Guidance, s", 5.0, 0.5, 3.0),
 }
+COLUMNS, ROW = 4, 250  # of the galleries: images in a row, and its height in pixels
 # One call at a time: it takes all of the machine, and matplotlib's state is that of the process.
 ALONE = {"concurrency_id": "drawing", "concurrency_limit": 1}
 
@@ -48,7 +50,9 @@ def make_app(studio: Studio) -> gr.Blocks:
                 else:
                     names = studio.class_names
                     what = gr.Dropdown(names, value=names[0], label="Class", elem_id="what")
-                num_images = gr.Slider(1, limits.images, 4, step=1, label="Images", elem_id="num-images")
+                num_images = gr.Slider(
+                    1, limits.images, min(4, limits.images), step=1, label="Images", elem_id="num-images"
+                )
                 with gr.Row():
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
                     new_seed = gr.Checkbox(False, label="A new one each time")
@@ -64,17 +68,20 @@ def make_app(studio: Studio) -> gr.Blocks:
                     lam = gr.Slider(0, 20, 4.5, label="Randomness of what is kept, λ", elem_id="lambda")
                     k = gr.Slider(0, 10, 3.0, label="Guidance, k", elem_id="k")
                 with gr.Column(visible=False) as of_curves:
-                    gr.Markdown("A straight line for each, from the first step to the last.")
+                    gr.Markdown("A straight line for each; r is 0 after the last step, its line ends one before.")
                     ends = []
-                    for name, (label, high, first, last) in SLIDERS.items():
+                    for name, (label, high, *at_start) in SLIDERS.items():
+                        gr.Markdown(f"**{label}**")
                         with gr.Row():
-                            ends.append(gr.Slider(0, high, first, label=f"{label}: first", elem_id=f"{name}-first"))
-                            ends.append(gr.Slider(0, high, last, label="last", elem_id=f"{name}-last"))
+                            for end, value in zip(("first", "last"), at_start):
+                                ends.append(
+                                    gr.Slider(0, high, value, label=end, min_width=120, elem_id=f"{name}-{end}")
+                                )
             with gr.Column(scale=5):
                 with gr.Tabs():
                     with gr.Tab("Generate"):
                         generate = gr.Button("Generate", variant="primary", elem_id="generate")
-                        images = gr.Gallery(label="Images", columns=4, height=300, format="png", object_fit="contain",
+                        images = gr.Gallery(label="Images", columns=COLUMNS, height=ROW, format="png", object_fit="contain",
                                             interactive=False, elem_id="images")  # fmt: skip
                         send = gr.Button(
                             "Take an image to Inpaint: the one that is opened, or the first", elem_id="send"
@@ -90,12 +97,17 @@ def make_app(studio: Studio) -> gr.Blocks:
                             strength = gr.Slider(0.05, 1, 1, label="Share of the painted that is drawn anew")
                             keep = gr.Checkbox(True, label="All other pixels stay as they are")
                         inpaint = gr.Button("Inpaint", variant="primary", elem_id="inpaint")
-                        inpainted = gr.Gallery(label="Images", columns=4, height=300, format="png", object_fit="contain",
+                        inpainted = gr.Gallery(label="Images", columns=COLUMNS, height=ROW, format="png", object_fit="contain",
                                                interactive=False, elem_id="inpainted")  # fmt: skip
                 said = gr.Textbox(label="Time", interactive=False, elem_id="said")
-                strip = gr.Image(label="Steps of the first image: its guess, and its tokens, grey where they are masked",
-                                 format="png", interactive=False, elem_id="strip")  # fmt: skip
-                schedules = gr.Image(label="Schedules", format="png", interactive=False, elem_id="schedules")
+                plain = {
+                    "show_label": False,
+                    "format": "png",
+                    "interactive": False,
+                    "buttons": ["download", "fullscreen"],
+                }
+                strip = gr.Image(label="Steps", elem_id="strip", **plain)
+                schedules = gr.Image(label="Schedules", elem_id="schedules", **plain)
         chosen = gr.State(0)
         settings = [kind, stored_steps, steps, lam, k, *ends]
         wished = [what, num_images, seed, new_seed, *settings]
@@ -111,7 +123,8 @@ def make_app(studio: Studio) -> gr.Blocks:
 
         def shown(drawn: Drawn, wish, kind):
             captioned = [(image, wish.what) for image in drawn.images]
-            return captioned, drawn.said, drawn.steps, studio.schedules(wish.strategy, kind), wish.seed
+            gallery = gr.Gallery(captioned, height=ROW * min(2, math.ceil(len(captioned) / COLUMNS)))
+            return gallery, drawn.said, drawn.steps, studio.schedules(wish.strategy, kind), wish.seed
 
         @as_messages
         def on_generate(*wished):

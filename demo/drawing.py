@@ -187,7 +187,7 @@ class Studio:
         drawn, heuristic = {kind.lower(): strategy}, self.heuristic(strategy.num_inference_steps)
         if strategy != heuristic:
             drawn["heuristic of the paper"] = heuristic
-        return picture(lambda path: plot_schedules(drawn, path))
+        return picture(lambda path: plot_schedules(drawn, path, "Parameters of each step"))
 
     def _asked(self, wish: Wish) -> str | int:
         """A class's id: names may stand for several. A prompt as it is."""
@@ -209,7 +209,9 @@ class Studio:
             f"{len(images)} image{'s' * (len(images) > 1)} in {steps} step{'s' * (steps > 1)}: {seconds:.2f} s on "
             f"{pipe.device.type}, {seconds / len(images):.2f} s each. Seed {wish.seed}."
         )
-        return Drawn([enlarged(one) for one in images], picture(lambda path: plot_steps(guesses, masks, path)), said)
+        title = "The first image after each step, and its tokens: grey where they are masked again"
+        strip = picture(lambda path: plot_steps(guesses, masks, path, title if steps > 3 else "The first image"))
+        return Drawn([enlarged(one) for one in images], strip, said)
 
     def _whole(self, name: str, value: Any, low: int, high: int) -> int:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1:

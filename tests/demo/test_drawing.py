@@ -77,7 +77,8 @@ def test_classes_of_one_name_are_told_apart(pipe):
     names = {0: "cat", 1: "crane", 2: "crane"}
     studio = Studio(AutoNATPipeline(pipe.vqvae, pipe.transformer, pipe.scheduler, names))
     assert studio.class_names == ["cat", "crane 1", "crane 2", "class"]
-    images = [studio.draw(studio.wish(f"crane {i}", 1, 0, None)).images[0] for i in (1, 2)]
+    strategy = GenerationStrategy.cosine(4, guidance_scale=300.0)  # so that random weights care for the class
+    images = [studio.draw(studio.wish(f"crane {i}", 1, 0, strategy)).images[0] for i in (1, 2)]
     assert images[0].tobytes() != images[1].tobytes()
 
 
