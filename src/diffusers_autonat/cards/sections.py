@@ -93,14 +93,23 @@ def usage(
         name: Folder, or id on the Hub. call: Lines of code that use `pipe`.
         also: Other names of this package that `call` uses. imports: Lines of code that import what else it uses.
     """
-    own, name = ", ".join(sorted([pipeline_class, *also])), json.dumps(name, ensure_ascii=False)
+    own, on_hub, name = ", ".join(sorted([pipeline_class, *also])), hub_id(name), json.dumps(name, ensure_ascii=False)
     lines = [f"from diffusers_autonat import {own}", "", f"pipe = {pipeline_class}.from_pretrained({name})", call]
-    loaded = f"DiffusionPipeline.from_pretrained({name}, custom_pipeline={name}, trust_remote_code=True)"
+    # Of an id on the Hub, DiffusionPipeline refuses components of other packages before it reads any file.
+    general, folder = ["from diffusers import DiffusionPipeline"], name
+    if on_hub:
+        general += ["from huggingface_hub import snapshot_download", "", f"folder = snapshot_download({name})"]
+        folder = "folder"
+    else:
+        general += [""]
+    general += [
+        f"pipe = DiffusionPipeline.from_pretrained({folder}, custom_pipeline={folder}, trust_remote_code=True)"
+    ]
     return "\n\n".join([
         code_block("\n".join([imports, *lines] if imports else lines)),
         "Code that knows only diffusers loads it too, where this package is installed; `trust_remote_code` allows to run "
         "[pipeline.py](pipeline.py), one line that imports the class:",
-        code_block(f"from diffusers import DiffusionPipeline\n\npipe = {loaded}"),
+        code_block("\n".join(general)),
     ])  # fmt: skip
 
 

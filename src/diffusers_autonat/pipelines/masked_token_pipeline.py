@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import inspect
 import json
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import CogVideoXLoraLoaderMixin as TransformerLoraLoaderMixin
-from huggingface_hub import create_repo
 
-from ..cards import add_card
 from ..models.tokenizer import decode_tokens, lay_out_decoder, scale_factor, skip_padding_blocks
 from ..schedulers.masked_token_scheduler import SamplingPlan
 from ..strategies import Strategy
 from .callbacks import CallState, CallStateMixin, call_on_step_end
 from .checks import check_tokens
 from .guided import GuidedTransformer, PolicyStep
-from .remote_code import save_remote_code
+from .hub import HubMixin
 
 
-class MaskedTokenPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoaderMixin):
+class MaskedTokenPipeline(CallStateMixin, HubMixin, DiffusionPipeline, TransformerLoraLoaderMixin):
     """
     Base of the pipelines. A subclass knows what images are asked to be, and which tokens are given; its components are a
     `vqvae` (or None), a `transformer`, a `scheduler` and what its condition needs.
@@ -55,56 +51,6 @@ class MaskedTokenPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoad
             do_convert_rgb=not grey,
             do_convert_grayscale=grey,
         )
-
-    def save_pretrained(
-        self,
-        save_directory: str | Path,
-        *args: Any,
-        push_to_hub: bool = False,
-        repo_id: str | None = None,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        create_pr: bool = False,
-        token: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """As every pipeline's; writes `pipeline.py` too, by which `DiffusionPipeline` finds this class."""
-        save_remote_code(type(self), save_directory)
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if push_to_hub:
-            repo_id = repo_id or Path(save_directory).resolve().name
-            repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
-            add_card(self, save_directory, repo_id, token)
-            self._upload_folder(save_directory, repo_id, token, commit_message, create_pr)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-        create_pr: bool = False,
-        safe_serialization: bool = True,
-        variant: str | None = None,
-        subfolder: str | None = None,
-    ) -> str:
-        """
-        As every pipeline's: upload it to a repository on the Hub, which is made where there is none. A repository that has
-        no card gets one that says what the pipeline is, how to load it, and what its classes and strategies are.
-
-        Args:
-            repo_id (`str`): `owner/name`, or a name: then the owner of the token is its owner.
-            commit_message, private, token, create_pr, safe_serialization, variant, subfolder: As of every pipeline's.
-
-        Returns:
-            `str`: The address of the commit.
-        """
-        repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, safe_serialization=safe_serialization, variant=variant)
-            if not subfolder:
-                add_card(self, folder, repo_id, token)
-            return self._upload_folder(folder, repo_id, token, commit_message, create_pr, subfolder)
 
     def to_json_string(self) -> str:
         """As every pipeline's, but of a policy that is not there nothing is said: as before there were any."""
