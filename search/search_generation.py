@@ -275,7 +275,7 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
         f"reference: {Path(args.reference).name} (hash {origin['reference']})."
     )
     save_search_card(
-        output, args.push_to_hub or output.resolve().name, args.pipeline, pipeline, kept_in(output, pipeline.scheduler),
+        output, args.push_to_hub or output.resolve().name, args.pipeline, pipeline, pipeline.scheduler,
         read_provenance(output), compared_by_steps, measured_by, args.license,
     )  # fmt: skip
     print(f"Written to {output}" + (f" and into {args.pipeline}/scheduler" if args.write_to_pipeline else ""))

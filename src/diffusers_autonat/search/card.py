@@ -29,7 +29,7 @@ def save_search_card(
 
     Args:
         name: Of the repository, or of the folder. base: Folder or Hub id of the pipeline.
-        scheduler: With all strategies that the folder holds. provenance: What its `search.json` says, by numbers of steps.
+        scheduler: Of the order that was searched. provenance: What its `search.json` says, by numbers of steps.
         compared: By number of steps what was measured alike, best first: strategy and value.
         measured_by: The extractor and the reference, in words.
         license: An identifier of the Hub, or `unknown`.
@@ -37,7 +37,7 @@ def save_search_card(
     shown, is_text = base if hub_id(base) else Path(base).resolve().name, takes_prompts(pipeline)
     task = "text-to-image" if is_text else "unconditional-image-generation"
     kind, order = type(pipeline).__name__, type(scheduler).__name__
-    steps = sorted(scheduler.stored_strategies)
+    steps = sorted(map(int, provenance))
     rows, results = [], []
     for number, origin in sorted(provenance.items(), key=lambda item: int(item[0])):
         if "num_trials" not in origin.get("search", {}):  # of earlier code
