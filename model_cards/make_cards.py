@@ -225,7 +225,9 @@ def card_metadata(model: Generator) -> ModelCardData:
         if name.startswith("T") and "heuristic" not in name:
             on = f"T = {name[1:]}, N = {report['images']['num_images']:,}"
             distance, recognised = (report["values"][key] for key in ("frechet_distance", "class_consistency"))
-            results.append(result("frechet_distance", distance, DATASETS[0], f"Fréchet distance of classifier features, {on}"))
+            results.append(
+                result("frechet_distance", distance, DATASETS[0], f"Fréchet distance of classifier features, {on}")
+            )
             results.append(result("accuracy", recognised, DATASETS[0], f"recognised by the classifier, {on}"))
     tags = [model.tag, "class-conditional"]
     return metadata("apache-2.0", tags, DATASETS, name=model.folder.name, results=results)

@@ -32,12 +32,16 @@ def test_classes():
 
 def test_metadata_names_a_base_model_of_the_hub_and_what_was_measured(tmp_path, monkeypatch):
     measured = [result("fid", 1.23456789, "me/flowers", "FID, N = 10"), result("accuracy", 1, "my own images")]
-    data = metadata("mit", ["x"], base_model="me/base", base_model_relation="adapter", name="small", results=measured).to_dict()
+    data = metadata(
+        "mit", ["x"], base_model="me/base", base_model_relation="adapter", name="small", results=measured
+    ).to_dict()
     assert data["base_model"] == "me/base" and data["base_model_relation"] == "adapter"
     first, second = data["model-index"][0]["results"]
     assert first["dataset"] == {"type": "me/flowers", "name": "me/flowers"}
     assert first["metrics"] == [{"type": "fid", "value": 1.234568, "name": "FID, N = 10"}]
-    assert second["dataset"] == {"type": "custom", "name": "my own images"} and data["model-index"][0]["name"] == "small"
+    assert (
+        second["dataset"] == {"type": "custom", "name": "my own images"} and data["model-index"][0]["name"] == "small"
+    )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "me" / "base").mkdir(parents=True)
     data = metadata(None, ["x"], base_model="me/base", base_model_relation="adapter").to_dict()
@@ -46,7 +50,9 @@ def test_metadata_names_a_base_model_of_the_hub_and_what_was_measured(tmp_path, 
 
 def test_what_is_an_id_of_the_hub(tmp_path):
     assert hub_id("me/my-model.v2") == "me/my-model.v2"
-    assert all(hub_id(name) is None for name in (None, "", "model", "a/b/c", "/home/me", str(tmp_path), "me/two words"))
+    assert all(
+        hub_id(name) is None for name in (None, "", "model", "a/b/c", "/home/me", str(tmp_path), "me/two words")
+    )
 
 
 def test_a_license_that_nobody_has_stated():
