@@ -51,9 +51,9 @@ def push_folder(
     """
     try:
         create_repo(repository, exist_ok=True)
-        allowed = {} if patterns is None else {"allow_patterns": list(patterns)}
-        named = {} if message is None else {"commit_message": message}
-        print(f"pushed to {upload_folder(repo_id=repository, folder_path=folder, **named, **allowed)}")
+        allowed = None if patterns is None else list(patterns)
+        url = upload_folder(repo_id=repository, folder_path=folder, commit_message=message, allow_patterns=allowed)
+        print(f"pushed to {url}")
     except Exception as error:  # whatever the network makes the client raise
         chosen = "".join(f" --include '{pattern}'" for pattern in patterns or ())
         raise OSError(

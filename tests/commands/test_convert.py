@@ -385,7 +385,12 @@ def test_pushing_uploads_the_folder(files, tmp_path, monkeypatch, capsys):
     convert(files, tmp_path / "out", "autonat", "nnet_ema.pth", "--push-to-hub", "me/autonat")
     assert calls == [
         ("me/autonat", {"exist_ok": True}),
-        {"repo_id": "me/autonat", "folder_path": str(tmp_path / "out")},
+        {
+            "repo_id": "me/autonat",
+            "folder_path": str(tmp_path / "out"),
+            "commit_message": None,
+            "allow_patterns": None,
+        },
     ]
     assert "pushed to the-url" in capsys.readouterr().out
     assert 'from_pretrained("me/autonat"' in (tmp_path / "out" / "README.md").read_text()

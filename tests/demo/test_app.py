@@ -20,6 +20,7 @@ from diffusers_autonat import AutoNATPipeline
 
 pytest.importorskip("gradio", reason="the app's extra is not installed")
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
@@ -85,7 +86,8 @@ class Page:
         self.wait(lambda: self.all("#schedules img"))  # drawn when the page has loaded
 
     def wait(self, seen):
-        return WebDriverWait(self.browser, 60).until(lambda _: seen())
+        stale = [StaleElementReferenceException]  # what has been drawn anew meanwhile
+        return WebDriverWait(self.browser, 60, ignored_exceptions=stale).until(lambda _: seen())
 
     def all(self, selector):
         return self.browser.find_elements("css selector", selector)
@@ -135,7 +137,9 @@ def test_generate_change_the_strategy_and_inpaint(browser, serve, tmp_path):
     page = Page(browser, serve(SHIPPED))
 
     page.click("#what input")
-    next(one for one in page.all("#what [role=option]") if one.text.strip() == "Ankle boot").click()
+    page.wait(
+        lambda: next((one for one in page.all("#what [role=option]") if one.text.strip() == "Ankle boot"), None)
+    ).click()
     said = page.run("#generate")
     assert said.startswith("4 images in 8 steps: ") and said.endswith("Seed 0.")
     assert len(page.all("#images .grid-container img")) == 4
@@ -197,7 +201,7 @@ def test_names_are_shown_as_text(browser, serve, tmp_path):
     assert {one.text for one in page.all("#images .caption-label")} == {HOSTILE}
     assert page.one("#what input").get_attribute("value") == HOSTILE
     page.click("#what input")
-    assert any(one.text.endswith(HOSTILE) for one in page.all("#what [role=option]"))
+    page.wait(lambda: any(one.text.endswith(HOSTILE) for one in page.all("#what [role=option]")))
     page.one("#what input").send_keys("<img src=x onerror=document.title=1>\n")
     assert "<img" in page.one("h1").text
     assert browser.title == "AutoNAT" and not page.all("img[onerror]") and not page.all('a[href^="javascript"]')

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -42,6 +43,9 @@ def metadata(
         name: Of the model. results: What was measured (see `result`); they become its model index, for which it needs a name.
     """
     base_model = hub_id(base_model)
+    relation: dict[str, Any] = {}
+    if base_model and base_model_relation:
+        relation = {"base_model_relation": base_model_relation}
     return ModelCardData(
         library_name="diffusers",
         license=license,
@@ -49,7 +53,7 @@ def metadata(
         pipeline_tag=pipeline_tag,
         datasets=list(datasets) or None,
         base_model=base_model,
-        **({"base_model_relation": base_model_relation} if base_model and base_model_relation else {}),
+        **relation,
         tags=["diffusers", *tags, "masked-image-generation"],
         model_name=name if results else None,
         eval_results=list(results) or None,

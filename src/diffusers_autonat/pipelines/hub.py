@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from .remote_code import FILE, save_remote_code
 
 class HubMixin:
     """For pipelines, before `DiffusionPipeline` among the bases."""
+
+    _upload_folder: Callable[..., str]
 
     @classmethod
     def download(
