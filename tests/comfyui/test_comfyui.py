@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from diffusers_autonat import GenerationStrategy
+from tests.pipelines.text_encoders import tiny_text_pipeline
 
 
 FOLDER = Path(__file__).parents[2] / "comfyui"
@@ -132,3 +133,23 @@ def test_what_is_wrong_is_said(nodes, pipe, tmp_path):
             execute(nodes, workflow(nodes, tmp_path, "AutoNATGenerate", **inputs), {})
     with pytest.raises(ValueError, match="is no pipeline folder"):
         execute(nodes, workflow(nodes, FOLDER, "AutoNATGenerate"), {})
+
+
+def test_a_prompt(nodes, tmp_path):
+    pipe = tiny_text_pipeline()
+    pipe.save_pretrained(tmp_path)
+    inputs = {"text": "a red boat", "strategy": "cosine", "steps": 2}
+    assert execute(nodes, workflow(nodes, tmp_path, "AutoNATGenerate", **inputs), {})["2"][0][1].shape == (
+        1,
+        28,
+        28,
+        3,
+    )
+    outputs = {"image": [("IMAGE", torch.rand(2, 28, 28, 3))], "mask": [("MASK", torch.ones(1, 28, 28))]}
+    inputs |= {"image": ["image", 0], "mask": ["mask", 0]}
+    assert execute(nodes, workflow(nodes, tmp_path, "AutoNATInpaint", **inputs), outputs)["2"][0][1].shape == (
+        2,
+        28,
+        28,
+        3,
+    )

@@ -9,6 +9,7 @@ from drawing import CURVES, HEURISTIC, STORED, Limits, Studio
 from PIL import Image
 
 from diffusers_autonat import AutoNATPipeline, EntropyBoundedScheduler, GenerationStrategy
+from tests.pipelines.text_encoders import tiny_text_pipeline
 
 
 ENDS = {
@@ -111,7 +112,17 @@ def test_inpainting_changes_what_is_painted(studio, fashion_mnist):
         studio.inpaint(wish, image, painted, 0, keep=True)
 
 
-def test_a_long_prompt_is_refused(studio):
-    studio.takes_prompts = True
-    with pytest.raises(ValueError, match="has 301 characters; 300 are the most"):
-        studio.wish("x" * 301, 1, 0, None)
+def test_prompts(fashion_mnist):
+    pipe = tiny_text_pipeline()
+    studio = Studio(pipe, Limits(prompt=20))
+    strategy = studio.strategy(CURVES, 3, SETTINGS, ENDS)
+    drawn = studio.draw(studio.wish("a red boat", 1, 5, strategy))
+    image = pipe("a red boat", strategy=strategy, generator=torch.Generator().manual_seed(5)).images[0]
+    assert (np.asarray(drawn.images[0])[::10, ::10] == np.asarray(image)).all()
+    painted = np.ones((28, 28), bool)
+    wish = studio.wish("$5 <b> $", 2, 0, strategy)  # not taken for a formula in the picture of the steps
+    assert len(studio.inpaint(wish, Image.fromarray(fashion_mnist[0][0]), painted, 0.5, keep=False).images) == 2
+    with pytest.raises(ValueError, match="has 21 characters; 20 are the most"):
+        studio.wish("x" * 21, 1, 0, None)
+    with pytest.raises(ValueError, match="Say what to draw"):
+        studio.wish("  ", 1, 0, None)
