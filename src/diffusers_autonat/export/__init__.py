@@ -1,0 +1,6 @@
+"""Pipelines for other runtimes: transformer and decoder as graphs, in a folder that `from_pretrained` loads as any other."""
+
+from .folder import FORMATS, export_pipeline
+
+
+__all__ = ["FORMATS", "export_pipeline"]
