@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,58 +10,44 @@ import torch
 
 from ..files import whole_folder
 from ..loading import load_pipeline
-from ..models.runtimes import STEM, require
+from ..models.exported import ExportedMixin
+from ..models.runtimes import require
 from ..models.transformer_enat import ENATTransformer2DModel
 from ..models.transformer_uvit import UViTTransformer2DModel
-from .graphs import TracedModel, trace_decoder, trace_transformer
+from ..pipelines import AutoNATInpaintPipeline, AutoNATPipeline
+from .formats import FORMATS, Inputs
+from .graphs import trace_decoder, trace_transformer
 
 
-@torch.no_grad()
-def write_onnx(traced: TracedModel, folder: Path) -> None:
-    """`model.onnx` and its weights, `model.onnx.data`."""
-    require("onnx", "onnx")
-    require("onnxscript", "onnx")
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # the exporter tells its stages
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            traced.module.eval(), (), folder / f"{STEM}.onnx", kwargs=traced.inputs, dynamo=True, verbose=False,
-            input_names=list(traced.inputs), output_names=list(traced.outputs), dynamic_shapes=traced.dynamic_shapes,
-        )  # fmt: skip
+CALLS, IMAGES = 4, 4  # that scales of int8 are found from: each call makes so many images
 
 
-def write_openvino(traced: TracedModel, folder: Path) -> None:
-    """`model.xml` and its weights, `model.bin`; by way of ONNX."""
-    openvino = require("openvino", "openvino")
-    write_onnx(traced, folder)
-    openvino.save_model(openvino.convert_model(folder / f"{STEM}.onnx"), folder / f"{STEM}.xml", compress_to_fp16=False)
-    for path in folder.glob(f"{STEM}.onnx*"):
-        path.unlink()
-
-
-FORMATS: dict[str, Callable[[TracedModel, Path], None]] = {"onnx": write_onnx, "openvino": write_openvino}
-
-
-def export_pipeline(name: str | Path, output: str | Path, format: str, report: Callable[[str], Any] = print) -> None:
+def export_pipeline(
+    name: str | Path, output: str | Path, format: str, int8: bool = False, report: Callable[[str], Any] = print
+) -> None:
     """
     Write a pipeline whose transformer and decoder are graphs; scheduler, strategies, class names, text encoder and policy stay
     as they are. `from_pretrained`, and every command that takes a pipeline, load the folder as any other.
 
+    The tokenizer of an inpainting pipeline reads images too, and stays as it is.
+
     Args:
         name: Folder, or id on the Hub. output: Folder to write. format: Of `FORMATS`.
+        int8: Put the transformer's products in int8. report: Told what is done.
 
     Raises:
-        ValueError: A library is missing, or the transformer is of a class that cannot be exported.
+        ValueError: A library is missing, or this pipeline cannot be exported so.
     """
-    for library in ("onnx", "onnxscript", {"onnx": "onnxruntime"}.get(format, format)):
+    writer = FORMATS[format]
+    for library in writer.libraries + (writer.int8_libraries if int8 else ()):
         require(library, format)
     pipe = load_pipeline(name)
-    for component in (pipe.transformer, pipe.vqvae):
-        if hasattr(component, "graph"):
-            raise ValueError(f"{name} is exported already: give the pipeline that it was made from.")
-    if not isinstance(pipe.transformer, (UViTTransformer2DModel, ENATTransformer2DModel)):
-        raise ValueError(f"{name} has a {type(pipe.transformer).__name__}: only U-ViT and ENAT transformers are exported.")
+    _check(name, pipe)
+    if int8 and writer.is_calibrated and pipe.transformer.config.context_dim is not None:
+        raise ValueError(f"{name} draws from text, and int8 of {format} is calibrated on classes: take --format onnx.")
+
     graphs = {"transformer": trace_transformer(pipe.transformer)}
-    if pipe.vqvae is not None:
+    if pipe.vqvae is not None and not isinstance(pipe, AutoNATInpaintPipeline):
         graphs["vqvae"] = trace_decoder(pipe.vqvae, pipe.transformer.config.sample_size**2)
     with whole_folder(output) as folder:
         for component, traced in graphs.items():
@@ -72,6 +55,37 @@ def export_pipeline(name: str | Path, output: str | Path, format: str, report: C
             place = folder / component
             place.mkdir()
             getattr(pipe, component).save_config(place)
-            FORMATS[format](traced, place)
+            writer.write(traced, place)
+            if int8 and component == "transformer":
+                report("finding int8 weights")
+                seen = _inputs_seen(traced.runner.from_pretrained(place), pipe) if writer.is_calibrated else []
+                writer.to_int8(place, seen)
             pipe.register_modules(**{component: traced.runner.from_pretrained(place)})
         pipe.save_pretrained(folder)
+
+
+def _check(name: str | Path, pipe: Any) -> None:
+    if isinstance(pipe.transformer, ExportedMixin):
+        raise ValueError(f"{name} is exported already: give the pipeline that it was made from.")
+    if not isinstance(pipe.transformer, (UViTTransformer2DModel, ENATTransformer2DModel)):
+        raise ValueError(f"{name} has a {type(pipe.transformer).__name__}: only U-ViT and ENAT transformers are exported.")
+
+
+def _inputs_seen(transformer: Any, pipe: Any) -> list[Inputs]:
+    """What a transformer's graph is given, step by step, while images of classes spread over all are drawn."""
+    graph, seen = transformer.graph, []
+
+    def record(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        seen.append(inputs)
+        return graph(**inputs)
+
+    transformer.graph = record
+    drawing = AutoNATPipeline(None, transformer, pipe.scheduler)
+    drawing.set_progress_bar_config(disable=True)
+    num_classes, images = transformer.config.num_classes, CALLS * IMAGES
+    labels = [i * num_classes // images for i in range(images)]
+    generator = torch.Generator().manual_seed(0)
+    for start in range(0, images, IMAGES):
+        drawing(labels[start : start + IMAGES], generator=generator, output_type="latent")
+    transformer.graph = graph
+    return seen
