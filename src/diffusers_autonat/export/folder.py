@@ -40,7 +40,7 @@ def export_pipeline(
     """
     writer = FORMATS[format]
     for library in writer.libraries + (writer.int8_libraries if int8 else ()):
-        require(library, format)
+        require(library, writer.extra)
     pipe = load_pipeline(name)
     _check(name, pipe)
     if int8 and writer.is_calibrated and pipe.transformer.config.context_dim is not None:

@@ -23,10 +23,12 @@ class Format(Protocol):
     """How a graph is written.
 
     Args:
+        extra: Of the package, that installs what it takes.
         libraries: Without which nothing can be written or run. int8_libraries: Those of `to_int8`.
         is_calibrated: Whether `to_int8` looks at inputs.
     """
 
+    extra: str
     libraries: tuple[str, ...]
     int8_libraries: tuple[str, ...]
     is_calibrated: bool
@@ -54,6 +56,7 @@ def quiet() -> Iterator[None]:
 class OnnxFormat:
     """`model.onnx`, its weights in `model.onnx.data`."""
 
+    extra = "export"
     libraries: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
     int8_libraries: tuple[str, ...] = ("onnxruntime",)
     is_calibrated = False
@@ -68,10 +71,10 @@ class OnnxFormat:
 
     def to_int8(self, folder: Path, inputs: list[Inputs]) -> None:
         """Weights with a scale for each channel; inputs of products with one for each call, found when it is made."""
-        quantization = require("onnxruntime.quantization", "onnx")
+        quantization = require("onnxruntime.quantization", self.extra)
         plain, whole = folder / f"{STEM}.onnx", folder / "float.onnx"
         # The weights' file is named within the graph, so it is written anew beside it.
-        onnx = require("onnx", "onnx")
+        onnx = require("onnx", self.extra)
         onnx.save(onnx.load(plain), whole, save_as_external_data=True, location="float.onnx.data")
         for path in folder.glob(f"{STEM}.onnx*"):
             path.unlink()
@@ -87,20 +90,21 @@ class OnnxFormat:
 class OpenVINOFormat:
     """`model.xml`, its weights in `model.bin`; by way of ONNX."""
 
+    extra = "openvino"
     libraries: tuple[str, ...] = ("onnx", "onnxscript", "openvino")
     int8_libraries: tuple[str, ...] = ("nncf",)
     is_calibrated = True
 
     def write(self, traced: TracedModel, folder: Path) -> None:
         OnnxFormat().write(traced, folder)
-        openvino = require("openvino", "openvino")
+        openvino = require("openvino", self.extra)
         self._save(openvino.convert_model(folder / f"{STEM}.onnx"), folder)
         for path in folder.glob(f"{STEM}.onnx*"):
             path.unlink()
 
     def to_int8(self, folder: Path, inputs: list[Inputs]) -> None:
         """Weights and inputs of products with scales that are found now, from what passes in real calls."""
-        nncf, openvino = require("nncf", "openvino"), require("openvino", "openvino")
+        nncf, openvino = require("nncf", self.extra), require("openvino", self.extra)
         arrays = [{name: tensor.contiguous().numpy() for name, tensor in one.items()} for one in inputs]
         with quiet():
             quantized = nncf.quantize(
@@ -112,7 +116,7 @@ class OpenVINOFormat:
         self._save(quantized, folder)
 
     def _save(self, graph, folder: Path) -> None:
-        require("openvino", "openvino").save_model(graph, folder / f"{STEM}.xml", compress_to_fp16=False)
+        require("openvino", self.extra).save_model(graph, folder / f"{STEM}.xml", compress_to_fp16=False)
 
 
 FORMATS: dict[str, Format] = {"onnx": OnnxFormat(), "openvino": OpenVINOFormat()}

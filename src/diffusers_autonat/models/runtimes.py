@@ -43,7 +43,7 @@ class OnnxGraph:
             raise ValueError(
                 f"{path} runs in float32, not in {dtype}: leave dtype out, or export with --format openvino, which has bfloat16."
             )
-        onnxruntime = require("onnxruntime", "onnx")
+        onnxruntime = require("onnxruntime", "export")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
