@@ -201,10 +201,15 @@ def check_pip(words: list[str]) -> None:
 
 def check_make(words: list[str]) -> None:
     makefile = (ROOT / "Makefile").read_text()
-    targets, variables = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)), re.findall(r"\$[({](\w+)[)}]", makefile)
+    targets, variables = (
+        set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)),
+        re.findall(r"\$[({](\w+)[)}]", makefile),
+    )
     asked = {word for word in words if "=" not in word}
     assert asked and asked <= targets, f"the Makefile has no {words}"
-    assert {word.partition("=")[0] for word in words if "=" in word} <= set(variables), f"the Makefile reads none of {words}"
+    assert {word.partition("=")[0] for word in words if "=" in word} <= set(variables), (
+        f"the Makefile reads none of {words}"
+    )
 
 
 def check_rest(words: list[str]) -> None:
