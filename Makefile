@@ -1,4 +1,5 @@
 # make demo    images from the shipped model, in outputs/demo.png
+# make app     the same and more in the browser: strategies, steps, inpainting (PIPELINE=FOLDER for another model)
 # make test    the test suite, and what checks the code
 # make test-lowest    what does not train, with the lowest versions of all dependencies, in a virtual environment of its own
 # make docs    the documentation as a site, in outputs/site
@@ -16,11 +17,14 @@ EXTRAS ?= dev
 CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,--constraint constraints/cpu.txt)
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test test-lowest lint docs pictures package train data clean
+.PHONY: demo app test test-lowest lint docs pictures package train data clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/diffusers-autonat generate model_cards/autonat-fashion-mnist --num-images 8 --seed 0 --output outputs/demo.png
+
+app: $(VENV)/.ready-app
+	$(BIN)/python demo/app.py $(PIPELINE)
 
 test: $(VENV)/.ready-$(EXTRAS) lint
 	$(BIN)/python -m pytest

@@ -38,6 +38,11 @@ SUBSTITUTES = {
         "[250, 500, 1000]": "[8, 16]",
         "/usr/share/datasets/fashion-mnist:test": "FASHION_MNIST:test",
     },
+    "docs/own_images.md": {
+        '"me/my-images-T8"': '"outputs/search-T4"',
+        'pipe.push_to_hub("me/my-images")': 'pipe.save_pretrained("outputs/uploaded")',  # tests/test_hub.py uploads
+        '"me/my-images"': '"PIPELINE"',
+    },
     "docs/policies.md": {"/usr/share/datasets/fashion-mnist": "FASHION_MNIST"},
     "docs/search.md": {"/usr/share/datasets/fashion-mnist:test": "FASHION_MNIST:test"},
     "docs/training_runs.md": {"/usr/share/datasets/fashion-mnist": "FASHION_MNIST"},
@@ -195,8 +200,11 @@ def check_pip(words: list[str]) -> None:
 
 
 def check_make(words: list[str]) -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert words and set(words) <= targets, f"the Makefile has no {words}"
+    makefile = (ROOT / "Makefile").read_text()
+    targets, variables = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)), re.findall(r"\$[({](\w+)[)}]", makefile)
+    asked = {word for word in words if "=" not in word}
+    assert asked and asked <= targets, f"the Makefile has no {words}"
+    assert {word.partition("=")[0] for word in words if "=" in word} <= set(variables), f"the Makefile reads none of {words}"
 
 
 def check_rest(words: list[str]) -> None:
@@ -270,6 +278,14 @@ def made_small(words: list[str]) -> list[str]:
     return [*words, *dict(SMALL)["train_autonat"].split()] if "--" in words else words
 
 
+def without_upload(words: list[str]) -> list[str]:
+    """The same call, which keeps what it makes for itself: there is no Hub here, and uploads have tests of their own."""
+    said = "\n".join(words)
+    for option in (r"--push_to_hub", r"--push-to-hub\n\S+", r"--hub_model_id\n\S+"):
+        said = re.sub(rf"(^|\n){option}(?=\n|$)", "", said)
+    return said.split("\n")
+
+
 def command_of(program: str, words: list[str]) -> list[str] | None:
     """What a test runs for a program; None where it is only checked."""
     if program == "srun":
@@ -285,7 +301,7 @@ def command_of(program: str, words: list[str]) -> list[str] | None:
         program, words = "python", [f"{folder}/{scripts[words[1]]}.py", *words[2:]]
     modules = {"diffusers-autonat": "diffusers_autonat.cli", "accelerate": "accelerate.commands.accelerate_cli"}
     module = ["-m", modules[program]] if program in modules else []
-    return [sys.executable, *module, *made_small(words)]
+    return [sys.executable, *module, *made_small(without_upload(words))]
 
 
 if __name__ == "__main__":

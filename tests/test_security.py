@@ -15,7 +15,7 @@ from diffusers_autonat.files import write_json
 
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("src", "training", "search", "benchmarks", "model_cards")
+FOLDERS = ("src", "training", "search", "benchmarks", "model_cards", "demo", "comfyui")
 
 # What is imported for nothing else, and what is called.
 MODULES = {

@@ -49,7 +49,9 @@ from diffusers_autonat.training.loop import (
     save_picture,
     seed_step,
 )
+from diffusers_autonat.training.model_card import save_tokenizer_card
 from diffusers_autonat.training.presets import VQGAN_PRESETS, parse_with_preset
+from diffusers_autonat.training.uploads import add_upload_arguments, check_uploads, open_upload, upload
 from diffusers_autonat.training.vqgan import (
     CodebookUsage,
     PatchDiscriminator,
@@ -134,7 +136,10 @@ def parse_args():
     train.add_argument("--validation_steps", type=positive, default=500, help="reconstruct the same images so often")
     train.add_argument("--logging_steps", type=positive, default=20, help="log so often")
     train.add_argument("--report_to", default="tensorboard", help="tensorboard, trackio, wandb or all")
-    return parse_with_preset(parser, VQGAN_PRESETS)
+    add_upload_arguments(train)
+    args = parse_with_preset(parser, VQGAN_PRESETS)
+    check_uploads(args)
+    return args
 
 
 def build_model(args) -> VQModel:
@@ -216,6 +221,7 @@ def main():
     )
     if accelerator.is_main_process:
         hold_folder(args.output_dir)
+        open_upload(args)
     set_seed(args.seed)
 
     # 1. Data
@@ -350,10 +356,12 @@ def main():
         folder = Path(args.output_dir, "vqvae")
         with whole_folder(folder) as partial:
             plain.vqvae.save_pretrained(partial)
+            save_tokenizer_card(partial, plain.vqvae, args)
         accelerator.print(
             f"Tokenizer saved to {folder}: tokenize_images.py and train_autonat.py take it as --vqvae {folder}, Python as "
             f'VQModel.from_pretrained("{folder}").'
         )
+        upload(args, folder)
     accelerator.end_training()
 
 

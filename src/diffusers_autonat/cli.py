@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 
 from .command_line import Parser, one_line_errors
-from .commands import compare, completion, convert, cost, evaluate, generate, plot, reference, scripts
+from .commands import compare, completion, convert, cost, evaluate, export, generate, plot, reference, scripts
 
 
-COMMANDS = (generate, evaluate, compare, reference, cost, convert, plot, scripts, completion)
+COMMANDS = (generate, evaluate, compare, reference, cost, convert, export, plot, scripts, completion)
 
 
 def make_parser() -> Parser:

@@ -162,6 +162,56 @@ def key_mask(groups: list[Group]) -> torch.Tensor | None:
     return None if valid is None else valid | ~valid.any(dim=1, keepdim=True)
 
 
+@dataclass(frozen=True)
+class Arrangement:
+    """
+    Where the tokens of one call go.
+
+    Args:
+        groups: The reused, fresh and masked tokens.
+        places (`torch.LongTensor` of shape `(batch_size, N)`):
+            Index of every position in the concatenation of all groups' tokens.
+        earlier (`torch.Tensor` of shape `(batch_size, n_reused, hidden_size)`, *optional*):
+            Features of the reused tokens, from the step before; None where there are none.
+        encoder_mask, decoder_mask (`torch.BoolTensor` of shape `(batch_size, keys)`, *optional*):
+            Keys of each stage that hold a token; None where all do.
+    """
+
+    groups: list[Group]
+    places: torch.Tensor
+    earlier: torch.Tensor | None
+    encoder_mask: torch.Tensor | None
+    decoder_mask: torch.Tensor | None
+
+    def new_cache(self, features: torch.Tensor) -> ENATCache | None:
+        """What the next step is handed of `features` `[B, n, D]` of all groups."""
+        visible = self.groups[:2]
+        if not (num_visible := sum(group.size for group in visible)):
+            return None
+        indices = torch.cat([group.indices for group in visible], dim=1)  # [B, n_reused + n_fresh]
+        return ENATCache(features[:, :num_visible].detach(), indices, join_valid(visible))
+
+    def as_inputs(self, hidden_size: int) -> dict[str, torch.Tensor]:
+        """Everything as tensors, as an exported graph takes it: zeros and full masks for what is None."""
+        reused, fresh, masked = self.groups
+        full = torch.ones(len(self.places), reused.size + fresh.size + masked.size, dtype=torch.bool)
+        nothing = torch.zeros(len(self.places), reused.size, hidden_size)
+        return {
+            "earlier": nothing if self.earlier is None else self.earlier,
+            "fresh": fresh.indices,
+            "masked": masked.indices,
+            "places": self.places,
+            "encoder_mask": full[:, : reused.size + fresh.size] if self.encoder_mask is None else self.encoder_mask,
+            "decoder_mask": full if self.decoder_mask is None else self.decoder_mask,
+        }
+
+    @classmethod
+    def from_inputs(cls, earlier, fresh, masked, places, encoder_mask, decoder_mask) -> Arrangement:
+        """Undoes `as_inputs`, but for the places of reused tokens, which no layer looks at."""
+        groups = [Group(earlier[..., 0], None), Group(fresh, None), Group(masked, None)]
+        return cls(groups, places, earlier, encoder_mask, decoder_mask)
+
+
 def gather_tokens(hidden_states: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """`hidden_states[b, indices[b, i]]`: `[B, N, D]` and `[B, n]` -> `[B, n, D]`."""
     return hidden_states.gather(1, indices.unsqueeze(-1).expand(-1, -1, hidden_states.shape[-1]))
@@ -499,27 +549,46 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
             [`ENATTransformer2DModelOutput`], or `(sample, cache, features)` if `return_dict` is False.
         """
         self.check_inputs(input_ids, class_labels, encoder_hidden_states, cache)
+        arrangement = self.arrange(input_ids, cache, num_masked)
+        logits, normed, features = self.compute(input_ids, arrangement, class_labels, encoder_hidden_states)
+        new_cache = arrangement.new_cache(features)
+        if not return_dict:
+            return logits, new_cache, normed
+        return ENATTransformer2DModelOutput(sample=logits, cache=new_cache, features=normed)
+
+    def arrange(self, input_ids: torch.Tensor, cache: ENATCache | None, num_masked: int | None) -> Arrangement:
+        """Which tokens are reused, fresh and masked, and where they go; see `forward`. Looks at no weights."""
         masked = input_ids == self.config.codebook_size  # [B, N]
         reused = torch.zeros_like(masked)
         if cache is not None:
             encoded, place = cache.place_of(masked.shape[1])  # [B, N] each
             reused = encoded & ~masked
         members = torch.stack([reused, ~masked & ~reused, masked])  # [3, B, N]
-        split, places = split_positions(members, self._bounds(members, cache, num_masked))
+        groups, places = split_positions(members, self._bounds(members, cache, num_masked))
+        earlier = None
+        if cache is not None and groups[0].size > 0:
+            earlier = gather_tokens(cache.features, place.gather(1, groups[0].indices))  # [B, n_reused, D]
+        return Arrangement(groups, places, earlier, key_mask(groups[:2]), key_mask(groups))
+
+    def compute(
+        self,
+        input_ids: torch.Tensor,
+        arrangement: Arrangement,
+        class_labels: torch.Tensor | None,
+        encoder_hidden_states: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits `[B, N, K]`, normed features `[B, N, D]`, and features `[B, n, D]` of all groups, one behind the other."""
         tokens, embedding = self.embed(input_ids, class_labels, encoder_hidden_states)  # [B, N, D], [B, D]
-        groups: list[torch.Tensor] = []
-
-        if cache is not None and split[0].size > 0:
-            earlier = gather_tokens(cache.features, place.gather(1, split[0].indices))  # [B, n_reused, D]
-            groups.append(self.reuse_proj(earlier))
-
-        stages = ((split[1], split[:2], self.encoder_blocks), (split[2], split, self.decoder_blocks))
-        for group, keys, blocks in stages:
+        groups = [] if arrangement.earlier is None else [self.reuse_proj(arrangement.earlier)]  # [B, n_reused, D]
+        stages = (
+            (arrangement.groups[1], arrangement.encoder_mask, self.encoder_blocks),
+            (arrangement.groups[2], arrangement.decoder_mask, self.decoder_blocks),
+        )
+        for group, mask, blocks in stages:
             if group.size == 0:
                 continue
             hidden_states = group.gather(tokens)  # [B, n, D]
             context = torch.cat(groups, dim=1) if groups else None  # [B, m, D], as the groups before came out
-            mask = key_mask(keys)  # [B, m + n] or None
             for block in blocks:
                 hidden_states = self._run_block(block, hidden_states, embedding, context, mask)
             groups.append(hidden_states)
@@ -528,12 +597,5 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         # The output layer shares the codebook embedding but does not train it. The rows are read through the
         # embedding module, not from its weight, so that offloading and sharding hooks on that module run.
         codebook = self.embed.word_embeddings(torch.arange(self.config.codebook_size, device=input_ids.device))
-        logits, normed = self.head(features, places, codebook.detach(), return_features=True)  # [B, N, K], [B, N, D]
-
-        new_cache = None
-        if num_visible := split[0].size + split[1].size:
-            indices = torch.cat([group.indices for group in split[:2]], dim=1)  # [B, n_reused + n_fresh]
-            new_cache = ENATCache(features[:, :num_visible].detach(), indices, join_valid(split[:2]))
-        if not return_dict:
-            return logits, new_cache, normed
-        return ENATTransformer2DModelOutput(sample=logits, cache=new_cache, features=normed)
+        logits, normed = self.head(features, arrangement.places, codebook.detach(), return_features=True)
+        return logits, normed, features

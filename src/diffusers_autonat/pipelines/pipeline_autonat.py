@@ -11,6 +11,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import replace_example_docstring
 
 # Loading a saved pipeline looks its components up in modules that are already imported, so they are imported here.
+from ..models import exported  # noqa: F401
 from ..models.policy_adaptive import AdaptivePolicyModel
 from ..models.transformer_enat import ENATTransformer2DModel
 from ..models.transformer_uvit import UViTTransformer2DModel

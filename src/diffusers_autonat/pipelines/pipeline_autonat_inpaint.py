@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Loading a saved pipeline looks its components up in modules that are already imported, so they are imported here.
+from ..models import exported  # noqa: F401
 from ..models.policy_adaptive import AdaptivePolicyModel
 from ..models.tokenizer import encode_images
 from ..models.transformer_enat import ENATTransformer2DModel

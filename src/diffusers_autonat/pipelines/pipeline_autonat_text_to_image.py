@@ -12,6 +12,7 @@ from diffusers.utils import replace_example_docstring
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Loading a saved pipeline looks its components up in modules that are already imported, so they are imported here.
+from ..models import exported  # noqa: F401
 from ..models.policy_adaptive import AdaptivePolicyModel
 from ..models.transformer_enat import ENATTransformer2DModel
 from ..models.transformer_uvit import UViTTransformer2DModel
