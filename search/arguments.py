@@ -21,6 +21,8 @@ from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.metrics import (
     LABEL_POLICIES,
     CaptionConditions,
+    FeatureExtractor,
+    Reference,
     load_extractor,
     load_reference,
     read_captions,
@@ -78,6 +80,9 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--confirm-top", type=whole(0), default=5, help="trials measured again on fresh noise; 0: none")
     group.add_argument("--confirm-images", type=positive, default=5000, help="for each of them")
     group.add_argument("--confirm-seed", type=whole(0, MAX_SEED), default=1_000_003, help="of the fresh noise")
+    group.add_argument("--second-feature-extractor", help="sees the images of the confirmation alone: whether gains are "
+                       "real to another network than the search's")  # fmt: skip
+    group.add_argument("--second-reference", help="its reference; default: --reference, which then has to be images")
 
 
 def add_start_arguments(parser: argparse.ArgumentParser) -> None:
@@ -179,9 +184,24 @@ def judge_of(args: argparse.Namespace, pipeline: Any = None) -> Judge:
         resolution = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
     rows = 5000 if args.metric == "kid" else 0
     someone_looks = sys.stderr.isatty()
+
+    def reference_of(one: FeatureExtractor, source: str) -> Reference:
+        return load_reference(source, one, rows, someone_looks, resolution)
+
+    second = None
+    if args.second_feature_extractor:
+        other = load_extractor(args.second_feature_extractor).to(default_device())
+        try:
+            second = other, reference_of(other, args.second_reference or args.reference)
+        except ValueError as error:
+            if args.second_reference:
+                raise
+            raise ValueError(
+                f"{error} Or give the second extractor a reference of its own: --second-reference"
+            ) from error
     return Judge(
         extractor,
-        load_reference(args.reference, extractor, rows, someone_looks, resolution),
+        reference_of(extractor, args.reference),
         metric=args.metric,
         num_images=args.num_images,
         seed=args.seed,
@@ -194,6 +214,7 @@ def judge_of(args: argparse.Namespace, pipeline: Any = None) -> Judge:
         progress=someone_looks,
         constraint=None if args.constraint is None else Constraint.parse(args.constraint),
         captions=captions,
+        second=second,
     )
 
 
@@ -219,6 +240,10 @@ def check(args: argparse.Namespace) -> None:
         Constraint.parse(args.constraint)
     if args.confirm_top and args.confirm_seed == args.seed:
         raise ValueError(f"--confirm-seed {args.seed} is that of the search: winners need fresh noise")
+    if args.second_reference and not args.second_feature_extractor:
+        raise ValueError("--second-reference goes with --second-feature-extractor")
+    if args.second_feature_extractor and not args.confirm_top:
+        raise ValueError("--second-feature-extractor sees the confirmation's images, and --confirm-top 0 makes none")
     if args.study_name is not None and not args.study_name.strip():
         raise ValueError("--study-name is empty: leave it out, or give a name")
 

@@ -336,6 +336,7 @@ def result(args, judge: Judge, data: dict) -> dict:
         "experiment": args.experiment,
         "metric_name": judge.value_name,
         **judge.identity(),
+        **judge.second_identity(),
         **settings,
         **confirmed,
         **data,

@@ -13,6 +13,7 @@ makes the small models of the search; a bigger model is trained with the p(r) th
 times at once to share the work.
 """
 
+import warnings
 from pathlib import Path
 
 import optuna
@@ -38,6 +39,7 @@ from diffusers_autonat.files import write_json
 from diffusers_autonat.plots import plot_bars, plot_schedules
 from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.confirm import Scored, score_candidates
+from diffusers_autonat.search.gains import gains_of, unseen
 from diffusers_autonat.search.generation import search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.report import origin_of, read_provenance, save_strategy, writing
@@ -82,7 +84,11 @@ class Alternation:
             SAMPLERS[args.sampler].score(judge.score(pipeline), space), sampler, args.num_trials, confirm_score=judge.confirm_score(pipeline),
             confirm_identity=judge.confirm_identity(**of_pipeline), confirm_top=args.confirm_top, also={"start": start},
         )  # fmt: skip
-        return found.candidates[0]
+        best = found.candidates[0]
+        before = [one for one in found.candidates if one.label == "start"]
+        if doubt := unseen(gains_of(best, before, judge.value_name, judge.second_name)):
+            warnings.warn(f"{stage}: {doubt}.", stacklevel=2)
+        return best
 
     def training(
         self, stage: str, strategy: GenerationStrategy, start: TrainingStrategy

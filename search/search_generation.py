@@ -9,7 +9,7 @@ the same `--storage`. With `--objective distance,cost` and several numbers of st
 quality against multiply-accumulates. `optuna-dashboard outputs/search-T4/search.journal` shows the study.
 """
 
-import math
+import warnings
 from pathlib import Path
 
 from arguments import (
@@ -34,7 +34,7 @@ from diffusers_autonat.hub import check_upload, open_repository, push_folder
 from diffusers_autonat.plots import plot_front, plot_schedules, plot_search
 from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.card import UPLOADED, save_search_card
-from diffusers_autonat.search.confirm import Scored
+from diffusers_autonat.search.gains import comparison, gains_of, unseen
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.report import (
@@ -202,23 +202,6 @@ def compared(pipeline, starts) -> dict:
     return also
 
 
-def print_comparison(same: list[Scored], name: str) -> None:
-    """Start, stored and found: value, its error, recognition, and what the best gains over each, in errors of both."""
-    best, rows = same[0], []
-    best_error = best.record["values"].get(f"{name}_error")  # trials confirmed by earlier code have none
-    for one in same:
-        values = one.record["values"]
-        error, recognised = values.get(f"{name}_error"), values.get("class_consistency")
-        gain = "-"
-        if one is not best and error is not None and best_error is not None:
-            gain = f"{(one.value - best.value) / math.hypot(error, best_error):.1f} times the noise"
-        rows.append([
-            one.label.replace("trial", "found, trial"), f"{one.value:.4f}", "-" if error is None else f"{error:.4f}",
-            "-" if recognised is None else f"{recognised:.1%}", gain,
-        ])  # fmt: skip
-    print_table(["strategy", name, "error", "recognised", "the first gains"], rows)
-
-
 def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
     output, name = Path(args.output), judge.value_name
     confirmed = {"num_images": args.confirm_images, "seed": args.confirm_seed} if found.confirmed else {}
@@ -230,11 +213,10 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
     ]  # fmt: skip
     origin = origin_of(
         judge.identity(**confirmed), pipeline, study=found.study.study_name, sampler=args.sampler,
-        confirmed=found.confirmed, search={"num_images": args.num_images, "seed": args.seed,
-                                           "num_trials": len(complete_trials(found.study))},
+        **(judge.second_identity() if found.confirmed else {}), confirmed=found.confirmed,
+        search={"num_images": args.num_images, "seed": args.seed, "num_trials": len(complete_trials(found.study))},
     )  # fmt: skip
-    compared_by_steps = {}
-    write_json(output / "result.json", {"metric_name": name, **origin, "candidates": rows})
+    tables, notes = {}, []
     save_trials(found.study, output / "trials.csv")
     for start in starts:
         steps = start.num_inference_steps
@@ -242,15 +224,26 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
         if not same:
             continue
         same.sort(key=lambda one: one.value)
-        compared_by_steps[steps] = [(one.label, one.value) for one in same]
         best, folders = same[0], folders_of(args)
         if args.force:
             best = next((one for one in same if one.label.startswith("trial")), best)
         elif args.write_to_pipeline and best.label.startswith(STORED):
             folders = folders[:1]
             print(f"T = {steps}: nothing better than what is stored was found; {args.pipeline} stays as it is")
+        of_trial = {"trial": best.label, "metric_name": name, "value": best.value}
+        if found.confirmed:
+            before = [one for one in same if not one.label.startswith("trial")]
+            gains = gains_of(best, before, name, judge.second_name)
+            of_trial["gains"] = [gain.to_dict() for gain in gains]
+            if judge.second_name is not None:
+                of_trial[judge.second_name] = best.record["values"][judge.second_name]
+            if doubt := unseen(gains):
+                notes.append(f"T = {steps}: {doubt}.")
+                warnings.warn(notes[-1], stacklevel=2)
+            tables[steps] = comparison(same, name, judge.second_name)
+        else:
+            tables[steps] = ["strategy", name], [[one.label, f"{one.value:.4f}"] for one in same]
         for folder in folders:
-            of_trial = {"trial": best.label, "metric_name": name, "value": best.value}
             save_strategy(folder, kept_in(folder, pipeline.scheduler), best.strategy, {**of_trial, **origin})
         write_json(output / f"strategy-T{steps}.json", best.strategy.to_dict())
         suffix = f"-T{steps}" if with_cost else ""
@@ -258,7 +251,8 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
         plot_schedules(drawn, output / f"schedules{suffix}.png", title_of(args.pipeline, steps))
         print(f"T = {steps}: {name} {best.value:.4f} ({best.label}{', fresh noise' if found.confirmed else ''})")
         if found.confirmed:
-            print_comparison(same, name)
+            print_table(*tables[steps])
+    write_json(output / "result.json", {"metric_name": name, **origin, "notes": notes, "candidates": rows})
     if with_cost:
         trials = [(trial.values[0], trial.values[1]) for trial in complete_trials(found.study)]
         groups = {f"search, N = {args.num_images:,}": trials}
@@ -274,9 +268,14 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
         f"Extractor: {Path(args.feature_extractor).name} (weights {origin['extractor']}); "
         f"reference: {Path(args.reference).name} (hash {origin['reference']})."
     )
+    if "second_extractor" in origin:
+        measured_by += (
+            f" Second extractor, which the search did not see: {Path(args.second_feature_extractor).name} (weights "
+            f"{origin['second_extractor']}; reference {origin['second_reference']})."
+        )
     save_search_card(
         output, args.push_to_hub or output.resolve().name, args.pipeline, pipeline, pipeline.scheduler,
-        read_provenance(output), compared_by_steps, measured_by, args.license,
+        read_provenance(output), tables, measured_by, args.license, notes,
     )  # fmt: skip
     print(f"Written to {output}" + (f" and into {args.pipeline}/scheduler" if args.write_to_pipeline else ""))
     if args.push_to_hub:

@@ -70,27 +70,29 @@ def run(args):
     study = search_training(storage, name, identity, judge.training_score(train, strategy), space)
     trials = complete_trials(study)
     found = {describe(one): one for one in (training_strategy(trial.params) for trial in trials)}
-    rows = [(label, trial.values[0]) for label, trial in zip(found, trials)]
+    rows = [(label, trial.values[0], trial.user_attrs["values"]) for label, trial in zip(found, trials)]
     if args.confirm_top:
         top = dict(list(found.items())[: args.confirm_top])
         confirm_name = f"{name}-confirm-{args.confirm_top}x{args.confirm_images}-{args.confirm_seed}"
         confirm_identity = judge.confirm_identity(**recipe, **as_identity(top))
         score = judge.training_score(train, strategy, confirm=True)
         confirmed = score_candidates(storage, confirm_name, confirm_identity, top, score)
-        rows = [(one.label, one.value) for one in confirmed]
+        rows = [(one.label, one.value, one.record["values"]) for one in confirmed]
 
     # 3. Report
     output, best = Path(args.output), found[rows[0][0]]
     num_images = args.confirm_images if args.confirm_top else args.num_images
     title = title_of("trained candidates", strategy.num_inference_steps, num_images)
-    plot_bars(dict(rows), output / "candidates.png", judge.value_name, title=title)
+    plot_bars({label: value for label, value, _ in rows}, output / "candidates.png", judge.value_name, title=title)
     with writing(output):
         save_trials(study, output / "trials.csv")
         write_json(output / "training_strategy.json", {
             **best.to_dict(), "metric_name": judge.value_name, "value": rows[0][1], "study": name,
             "confirmed": bool(args.confirm_top),
             **(judge.confirm_identity(**recipe) if args.confirm_top else judge.identity(**recipe)),
-            "candidates": [{"label": label, **found[label].to_dict(), "value": value} for label, value in rows],
+            "candidates": [
+                {"label": label, **found[label].to_dict(), "value": value, "values": values} for label, value, values in rows
+            ],
         })  # fmt: skip
     print(f"Best p(r): {rows[0][0]}, {judge.value_name} {rows[0][1]:.4f}. Written to {output}")
 

@@ -62,9 +62,9 @@ def tiny_pipeline(seed: int = 0) -> AutoNATPipeline:
     return pipeline
 
 
-def save_tiny_classifier(folder: Path, num_labels: int = 4) -> None:
+def save_tiny_classifier(folder: Path, num_labels: int = 4, seed: int = 0) -> None:
     """A random classifier of 28x28 grey images with six features, as a folder that an extractor loads."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = RegNetConfig(
         num_channels=1, embedding_size=4, depths=[1, 1], groups_width=2, hidden_sizes=[4, 6], num_labels=num_labels
     )

@@ -26,7 +26,13 @@ from diffusers_autonat.command_line import Parser, number, one_line_errors, posi
 from diffusers_autonat.files import whole_folder
 from diffusers_autonat.launcher import end_with_launcher
 from diffusers_autonat.loading import load_pipeline
-from diffusers_autonat.metrics import LABEL_POLICIES, class_conditions, load_extractor, load_reference
+from diffusers_autonat.metrics import (
+    LABEL_POLICIES,
+    class_conditions,
+    knows_classes,
+    load_extractor,
+    load_reference,
+)
 from diffusers_autonat.pipelines.checks import check_policy
 from diffusers_autonat.strategy_files import read_strategy
 from diffusers_autonat.training.checkpoints import Checkpoints, check_resume
@@ -35,7 +41,7 @@ from diffusers_autonat.training.folder_lock import hold_folder
 from diffusers_autonat.training.loop import MAX_SEED, History, seed_step
 from diffusers_autonat.training.model_card import save_policy_card
 from diffusers_autonat.training.policy_gradient import ActorCritic, exploration, joined, ppo_loss, rollout
-from diffusers_autonat.training.reward_guard import PolicyValidation, RewardGuard, knows_classes
+from diffusers_autonat.training.reward_guard import PolicyValidation, RewardGuard
 from diffusers_autonat.training.rewards import (
     DiscriminatorReward,
     InfluenceReward,

@@ -31,6 +31,7 @@ DISTANCE_LABELS = {
     "frechet_distance": "Fréchet distance",
     "kernel_distance": "kernel distance",
 }
+DISTANCE_LABELS |= {f"second_{name}": f"{label}, second extractor" for name, label in DISTANCE_LABELS.items()}
 
 # These have no effect at the last step.
 WITHOUT_LAST = ("remasking_temperatures", "remasking_rates", "entropy_bounds")

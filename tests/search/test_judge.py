@@ -6,11 +6,14 @@ import dataclasses
 import pytest
 import torch
 
-from diffusers_autonat import TrainingStrategy
-from diffusers_autonat.metrics import Reference, load_extractor, load_reference
+from diffusers_autonat import GenerationStrategy, TrainingStrategy
+from diffusers_autonat.metrics import Reference, compute_reference, load_extractor, load_reference
 from diffusers_autonat.search.judge import Judge
 from search.arguments import add_evaluation_arguments, check, judge_of
-from tests.conftest import tiny_pipeline
+from tests.conftest import save_tiny_classifier, tiny_pipeline
+
+
+COSINE = GenerationStrategy.cosine(4)
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +25,25 @@ def judge(tiny):
 def test_a_reference_of_another_extractor_is_refused(judge):
     with pytest.raises(ValueError, match="9 features"):
         dataclasses.replace(judge, reference=Reference(torch.zeros(9).double(), torch.eye(9).double()))
+
+
+def test_a_second_extractor_is_another_and_sees_the_confirmation_alone(judge, tiny, tmp_path, pipe, fashion_mnist):
+    save_tiny_classifier(tmp_path, seed=1)
+    other = load_extractor(str(tmp_path))
+    with pytest.raises(ValueError, match="has the weights of the first, whose opinion it would repeat"):
+        dataclasses.replace(judge, second=(judge.extractor, judge.reference))
+    with pytest.raises(ValueError, match="make the reference again with this extractor"):
+        dataclasses.replace(judge, second=(other, judge.reference))
+    reference = compute_reference([(torch.from_numpy(image)[None], None) for image in fashion_mnist[0]], other)
+    both = dataclasses.replace(judge, second=(other, reference))
+    assert both.identity() == judge.identity()
+    second = {"second_extractor": other.weights_hash, "second_reference": reference.hash}
+    assert both.confirm_identity() == judge.confirm_identity() | second
+    assert both.second_name == "second_frechet_distance" and judge.second_name is None
+    assert not any(name.startswith("second_") for name in both.score(pipe).evaluator(10, 0, COSINE))
+    assert {"second_frechet_distance", "second_frechet_distance_error", "second_class_consistency"} < set(
+        both.confirm_score(pipe).evaluator(10, 0, COSINE)
+    )
 
 
 def test_scores_are_of_the_search_and_of_the_confirmation(judge, pipe):

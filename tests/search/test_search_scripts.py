@@ -18,9 +18,11 @@ from diffusers_autonat import (
     GenerationStrategy,
     NATScheduler,
 )
+from diffusers_autonat.metrics import load_extractor
 from diffusers_autonat.search import open_storage
 from diffusers_autonat.search.workers import is_lost
 from diffusers_autonat.strategy_files import read_strategy
+from tests.conftest import save_tiny_classifier
 
 
 SCRIPTS = Path(__file__).parents[2] / "search"
@@ -223,6 +225,40 @@ def test_start_stored_and_found_are_measured_together_and_the_best_is_kept(tiny,
     in_process([*args, "--force"])
     [found] = [GenerationStrategy.from_dict(row["strategy"]) for row in rows if row["label"] == "trial 1"]
     assert NATScheduler.from_pretrained(folder, subfolder="scheduler").get_strategy(4) == found
+
+
+def test_a_second_extractor_judges_what_is_confirmed(tiny, tmp_path, in_process, capsys, idx_folder):
+    save_tiny_classifier(tmp_path / "second", seed=1)
+    args = [tiny / "pipeline", "--num-inference-steps", 3, "--sampler", "random", "--num-trials", 3, "--confirm-top", 3,
+            "--confirm-images", 24, "--output", tmp_path / "search"]  # fmt: skip
+    in_process(args)
+    first = json.loads((tmp_path / "search" / "result.json").read_text())["candidates"]
+    capsys.readouterr()
+    args += ["--second-feature-extractor", tmp_path / "second"]
+    line = error_of(lambda: in_process(args), capsys)
+    assert "was made by" in line and line.endswith(
+        "give the second extractor a reference of its own: --second-reference"
+    )
+    # It may be asked after all: nothing of the search is done again.
+    journal = tmp_path / "search" / "search.journal"
+    trials = trials_of(journal, "random-T3")
+    in_process([*args, "--second-reference", idx_folder])
+    assert trials_of(journal, "random-T3") == trials
+    printed, result = capsys.readouterr(), json.loads((tmp_path / "search" / "result.json").read_text())
+    for one, again in zip(first, result["candidates"]):
+        second = {name: value for name, value in again["values"].items() if name.startswith("second_")}
+        assert one["values"] == {name: value for name, value in again["values"].items() if name not in second}
+        assert second["second_frechet_distance"] != one["values"]["frechet_distance"]
+    assert "second_frechet_distance" in printed.out.splitlines()[1]
+    origin = json.loads((tmp_path / "search" / "search.json").read_text())["3"]
+    assert origin["second_extractor"] == load_extractor(str(tmp_path / "second")).weights_hash
+    assert origin["second_frechet_distance"] == result["candidates"][0]["values"]["second_frechet_distance"]
+    card = (tmp_path / "search" / "README.md").read_text()
+    assert "Fréchet distance, second extractor" in card and origin["second_reference"] in card
+    [gain] = origin["gains"]
+    assert origin["trial"].startswith("trial") and gain["over"] == "start, T = 3" and gain["gain"] > 0
+    note = "is not seen by the second extractor"
+    assert gain["unseen"] == (note in printed.err) == (note in card) == bool(result["notes"])
 
 
 def test_wrong_feature_width(tiny, tmp_path, in_process, capsys):

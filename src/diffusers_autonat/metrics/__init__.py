@@ -1,7 +1,7 @@
 """Evaluation: feature extractors, reference statistics, distances and scores, and the evaluator that puts them together.
 
 Each file imports only those before it: `statistics`, `extractors`, `sources`; `references`; `distances`, `manifold`, `scores`, `per_class`,
-`conditions`, `captions`; `registry`; `evaluation_checkpoint`, `evaluator`; `reconstructions`. Beside them stand `processes`, `noise`,
+`conditions`, `captions`; `registry`; `suite`; `evaluation_checkpoint`, `evaluator`; `reconstructions`. Beside them stand `processes`, `noise`,
 `image_files`, and `reports` with their `comparison`.
 """
 
@@ -28,6 +28,7 @@ from .registry import METRICS, RegisteredMetric, build_metrics
 from .reports import Report
 from .scores import ClassConsistency, ClassifierScore
 from .statistics import MAX_ROWS, FeatureBank, FeatureStatistics, covariance_root
+from .suite import SECOND, MetricSuite, knows_classes
 
 
 __all__ = [
@@ -49,10 +50,12 @@ __all__ = [
     "MAX_ROWS",
     "METRICS",
     "ManifoldScores",
+    "MetricSuite",
     "Reference",
     "RegisteredMetric",
     "Report",
     "Requests",
+    "SECOND",
     "TransformersExtractor",
     "balanced_labels",
     "build_metrics",
@@ -61,6 +64,7 @@ __all__ = [
     "covariance_root",
     "frechet_distance",
     "kernel_distance",
+    "knows_classes",
     "load_extractor",
     "load_reference",
     "manifold_scores",

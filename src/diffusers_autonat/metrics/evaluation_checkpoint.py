@@ -49,7 +49,7 @@ class EvaluationCheckpoint:
         """Whether an evaluation has begun here and not ended."""
         return any(self.folder.glob("*.pt"))
 
-    def load(self, collections: dict[int, Any], device: torch.device | str = "cpu") -> set[int]:
+    def load(self, collections: dict[Any, Any], device: torch.device | str = "cpu") -> set[int]:
         """Fill the metrics with this process's part of what was kept; return the calls done by all of them.
 
         To be called by all processes, once.
@@ -118,7 +118,7 @@ class EvaluationCheckpoint:
         """Whether the last save is long enough ago."""
         return time.monotonic() - self._last_save >= self.seconds
 
-    def save(self, collections: dict[int, Any], calls: list[int]) -> None:
+    def save(self, collections: dict[Any, Any], calls: list[int]) -> None:
         """Write the state, whole or not at all.
 
         Args:
@@ -128,7 +128,7 @@ class EvaluationCheckpoint:
         self._calls = self._earlier + calls
         self._write(collections)
 
-    def _write(self, collections: dict[int, Any]) -> None:
+    def _write(self, collections: dict[Any, Any]) -> None:
         state = {
             "identity": self.identity,
             "taken_over": self._taken_over,

@@ -20,8 +20,7 @@ layout changes it (`FirstStepCache`).
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -39,8 +38,9 @@ from .extractors.base import to_uint8
 from .noise import image_generators
 from .processes import process_rank
 from .references import Reference
-from .registry import METRICS, build_metrics, check_num_images
+from .registry import METRICS, check_num_images
 from .statistics import statistics_device
+from .suite import SECOND, MetricSuite, values_of
 
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 MakeImages = Callable[[Tensor, Requests], Tensor]
 # Takes images, their class labels `[B]` or None, and their indices `[B]`.
 OnImages = Callable[[Tensor, "Tensor | None", Tensor], None]
+# What suites see of images, by the prefix of the suite's values.
+Seen = dict[str, dict[str, Tensor]]
 
 
 class Evaluator:
@@ -67,6 +69,7 @@ class Evaluator:
         batch_size: images generated before they are measured, rounded up to whole calls; changes memory, not results.
         progress: show a progress bar with images/s and the time left.
         conditions: what images are asked to be where that is not classes by `label_policy`.
+        second: what else the same images are measured by; the names of its values begin with `second_`.
 
     Raises:
         ValueError: metrics, extractor, reference and pipeline do not fit together.
@@ -82,6 +85,7 @@ class Evaluator:
         batch_size: int = 128,
         progress: bool = True,
         conditions: Conditions | None = None,
+        second: MetricSuite | None = None,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} must be at least 1.")
@@ -91,17 +95,24 @@ class Evaluator:
             )
         if conditions is None:
             conditions = class_conditions(label_policy, int(pipeline.transformer.config.num_classes), reference)
-        build_metrics(metrics, extractor, 2, reference)  # says now what cannot work
-        for name in metrics:
-            if METRICS[name].needs_class_labels and conditions.num_classes != extractor.num_classes:
-                asked = f"the pipeline has {conditions.num_classes}" if conditions.num_classes else "none is asked for"
-                raise ValueError(
-                    f"{name} asks {extractor.name} for its opinion, but it knows {extractor.num_classes} classes and "
-                    f"{asked}: take a classifier of the same classes, or leave {name} out."
-                )
+        self.suites = {"": MetricSuite(extractor, reference, tuple(metrics))}
+        if second is not None:
+            self.suites[SECOND] = second
+        for suite in self.suites.values():
+            suite.build(2)  # says now what cannot work
+            for name in suite.metrics:
+                known = suite.extractor.num_classes
+                if METRICS[name].needs_class_labels and conditions.num_classes != known:
+                    asked = (
+                        f"the pipeline has {conditions.num_classes}" if conditions.num_classes else "none is asked for"
+                    )
+                    raise ValueError(
+                        f"{name} asks {suite.extractor.name} for its opinion, but it knows {known} classes and {asked}: "
+                        f"take a classifier of the same classes, or leave {name} out."
+                    )
         pipeline.set_progress_bar_config(disable=True)
         self.pipeline, self.extractor, self.reference = pipeline, extractor, reference
-        self.metrics, self.conditions = tuple(metrics), conditions
+        self.conditions = conditions
         self.batch_size, self.progress = batch_size, progress
         self.resumed_images = 0  # of the latest run
         self._first_steps = FirstStepCache()
@@ -212,15 +223,12 @@ class Evaluator:
         rungs = list(num_images)
         if not rungs or rungs[0] < 2 or rungs != sorted(set(rungs)):
             raise ValueError(f"num_images = {rungs} must be whole numbers of at least 2 that rise.")
-        for n in rungs:
-            check_num_images(self.metrics, n, self.extractor.num_features)
-        for name in self.metrics:
-            if METRICS[name].needs_class_labels and requests.class_labels is None:
-                raise ValueError(f"{name} needs the class of each image, and they have none: leave {name} out.")
+        self._check(rungs, requests)
         call_size, (rank, world) = self.extractor.batch_size, process_rank()
         device = statistics_device(next(self.extractor.parameters()).device)
-        collections = {n: build_metrics(self.metrics, self.extractor, n, self.reference).to(device) for n in rungs}
-        done = checkpoint.load(collections, device) if checkpoint else set()
+        collections = {(prefix, n): s.build(n).to(device) for prefix, s in self.suites.items() for n in rungs}
+        kept = {f"{prefix}{n}" if prefix else n: one for (prefix, n), one in collections.items()}
+        done = checkpoint.load(kept, device) if checkpoint else set()
         all_calls = range(math.ceil(rungs[-1] / call_size))
         todo = [call for call in all_calls if call not in done][rank::world]
         own: list[int] = []
@@ -246,15 +254,26 @@ class Evaluator:
                             written.result()  # raises what was raised there
                         sizes = [len(part) for _, part in pieces]
                         written = writer.submit(_hand_over, on_images, images, requests, indices, sizes)
-                    self._update(collections, images, indices, requests)
+                    seen = {prefix: suite.see(images, indices) for prefix, suite in self.suites.items()}
+                    for (prefix, rung), collection in collections.items():
+                        _update(collection, seen[prefix], indices, requests, rung)
                     own += batch
                     if checkpoint and checkpoint.is_due:
                         if written:
                             written.result()  # images of which the checkpoint says that they are done
-                        checkpoint.save(collections, own)
+                        checkpoint.save(kept, own)
                 if written:
                     written.result()
-                yield n, _compute(collections[n])
+                yield n, {p + name: v for p in self.suites for name, v in values_of(collections[p, n]).items()}
+
+    def _check(self, rungs: Sequence[int], requests: Requests) -> None:
+        """Before the first image: whether there are images enough, and what metrics ask of them."""
+        for suite in self.suites.values():
+            for n in rungs:
+                check_num_images(suite.metrics, n, suite.extractor.num_features)
+            for name in suite.metrics:
+                if METRICS[name].needs_class_labels and requests.class_labels is None:
+                    raise ValueError(f"{name} needs the class of each image, and they have none: leave {name} out.")
 
     def _make(self, make_images: MakeImages, requests: Requests, call: int, total: int) -> tuple[Tensor, Tensor]:
         """The images of one call and their indices, without those that only fill up the last call."""
@@ -263,36 +282,17 @@ class Evaluator:
         images = make_images(indices, requests[indices])
         return images[: total - start], indices[: total - start]
 
-    def _update(self, collections: dict[int, Any], images: Tensor, indices: Tensor, requests: Requests) -> None:
-        """Add a batch to every rung it belongs to."""
-        features, logits = self.extractor(images, indices)
-        if not (features.isfinite().all() and (logits is None or logits.isfinite().all())):
-            raise ValueError(
-                f"{self.extractor.name} makes NaN or infinite features of images: its weights are damaged."
-            )
-        for n, collection in collections.items():
-            keep = indices < n
-            if keep.any():
-                kept = keep.to(features.device)
-                collection.update(
-                    features=features[kept],
-                    logits=None if logits is None else logits[kept],
-                    class_labels=requests[indices[keep]].class_labels,
-                    indices=indices[keep],
-                )
+
+def _update(collection: Any, seen: Mapping[str, Tensor], indices: Tensor, requests: Requests, num_images: int) -> None:
+    """Add what a suite saw of a batch to the metrics of the first `num_images` images."""
+    keep = indices < num_images
+    if keep.any():
+        kept = {name: values[keep.to(values.device)] for name, values in seen.items()}
+        labels = requests[indices[keep]].class_labels
+        collection.update(**{"logits": None, **kept}, class_labels=labels, indices=indices[keep])
 
 
 def _hand_over(on_images: OnImages, images: Tensor, requests: Requests, indices: Tensor, sizes: list[int]) -> None:
     """A batch to `on_images`, call by call, so that the parts do not depend on `batch_size`."""
     for part, rows in zip(images.cpu().split(sizes), indices.split(sizes)):
         on_images(part, requests[rows].class_labels, rows)
-
-
-def _compute(collection: Any) -> dict[str, float]:
-    """The values of one rung as plain numbers."""
-    with warnings.catch_warnings():
-        # torchmetrics takes what came from a checkpoint, or from other processes only, for nothing.
-        warnings.filterwarnings("ignore", message=".*was called before the ``update`` method")
-        warnings.filterwarnings("ignore", message="The covariance of")  # said before the first image
-        values = collection.compute()
-    return {name: value.item() for name, value in values.items()}

@@ -20,9 +20,10 @@ def save_search_card(
     pipeline: Any,
     scheduler: Any,
     provenance: Mapping[str, Mapping[str, Any]],
-    compared: Mapping[int, Sequence[tuple[str, float]]],
+    compared: Mapping[int, tuple[Sequence[str], Sequence[Sequence[str]]]],
     measured_by: str,
     license: str,
+    notes: Sequence[str] = (),
 ) -> None:
     """
     Write README.md beside the `scheduler_config.json` of a search.
@@ -30,9 +31,9 @@ def save_search_card(
     Args:
         name: Of the repository, or of the folder. base: Folder or Hub id of the pipeline.
         scheduler: Of the order that was searched. provenance: What its `search.json` says, by numbers of steps.
-        compared: By number of steps what was measured alike, best first: strategy and value.
+        compared: By number of steps what was measured alike, best first: head and rows of a table.
         measured_by: The extractor and the reference, in words.
-        license: An identifier of the Hub, or `unknown`.
+        license: An identifier of the Hub, or `unknown`. notes: What else is to be known of what was found, a sentence each.
     """
     shown, is_text = shown_name(base), takes_prompts(pipeline)
     task = "text-to-image" if is_text else "unconditional-image-generation"
@@ -62,8 +63,8 @@ def save_search_card(
     )
     tables = [
         f"### T = {number}\n\n"
-        + table(["strategy", "value"], [[escape(label), f"{value:.4f}"] for label, value in same])
-        for number, same in sorted(compared.items())
+        + table([readable(name) for name in head], [[escape(cell) for cell in line] for line in lines])
+        for number, (head, lines) in sorted(compared.items())
     ]
     pictures = [f"![{words}]({file})" for file, words in PICTURES.items() if Path(folder, file).exists()]
     save_card(folder, make_card(
@@ -80,6 +81,7 @@ def save_search_card(
             + f"\n\nThe lower the better. {measured_by} `search.json` says what each value depends on, `result.json` and "
             "`trials.csv` what was tried.",
             "\n\n".join(tables),
+            *notes,
             *pictures,
             license_section(license),
         ],

@@ -134,4 +134,6 @@ def confirm_trials(
     best = {f"trial {trial.number}": strategy_of(trial) for trial in best_trials(study, top)}
     strategies = {label: strategy for label, strategy in best.items() if strategy not in also.values()}
     name = f"{study.study_name}-confirm-{identity['num_images']}-{identity['seed']}"
+    if "second_extractor" in identity:  # it can be asked after a confirmation without it
+        name += f"-{identity['second_extractor']}"
     return score_candidates(storage, name, identity, {**strategies, **also}, score, progress)

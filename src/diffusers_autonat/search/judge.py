@@ -12,7 +12,7 @@ import torch
 from ..cost.passes import PassCounter
 from ..loading import default_device, load_pipeline
 from ..metrics import METRICS as METRICS_BY_NAME
-from ..metrics import CaptionConditions, Evaluator, FeatureExtractor, Reference
+from ..metrics import SECOND, CaptionConditions, Evaluator, FeatureExtractor, MetricSuite, Reference
 from ..pipelines.prompts import takes_prompts
 from ..strategies import GenerationStrategy, TrainingStrategy
 from .constraints import Constraint
@@ -38,9 +38,10 @@ class Judge:
         progress: Show a bar while confirming.
         constraint: What strategies have to keep.
         captions: Of the images of pipelines that draw from text.
+        second: Another extractor with its reference, which see the confirmation's images and nothing else.
 
     Raises:
-        ValueError: the reference was made with another extractor.
+        ValueError: a reference was made with another extractor, or the second extractor is the first.
     """
 
     extractor: FeatureExtractor
@@ -57,33 +58,46 @@ class Judge:
     progress: bool = False
     constraint: Constraint | None = None
     captions: CaptionConditions | None = None
+    second: tuple[FeatureExtractor, Reference] | None = None
 
     def __post_init__(self):
         self.reference.check_extractor(self.extractor)
+        if self.second is not None:
+            other, its_reference = self.second
+            if other.weights_hash == self.extractor.weights_hash:
+                raise ValueError(
+                    f"the second extractor {other.name} has the weights of the first, whose opinion it would repeat: name "
+                    "one that was trained differently"
+                )
+            its_reference.check_extractor(other)
 
     def load_pipeline(self, name: str | Path) -> Any:
         """The pipeline of a folder or Hub id, as it is judged: in `dtype`, on the accelerator where there is one."""
         return load_pipeline(name, getattr(torch, self.dtype), default_device())
 
-    def evaluator(self, pipeline: Any, progress: bool = False, error: bool = False) -> Evaluator:
-        """Distance, where the extractor knows the pipeline's classes their recognition, and the distance's `error`."""
-        from_text, metrics = takes_prompts(pipeline), [self.metric]
-        same_classes = not from_text and self.extractor.num_classes == pipeline.transformer.config.num_classes
-        if self.extractor.id2label and same_classes:
-            metrics.append("class")
-        if error and self.metric == "fid":  # the kernel distance has its own
-            metrics.append("fid_error")
+    def evaluator(self, pipeline: Any, progress: bool = False, confirms: bool = False) -> Evaluator:
+        """Distance, and where the extractor knows the pipeline's classes their recognition.
+
+        If it `confirms`, also the distance's standard error, and the same by the second extractor.
+        """
+        from_text = takes_prompts(pipeline)
+        num_classes = None if from_text else pipeline.transformer.config.num_classes
+        first = MetricSuite.of_distance(self.extractor, self.reference, num_classes, self.metric, error=confirms)
+        second = None
+        if confirms and self.second is not None:
+            second = MetricSuite.of_distance(*self.second, num_classes, self.metric)
         evaluator = Evaluator(
             pipeline,
             self.extractor,
             self.reference,
-            metrics=metrics,
+            metrics=first.metrics,
             label_policy=self.label_policy,
             batch_size=self.batch_size,
             progress=progress,
             conditions=self.captions if from_text else None,
+            second=second,
         )
-        known = [value for name in metrics for value in METRICS_BY_NAME[name].values]
+        known = [value for name in first.metrics for value in METRICS_BY_NAME[name].values]
         if self.constraint is not None and self.constraint.name not in known:
             raise ValueError(f"the constraint is on {self.constraint.name}; measured are {', '.join(known)}")
         return evaluator
@@ -105,7 +119,7 @@ class Judge:
 
     def confirm_score(self, pipeline: Any) -> EvaluatorScore:
         """The score of the winners: fresh noise, more images, and a bar of its own where someone looks."""
-        evaluator = self.evaluator(pipeline, self.progress, error=True)
+        evaluator = self.evaluator(pipeline, self.progress, confirms=True)
         return EvaluatorScore(
             evaluator, self.confirm_images, self.confirm_seed, self.metric, constraint=self.constraint
         )
@@ -138,9 +152,24 @@ class Judge:
 
     def confirm_identity(self, **more: Any) -> dict[str, Any]:
         fresh = {"num_images": self.confirm_images, "seed": self.confirm_seed, "redraw_noise": False}
-        return {**self.identity(**more), **fresh}
+        return {**self.identity(**more), **fresh, **self.second_identity()}
+
+    def second_identity(self) -> dict[str, str]:
+        """What the second extractor's values depend on; nothing where there is none."""
+        if self.second is None:
+            return {}
+        extractor, reference = self.second
+        return {"second_extractor": extractor.weights_hash, "second_reference": reference.hash}
 
     @property
     def value_name(self) -> str:
         """The distance by the name it may have: FID is only that of the standard network."""
-        return METRICS[self.metric][0 if self.extractor.is_standard_inception else 1]
+        return self._name_of(self.extractor)
+
+    @property
+    def second_name(self) -> str | None:
+        """That of the second extractor, if there is one."""
+        return None if self.second is None else SECOND + self._name_of(self.second[0])
+
+    def _name_of(self, extractor: FeatureExtractor) -> str:
+        return METRICS[self.metric][0 if extractor.is_standard_inception else 1]

@@ -14,13 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..metrics import Evaluator, FeatureExtractor, Reference, Requests, build_metrics
-from ..metrics.extractors.base import to_uint8
-from ..metrics.statistics import statistics_device
+from ..metrics import SECOND, Evaluator, FeatureExtractor, MetricSuite, Reference
 
 
 DISTANCE, ERROR, CONSISTENCY = "distance", "error", "class_consistency"
-SECOND = "second_"  # the same by the held-out extractor
 MARGIN = 0.02  # consistency that may be lost where no floor is named
 
 
@@ -55,46 +52,18 @@ class PolicyValidation:
 
     def __call__(self, pipeline: Any) -> dict[str, float]:
         num_classes = pipeline.transformer.config.num_classes
-        metrics = _metrics(self.extractor, num_classes)
+        first = MetricSuite.of_distance(self.extractor, self.reference, num_classes)
         evaluator = Evaluator(
-            pipeline, self.extractor, self.reference, metrics, self.label_policy, self.batch_size, progress=False
-        )
-        make_images, requests = evaluator.generation(self.num_images, self.seed)
-        if self.second is None:
-            return _named(dict(evaluator.measure(make_images, requests, [self.num_images]))[self.num_images])
-        extractor, reference = self.second
-        collection = build_metrics(_metrics(extractor, num_classes), extractor, self.num_images, reference)
-        collection.to(statistics_device(next(extractor.parameters()).device))
-
-        def watched(indices: Tensor, asked: Requests) -> Tensor:
-            images = to_uint8(make_images(indices, asked))
-            features, logits = extractor(images, indices)
-            count = min(len(indices), self.num_images - int(indices[0]))  # the last call is filled up
-            collection.update(
-                features=features[:count],
-                logits=None if logits is None else logits[:count],
-                class_labels=None if asked.class_labels is None else asked.class_labels[:count],
-                indices=indices[:count],
-            )
-            return images
-
-        values = dict(evaluator.measure(watched, requests, [self.num_images]))[self.num_images]
-        second = {name: value.item() for name, value in collection.compute().items()}
-        return _named(values) | {SECOND + name: value for name, value in _named(second).items()}
-
-
-def knows_classes(extractor: FeatureExtractor, num_classes: int) -> bool:
-    """Whether an extractor says of which of so many classes an image is."""
-    return extractor.id2label is not None and extractor.num_classes == num_classes
-
-
-def _metrics(extractor: FeatureExtractor, num_classes: int) -> list[str]:
-    return ["fid", "fid_error", *(["class"] if knows_classes(extractor, num_classes) else [])]
+            pipeline, self.extractor, self.reference, first.metrics, self.label_policy, self.batch_size, progress=False,
+            second=None if self.second is None else MetricSuite.of_distance(*self.second, num_classes),
+        )  # fmt: skip
+        return _named(evaluator(self.num_images, self.seed))
 
 
 def _named(values: Mapping[str, float]) -> dict[str, float]:
     """By one name for whatever network."""
     names = {"fid": DISTANCE, "frechet_distance": DISTANCE, "fid_error": ERROR, "frechet_distance_error": ERROR}
+    names |= {SECOND + name: SECOND + ours for name, ours in names.items()}
     return {names.get(name, name): value for name, value in values.items()}
 
 
