@@ -266,6 +266,37 @@ class Evaluator:
                     written.result()
                 yield n, {p + name: v for p in self.suites for name, v in values_of(collections[p, n]).items()}
 
+    @torch.no_grad()
+    def see(self, make_images: MakeImages, requests: Requests, num_images: int, calls: Sequence[int]) -> Seen:
+        """What the metrics need of some of the images, on the CPU: a part of a measurement, see `put_together`.
+
+        Args:
+            make_images, requests: As of `measure`.
+            num_images: Of the whole.
+            calls: Which calls are made; call c makes `extractor.batch_size` images from index c times that on.
+        """
+        parts: list[Seen] = []
+        size = self.extractor.batch_size
+        total = sum(min(size, num_images - call * size) for call in calls)
+        with tqdm(total=total, unit=" images", desc="evaluate", disable=not self.progress) as bar:
+            for call in calls:
+                images, indices = self._make(make_images, requests, call, num_images)
+                images = to_uint8(images)
+                parts.append({prefix: suite.see(images, indices) for prefix, suite in self.suites.items()})
+                bar.update(len(indices))
+        return _joined(parts)
+
+    def put_together(self, parts: Sequence[Seen], num_images: int, seed: int = 0) -> dict[str, float]:
+        """What an evaluation of `num_images` images gives, from what was seen of all of them, in the order of their indices."""
+        requests, indices = self.conditions.requests(num_images, seed), torch.arange(num_images)
+        self._check([num_images], requests)
+        values: dict[str, float] = {}
+        for prefix, seen in _joined(parts).items():
+            collection = self.suites[prefix].build(num_images)
+            _update(collection, seen, indices, requests, num_images)
+            values |= {prefix + name: value for name, value in values_of(collection).items()}
+        return values
+
     def _check(self, rungs: Sequence[int], requests: Requests) -> None:
         """Before the first image: whether there are images enough, and what metrics ask of them."""
         for suite in self.suites.values():
@@ -281,6 +312,14 @@ class Evaluator:
         indices = torch.arange(start, min(start + self.extractor.batch_size, len(requests)))
         images = make_images(indices, requests[indices])
         return images[: total - start], indices[: total - start]
+
+
+def _joined(parts: Sequence[Seen]) -> Seen:
+    """What was seen of several batches, one after another, on the CPU."""
+    return {
+        prefix: {name: torch.cat([part[prefix][name].cpu() for part in parts]) for name in by_name}
+        for prefix, by_name in parts[0].items()
+    }
 
 
 def _update(collection: Any, seen: Mapping[str, Tensor], indices: Tensor, requests: Requests, num_images: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -14,10 +15,14 @@ from optuna.trial import FrozenTrial
 from ..strategies import GenerationStrategy, TrainingStrategy
 from .objective import POPULATION, STRATEGY, Score, strategy_of
 from .optuna_samplers import ResumableSampler
+from .parts import PartedScore, score_part
 from .study import complete_trials, open_study, run_study, wait_for_workers
 
 
 CANDIDATES = "candidates"  # study user attribute: labels and strategies, in the order they were added
+PART_IMAGES = (
+    "part_images"  # study user attribute: of each part of a candidate; none where each is scored in one piece
+)
 
 S = TypeVar("S", bound=GenerationStrategy | TrainingStrategy)
 
@@ -47,7 +52,8 @@ def score_candidates(
         name: Of that study; candidates that it has scored before are not scored again, new ones are added.
         identity: As for `open_study`.
         candidates: Generation or training strategies by label.
-        score: From a strategy and its trial to the value, the lower the better.
+        score: From a strategy and its trial to the value, the lower the better. With a `PartedScore` workers share each
+            candidate, too.
         progress: Show a bar.
 
     Returns:
@@ -56,36 +62,48 @@ def score_candidates(
     Raises:
         ValueError: all failed, or the study is about something else.
     """
-    study = open_study(storage, name, identity, _in_order(0))
+    study = open_study(storage, name, identity, _in_order(0, 1))
+    if CANDIDATES not in study.user_attrs and isinstance(score, PartedScore) and score.part_images < score.num_images:
+        study.set_user_attr(PART_IMAGES, score.part_images)
+    part_images = study.user_attrs.get(PART_IMAGES)  # studies of earlier code have none, and go on as they began
+    num_parts = 1
+    if part_images is not None:
+        if not isinstance(score, PartedScore):
+            raise ValueError(f"study {name!r} was begun with a score in parts: choose another name")
+        num_parts = math.ceil(score.num_images / part_images)
     wanted = [{"label": label, "strategy": strategy.to_dict()} for label, strategy in candidates.items()]
     listed: list[dict[str, Any]] = study.user_attrs.get(CANDIDATES, [])
     if any(candidate not in listed for candidate in wanted):
         listed = [*listed, *(candidate for candidate in wanted if candidate not in listed)]
         study.set_user_attr(CANDIDATES, listed)
-    study.sampler = _in_order(len(listed))
+    study.sampler = _in_order(len(listed), num_parts)
     [kind] = {type(strategy) for strategy in candidates.values()}
 
     def objective(trial: optuna.Trial) -> float:
         # The upper bound is that of no list: a distribution must not change as candidates are added.
-        candidate = listed[trial.suggest_int("candidate", 0, 10**6)]
+        index = trial.suggest_int("candidate", 0, 10**6)
+        candidate = listed[index]
         trial.set_user_attr("label", candidate["label"])
         trial.set_user_attr(STRATEGY, candidate["strategy"])
-        return score(kind(**candidate["strategy"]), trial)
+        strategy = kind(**candidate["strategy"])
+        if part_images is not None and isinstance(score, PartedScore):
+            return score_part(study, trial, score, strategy, index, part_images)
+        return score(strategy, trial)
 
-    run_study(study, objective, len(listed), progress)
+    run_study(study, objective, num_parts * len(listed), progress)
     wait_for_workers(study)
-    scored = []
+    scored: dict[int, Scored[S]] = {}  # by candidate, which two workers may have measured from the same parts
     for trial in complete_trials(study):
-        candidate = listed[trial.params["candidate"]]
-        if candidate in wanted:
-            label = candidate["label"]
-            scored.append(Scored(label, candidates[label], trial.values[0], trial.user_attrs))
-    return scored
+        index = trial.params["candidate"]
+        if listed[index] in wanted:
+            label = listed[index]["label"]
+            scored.setdefault(index, Scored(label, candidates[label], trial.values[0], trial.user_attrs))
+    return list(scored.values())
 
 
-def _in_order(num_candidates: int) -> ResumableSampler:
-    """The i-th trial scores the i-th candidate, whoever runs it."""
-    starts = [{"candidate": index} for index in range(num_candidates)]
+def _in_order(num_candidates: int, num_parts: int) -> ResumableSampler:
+    """Candidate by candidate, part by part, whoever runs them."""
+    starts = [{"candidate": index, "part": part} for index in range(num_candidates) for part in range(num_parts)]
     return ResumableSampler(lambda seed: optuna.samplers.RandomSampler(seed), starts=starts)
 
 

@@ -17,6 +17,7 @@ from ..pipelines.prompts import takes_prompts
 from ..strategies import GenerationStrategy, TrainingStrategy
 from .constraints import Constraint
 from .objective import METRICS, EvaluatorScore
+from .parts import PartedScore
 from .replay import ReplayingEvaluator
 from .training import Train, TrainingScore
 
@@ -117,12 +118,10 @@ class Judge:
             self.constraint,
         )
 
-    def confirm_score(self, pipeline: Any) -> EvaluatorScore:
-        """The score of the winners: fresh noise, more images, and a bar of its own where someone looks."""
+    def confirm_score(self, pipeline: Any) -> PartedScore:
+        """The score of the winners: fresh noise, more images, in parts, and a bar of its own where someone looks."""
         evaluator = self.evaluator(pipeline, self.progress, confirms=True)
-        return EvaluatorScore(
-            evaluator, self.confirm_images, self.confirm_seed, self.metric, constraint=self.constraint
-        )
+        return PartedScore(evaluator, self.confirm_images, self.confirm_seed, self.metric, constraint=self.constraint)
 
     def training_score(self, train: Train, strategy: GenerationStrategy, confirm: bool = False) -> TrainingScore:
         """The score of p(r): of the pipeline trained with it, with one generation strategy for all."""

@@ -14,7 +14,7 @@ from job import ROOT, Job, forked, run_script
 
 from diffusers_autonat import metrics, search  # noqa: F401
 from diffusers_autonat.pipelines import pipeline_autonat  # noqa: F401
-from diffusers_autonat.search import journal
+from diffusers_autonat.search import journal, parts
 from tests.conftest import load_fashion_mnist, save_tiny_study
 
 
@@ -39,9 +39,10 @@ class Search(Job):
 
     def run(self, folder: Path, output: Path) -> None:
         journal.JournalLock = HastyLock
+        parts.PART_IMAGES = 32  # so that two workers share a candidate
         run_script(SCRIPT, folder / "pipeline", "--reference", folder / "reference.npz", "--feature-extractor",
                    folder / "judge", "--num-images", 12, "--num-inference-steps", 4, "--free", "sampling_temperatures",
-                   "--sampler", "released", "--num-trials", 11, "--confirm-top", 2, "--confirm-images", 24,
+                   "--sampler", "released", "--num-trials", 11, "--confirm-top", 2, "--confirm-images", 80,
                    "--output", output)  # fmt: skip
 
     def result(self, output: Path) -> dict[str, Any]:
@@ -49,9 +50,15 @@ class Search(Job):
         result: dict[str, Any] = {}
         for name in optuna.get_all_study_names(storage):
             trials = optuna.load_study(study_name=name, storage=storage).trials
-            done = {str(search.workers.slot_of(t)): (t.params, t.values) for t in trials if t.values is not None}
-            twice = len(done) != sum(t.values is not None for t in trials)
-            result |= {name: done, f"{name}: something was evaluated twice": twice}
+            complete = [t for t in trials if t.values is not None]
+            if any("candidate" in t.params for t in complete):  # in parts: who made the last of them may differ
+                result[name] = {t.params["candidate"]: t.values for t in complete}
+                made = [str(t.params) for t in trials if parts.SEEN in t.user_attrs]
+                twice = len(set(made)) != len(made)
+            else:
+                result[name] = {str(search.workers.slot_of(t)): (t.params, t.values) for t in complete}
+                twice = len(result[name]) != len(complete)
+            result[f"{name}: something was evaluated twice"] = twice
         found = json.loads((output / "result.json").read_text())["candidates"]
         result["found"] = [(one["value"], one["strategy"]) for one in found]
         result["scheduler"] = (output / "scheduler_config.json").read_text()

@@ -1,0 +1,105 @@
+"""A score of many images in parts that workers share: what is seen of the images of each part lies in the study.
+
+Metrics are of all images of a strategy, so a part has no value. Its trial keeps the features of its images; whoever sees
+that no part is missing measures the whole, which is the same as in one piece.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import safetensors.torch
+from optuna.study import Study
+
+from ..metrics import Evaluator
+from ..metrics.evaluator import Seen
+from .objective import EvaluatorScore
+from .workers import all_trials
+
+
+PART_IMAGES = 512  # of a part, rounded up to whole calls of the pipeline
+MOST_BYTES = 32 * 2**20  # of features of one strategy in a study; with more it is one part, of which nothing is kept
+SEEN = "seen"  # trial user attribute: features of the images of a part
+
+
+@dataclass
+class PartedScore(EvaluatorScore):
+    """As `EvaluatorScore`, and also in parts.
+
+    Args:
+        evaluator: Generates and measures.
+    """
+
+    evaluator: Evaluator
+
+    @property
+    def part_images(self) -> int:
+        """Images of a part: all of them where features are too many for a study."""
+        suites = self.evaluator.suites.values()
+        width = sum(s.extractor.num_features + s.needs_logits * (s.extractor.num_classes or 0) for s in suites)
+        if 4 * width * self.num_images > MOST_BYTES:
+            return self.num_images
+        size = self.evaluator.extractor.batch_size
+        return math.ceil(PART_IMAGES / size) * size
+
+    def see(self, strategy: Any, part: int, part_images: int) -> str:
+        """Make the images of a part; what the metrics need of them, as text.
+
+        Args:
+            part_images: Of each part but the last, as `part_images` said when the study began.
+        """
+        make_images, requests = self.evaluator.generation(self.num_images, self.seed, strategy)
+        size = self.evaluator.extractor.batch_size
+        end = min((part + 1) * part_images, self.num_images)
+        calls = range(part * part_images // size, math.ceil(end / size))
+        return _to_text(self.evaluator.see(make_images, requests, self.num_images, calls))
+
+    def whole(self, trial: optuna.Trial, seen: Sequence[str]) -> float:
+        """The value of a strategy from what was seen of all its parts, in their order."""
+        trial.set_user_attr("seed", self.seed)
+        parts = [_from_text(text) for text in seen]
+        return self._record(trial, self.num_images, self.evaluator.put_together(parts, self.num_images, self.seed))
+
+
+def score_part(
+    study: Study, trial: optuna.Trial, score: PartedScore, strategy: Any, candidate: int, part_images: int
+) -> float:
+    """Make a part of a candidate, or find it made; the candidate's value if no part is missing.
+
+    Each worker writes its part before it looks for the others, so that whoever writes last sees them all. Of two that do,
+    both measure, and find the same.
+
+    Raises:
+        optuna.TrialPruned: others are missing.
+    """
+    part, num_parts = trial.suggest_int("part", 0, 10**6), math.ceil(score.num_images / part_images)
+    if part not in _seen_of(study, candidate):  # of a worker that was killed right after it
+        trial.set_user_attr(SEEN, score.see(strategy, part, part_images))
+    seen = _seen_of(study, candidate)
+    if len(seen) < num_parts:
+        raise optuna.TrialPruned(f"part {part + 1} of {num_parts}: the value is of all")
+    return score.whole(trial, [seen[number] for number in range(num_parts)])
+
+
+def _seen_of(study: Study, candidate: int) -> dict[int, str]:
+    """What is known of a candidate's parts."""
+    trials = [trial for trial in all_trials(study) if trial.params.get("candidate") == candidate]
+    return {trial.params["part"]: trial.user_attrs[SEEN] for trial in trials if SEEN in trial.user_attrs}
+
+
+def _to_text(seen: Seen) -> str:
+    tensors = {f"{prefix}/{name}": values for prefix, by_name in seen.items() for name, values in by_name.items()}
+    return base64.b64encode(safetensors.torch.save(tensors)).decode()
+
+
+def _from_text(text: str) -> Seen:
+    seen: Seen = {}
+    for key, values in safetensors.torch.load(base64.b64decode(text)).items():
+        prefix, _, name = key.partition("/")
+        seen.setdefault(prefix, {})[name] = values
+    return seen
