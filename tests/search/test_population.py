@@ -15,6 +15,7 @@ from diffusers_autonat.search import FixedStepsSpace, StrategyObjective, open_st
 from diffusers_autonat.search.confirm import best_trials
 from diffusers_autonat.search.constraints import Constraint
 from diffusers_autonat.search.population import (
+    INFLUENCES,
     NOISE,
     POPULATION_KIND,
     PopulationSampler,
@@ -53,7 +54,8 @@ class Evaluator:
     def __init__(self):
         self.extractor, self.made = Extractor(), 0
         self.conditions = class_conditions("balanced", 3)
-        self.reference = Reference(torch.full((4,), 0.5).double(), 0.01 * torch.eye(4).double())
+        features = 0.5 + 0.1 * torch.randn(1000, 4, generator=torch.Generator().manual_seed(0))
+        self.reference = Reference(torch.full((4,), 0.5).double(), 0.01 * torch.eye(4).double(), features=features)
 
     def generation(self, num_images, seed, strategies):
         def make_images(indices, requests):
@@ -69,14 +71,16 @@ def centre_score(strategy, trial):
     return sum(value**2 for value in pull(strategy))
 
 
-def objective(evaluator, num_images=200, seed=0):
+def objective(evaluator, num_images=200, seed=0, metric="fid"):
     space = PopulationSpace(FixedStepsSpace(START))
-    return space, StrategyObjective(space, PopulationScore(evaluator, num_images, seed, centre_score, space))
+    score = PopulationScore(evaluator, num_images, seed, centre_score, space, metric=metric)
+    return space, StrategyObjective(space, score)
 
 
-def test_it_finds_what_matters_with_few_images():
+@pytest.mark.parametrize("metric", INFLUENCES)
+def test_it_finds_what_matters_with_few_images(metric):
     evaluator = Evaluator()
-    space, score = objective(evaluator)
+    space, score = objective(evaluator, metric=metric)
     study = optuna.create_study(sampler=POPULATION_KIND.make(space.parameters, 42, 0, []))
     study.optimize(score)
     assert len(study.trials) == 42 and evaluator.made == 40 * 200

@@ -2,7 +2,7 @@
 
 Each file imports only those before it: `statistics`, `extractors`, `sources`; `references`; `distances`, `manifold`, `scores`, `per_class`,
 `conditions`, `captions`; `registry`; `suite`; `evaluation_checkpoint`, `evaluator`; `reconstructions`. Beside them stand `processes`, `noise`,
-`image_files`, and `reports` with their `comparison`.
+`image_files`, `kernel_influence`, and `reports` with their `comparison`.
 """
 
 from .captions import CaptionConditions, read_captions

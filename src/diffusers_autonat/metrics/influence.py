@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -66,6 +66,16 @@ class Population:
         return cls(values["count"], mean, covariance)
 
 
+class Influence(Protocol):
+    """A distance to a reference as a sum over images: what is asked of `FrechetInfluence` and of those of other distances."""
+
+    def project(self, features: Tensor) -> Tensor: ...
+
+    def of_update(self, features: Tensor, earlier: Sequence[Population] = ()) -> Tensor: ...
+
+    def remembered(self, features: Tensor) -> Population | None: ...
+
+
 class FrechetInfluence:
     r"""
     Influence on the Fréchet distance to a reference, in its principal directions.
@@ -106,7 +116,7 @@ class FrechetInfluence:
         towards = 2 * moved @ (population.mean - self.mean)
         return towards + moved.square().sum(dim=1) - (moved @ half).square().sum(dim=1)
 
-    def of_update(self, features: Tensor, population: Population, earlier: Sequence[Population] = ()) -> Tensor:
+    def of_update(self, features: Tensor, earlier: Sequence[Population] = ()) -> Tensor:
         """
         Influence `[n]` of the images of an update, of which there are few, to be learned from.
 
@@ -115,12 +125,21 @@ class FrechetInfluence:
         no more than what is `CLIPPED` from them.
 
         Args:
-            features: Projected `[n, d]`. population: Of these.
-            earlier: Of up to `BANK` updates before, `faded`.
+            features: Projected `[n, d]`.
+            earlier: Remembered of up to `BANK` updates before, `faded`.
         """
+        population = self.remembered(features)
         spread = Population.pooled([*earlier, population.faded(0)]).covariance
-        effects = self(features, replace(population, covariance=spread))
-        return effects.clamp(*torch.quantile(effects, effects.new_tensor([CLIPPED, 1 - CLIPPED])))
+        return clipped(self(features, replace(population, covariance=spread)))
+
+    def remembered(self, features: Tensor) -> Population:
+        """What later updates need to know of the images of this one `[n, d]`."""
+        return Population.of(features)
+
+
+def clipped(effects: Tensor) -> Tensor:
+    """Influences `[n]` whose ends count no more than what is `CLIPPED` from them."""
+    return effects.clamp(*torch.quantile(effects, effects.new_tensor([CLIPPED, 1 - CLIPPED])))
 
 
 class FrechetError(FeatureBank):

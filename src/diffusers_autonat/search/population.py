@@ -1,7 +1,7 @@
 """Population search: every image of a batch draws its own strategy, so that every image is an experiment.
 
 A pipeline takes one strategy for each image. Those of a batch are the centre plus noise; what an image adds to the
-distance (`influence`), regressed on its noise, gives the slope of the distance in all parameters at once. So an update
+distance (`INFLUENCES`), regressed on its noise, gives the slope of the distance in all parameters at once. So an update
 costs as many images as a distance does, however many parameters there are, where finite differences need two distances
 for each parameter.
 
@@ -12,7 +12,7 @@ need is in its user attributes, so workers share an update and a killed search g
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,17 +21,19 @@ import torch
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
+from torchmetrics import MetricCollection
 
 from ..cost.passes import PassCounter
-from ..metrics import Evaluator
-from ..metrics.distances import FrechetDistance
+from ..metrics import METRICS as METRICS_BY_NAME
+from ..metrics import Evaluator, Reference
 from ..metrics.extractors.base import to_uint8
-from ..metrics.influence import BANK, FrechetInfluence, Population
+from ..metrics.influence import BANK, FrechetInfluence, Influence, Population
+from ..metrics.kernel_influence import KernelInfluence
 from ..strategies import Strategy
 from .constraints import PENALTY, Constraint
 from .effects import CONSISTENT, Effects
 from .interface import Point, SamplerKind
-from .objective import POPULATION, EvaluatorScore, Score
+from .objective import METRICS, POPULATION, EvaluatorScore, Score
 from .replay import ReplayingEvaluator
 from .rounds import Rounds, RoundSampler
 from .spaces import DescentParameter, suggest
@@ -41,6 +43,10 @@ from .workers import slot_of
 
 NOISE = "noise"  # parameter of a trial: size of the noise in units of `_Coordinate`; 0: the centre itself is measured
 RECOGNISED = "class_consistency"
+INFLUENCES: Mapping[str, Callable[[Reference], Influence]] = {
+    "fid": FrechetInfluence,
+    "kid": KernelInfluence,
+}  # by metric
 EFFECTS = "effects"  # trial user attribute: the slopes that a population showed
 
 BATCHES = 2  # trials that make an update
@@ -125,6 +131,7 @@ class PopulationScore:
         space: Of the trials.
         passes: Watches the transformer; then a trial says how many passes it took.
         constraint: On the share of images that are recognised as what they were asked to be, if any.
+        metric: A key of `INFLUENCES`.
     """
 
     def __init__(
@@ -136,6 +143,7 @@ class PopulationScore:
         space: PopulationSpace,
         passes: PassCounter | None = None,
         constraint: Constraint | None = None,
+        metric: str = "fid",
     ):
         if constraint is not None and (constraint.name != RECOGNISED or not constraint.at_least):
             raise ValueError(f"a population keeps {RECOGNISED}>=BOUND and no other constraint than that: {constraint}")
@@ -146,7 +154,7 @@ class PopulationScore:
         self.evaluator, self.reference = evaluator, evaluator.reference
         self.num_images, self.seed, self.centre_score = num_images, seed, centre_score
         self.space, self.coordinates, self.passes = space, _coordinates(space.parameters), passes
-        self.constraint, self.influence = constraint, FrechetInfluence(self.reference)
+        self.constraint, self.metric, self.influence = constraint, metric, INFLUENCES[metric](self.reference)
 
     def __call__(self, strategy: Strategy, trial: optuna.Trial) -> float:
         if trial.params[NOISE] == 0:
@@ -161,11 +169,11 @@ class PopulationScore:
         if self.passes is not None:
             trial.set_user_attr("passes", self.passes.count - before)
         seen = self.influence.project(features)
-        population = Population.of(seen)
-        rewards = self.influence.of_update(seen, population, self._bank(trial.study, turn))
-        distance = FrechetDistance(self.reference)
-        distance.update(features)
-        [value] = (value.item() for value in distance.compute().values())
+        rewards, remembered = (
+            self.influence.of_update(seen, self._bank(trial.study, turn)),
+            self.influence.remembered(seen),
+        )
+        value = self._distance(features)
         if self.constraint is not None:
             values = {RECOGNISED: recognised.mean().item()}
             if self.constraint.violation(values) > 0:  # then every recognised image makes the penalty smaller
@@ -174,9 +182,17 @@ class PopulationScore:
         effects = Effects.of_pairs(half, rewards.view(-1, 2))
         trial.set_user_attr("seed", seed)
         trial.set_user_attr("num_images", self.num_images)
-        trial.set_user_attr(POPULATION, population.to_json())
+        trial.set_user_attr(POPULATION, {} if remembered is None else remembered.to_json())
         trial.set_user_attr(EFFECTS, effects.to_json())
         return value
+
+    def _distance(self, features: Tensor) -> float:
+        """That of the images of a trial."""
+        built = METRICS_BY_NAME[self.metric].build(self.evaluator.extractor, len(features), self.reference)
+        distance = MetricCollection({self.metric: built})
+        distance.update(features=features, indices=torch.arange(len(features)))
+        values = distance.compute()
+        return next(values[name].item() for name in METRICS[self.metric] if name in values)
 
     def _strategies(self, params: Mapping[str, float], noise: Tensor) -> list[Strategy]:
         """One for each row of noise."""
@@ -210,6 +226,7 @@ class PopulationScore:
         return [
             Population.from_json(trial.user_attrs[POPULATION]).faded(turn - slot[0])
             for slot, trial in sorted(found, key=lambda one: one[0])
+            if trial.user_attrs[POPULATION]
         ]
 
 
@@ -296,7 +313,11 @@ def _score(score: EvaluatorScore, space: OneLengthSpace) -> Score:
     if isinstance(evaluator, ReplayingEvaluator):
         evaluator = evaluator.evaluator  # images of a population share nothing
     assert isinstance(evaluator, Evaluator) and isinstance(space, PopulationSpace)
-    return PopulationScore(evaluator, score.num_images, score.seed, score, space, score.passes, score.constraint)
+    return PopulationScore(
+        evaluator, score.num_images, score.seed, score, space, score.passes, score.constraint, score.metric
+    )
 
 
-POPULATION_KIND = SamplerKind(_make, metrics=("fid",), redraw_noise=False, space=PopulationSpace, score=_score)
+POPULATION_KIND = SamplerKind(
+    _make, metrics=tuple(INFLUENCES), redraw_noise=False, space=PopulationSpace, score=_score
+)

@@ -31,10 +31,9 @@ class InfluenceReward(Reward):
         features = torch.cat(seen)
         everyone = self.accelerator.gather(features)
         projected = self.influence.project(everyone)
-        population = Population.of(projected)
         earlier = [one.faded(len(self.earlier) - age) for age, one in enumerate(self.earlier)]
-        rewards = -self.influence.of_update(projected, population, earlier)
-        self.earlier = [*self.earlier, population][-BANK:]
+        rewards = -self.influence.of_update(projected, earlier)
+        self.earlier = [*self.earlier, self.influence.remembered(projected)][-BANK:]
 
         distance = FrechetDistance(self.reference, sync_on_compute=False)
         distance.update(everyone.cpu())
