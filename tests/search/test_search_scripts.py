@@ -117,6 +117,8 @@ def test_results_load(searched, tiny):
         (["--sampler", "population", "--num-trials", 4, "--metric", "kid"], "The kernel distance needs features, and"),
         (["--sampler", "population", "--num-trials", 4, "--num-images", 13], "num_images = 13 must be an even number"),
         (["--reference", "nothing.npz"], "nothing.npz"),
+        (["--second-reference", "nothing.npz"], "--second-reference goes with --second-feature-extractor"),
+        (["--second-feature-extractor", "inception"], "and --confirm-top 0 makes none"),
     ],
 )  # fmt: skip
 def test_clear_errors(tiny, tmp_path_factory, change, message, in_process, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -15,14 +14,11 @@ from optuna.trial import FrozenTrial
 from ..strategies import GenerationStrategy, TrainingStrategy
 from .objective import POPULATION, STRATEGY, Score, strategy_of
 from .optuna_samplers import ResumableSampler
-from .parts import PartedScore, score_part
+from .parts import count_parts, score_part
 from .study import complete_trials, open_study, run_study, wait_for_workers
 
 
 CANDIDATES = "candidates"  # study user attribute: labels and strategies, in the order they were added
-PART_IMAGES = (
-    "part_images"  # study user attribute: of each part of a candidate; none where each is scored in one piece
-)
 
 S = TypeVar("S", bound=GenerationStrategy | TrainingStrategy)
 
@@ -49,7 +45,8 @@ def score_candidates(
 
     Args:
         storage: From `open_storage`.
-        name: Of that study; candidates that it has scored before are not scored again, new ones are added.
+        name: Of that study; candidates that it has scored before are not scored again, new ones are added. That of a second
+            extractor is appended, which may be asked after a confirmation without it.
         identity: As for `open_study`.
         candidates: Generation or training strategies by label.
         score: From a strategy and its trial to the value, the lower the better. With a `PartedScore` workers share each
@@ -62,15 +59,10 @@ def score_candidates(
     Raises:
         ValueError: all failed, or the study is about something else.
     """
+    if second := identity.get("second_extractor"):
+        name = f"{name}-{second}"
     study = open_study(storage, name, identity, _in_order(0, 1))
-    if CANDIDATES not in study.user_attrs and isinstance(score, PartedScore) and score.part_images < score.num_images:
-        study.set_user_attr(PART_IMAGES, score.part_images)
-    part_images = study.user_attrs.get(PART_IMAGES)  # studies of earlier code have none, and go on as they began
-    num_parts = 1
-    if part_images is not None:
-        if not isinstance(score, PartedScore):
-            raise ValueError(f"study {name!r} was begun with a score in parts: choose another name")
-        num_parts = math.ceil(score.num_images / part_images)
+    num_parts = count_parts(study, score, begun=CANDIDATES in study.user_attrs)
     wanted = [{"label": label, "strategy": strategy.to_dict()} for label, strategy in candidates.items()]
     listed: list[dict[str, Any]] = study.user_attrs.get(CANDIDATES, [])
     if any(candidate not in listed for candidate in wanted):
@@ -86,9 +78,7 @@ def score_candidates(
         trial.set_user_attr("label", candidate["label"])
         trial.set_user_attr(STRATEGY, candidate["strategy"])
         strategy = kind(**candidate["strategy"])
-        if part_images is not None and isinstance(score, PartedScore):
-            return score_part(study, trial, score, strategy, index, part_images)
-        return score(strategy, trial)
+        return score(strategy, trial) if num_parts == 1 else score_part(study, trial, score, strategy, index)
 
     run_study(study, objective, num_parts * len(listed), progress)
     wait_for_workers(study)
@@ -152,6 +142,4 @@ def confirm_trials(
     best = {f"trial {trial.number}": strategy_of(trial) for trial in best_trials(study, top)}
     strategies = {label: strategy for label, strategy in best.items() if strategy not in also.values()}
     name = f"{study.study_name}-confirm-{identity['num_images']}-{identity['seed']}"
-    if "second_extractor" in identity:  # it can be asked after a confirmation without it
-        name += f"-{identity['second_extractor']}"
     return score_candidates(storage, name, identity, {**strategies, **also}, score, progress)

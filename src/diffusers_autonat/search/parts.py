@@ -25,6 +25,7 @@ from .workers import all_trials
 PART_IMAGES = 512  # of a part, rounded up to whole calls of the pipeline
 MOST_BYTES = 32 * 2**20  # of features of one strategy in a study; with more it is one part, of which nothing is kept
 SEEN = "seen"  # trial user attribute: features of the images of a part
+OF_EACH = "part_images"  # study user attribute: images of each part
 
 
 @dataclass
@@ -48,11 +49,7 @@ class PartedScore(EvaluatorScore):
         return math.ceil(PART_IMAGES / size) * size
 
     def see(self, strategy: Any, part: int, part_images: int) -> str:
-        """Make the images of a part; what the metrics need of them, as text.
-
-        Args:
-            part_images: Of each part but the last, as `part_images` said when the study began.
-        """
+        """Make the images of a part, of which each but the last has `part_images`; what the metrics need of them, as text."""
         make_images, requests = self.evaluator.generation(self.num_images, self.seed, strategy)
         size = self.evaluator.extractor.batch_size
         end = min((part + 1) * part_images, self.num_images)
@@ -66,9 +63,28 @@ class PartedScore(EvaluatorScore):
         return self._record(trial, self.num_images, self.evaluator.put_together(parts, self.num_images, self.seed))
 
 
-def score_part(
-    study: Study, trial: optuna.Trial, score: PartedScore, strategy: Any, candidate: int, part_images: int
-) -> float:
+def count_parts(study: Study, score: Any, begun: bool) -> int:
+    """In how many parts a study scores each candidate. It is decided when it begins; studies of earlier code know only one.
+
+    Args:
+        score: Other scores than a `PartedScore` are of one piece.
+        begun: Whether it has candidates already.
+
+    Raises:
+        ValueError: the study has parts, and the score has none.
+    """
+    parted = isinstance(score, PartedScore)
+    if parted and not begun and score.part_images < score.num_images:
+        study.set_user_attr(OF_EACH, score.part_images)
+    part_images = study.user_attrs.get(OF_EACH)
+    if part_images is None:
+        return 1
+    if not parted:
+        raise ValueError(f"study {study.study_name!r} was begun with a score in parts: choose another name")
+    return math.ceil(score.num_images / part_images)
+
+
+def score_part(study: Study, trial: optuna.Trial, score: Any, strategy: Any, candidate: int) -> float:
     """Make a part of a candidate, or find it made; the candidate's value if no part is missing.
 
     Each worker writes its part before it looks for the others, so that whoever writes last sees them all. Of two that do,
@@ -77,9 +93,9 @@ def score_part(
     Raises:
         optuna.TrialPruned: others are missing.
     """
-    part, num_parts = trial.suggest_int("part", 0, 10**6), math.ceil(score.num_images / part_images)
+    part, num_parts = trial.suggest_int("part", 0, 10**6), count_parts(study, score, begun=True)
     if part not in _seen_of(study, candidate):  # of a worker that was killed right after it
-        trial.set_user_attr(SEEN, score.see(strategy, part, part_images))
+        trial.set_user_attr(SEEN, score.see(strategy, part, study.user_attrs[OF_EACH]))
     seen = _seen_of(study, candidate)
     if len(seen) < num_parts:
         raise optuna.TrialPruned(f"part {part + 1} of {num_parts}: the value is of all")
