@@ -193,11 +193,14 @@ def test_experiments_are_checked_before_the_reference_is_read(tmp_path, in_proce
     assert not (tmp_path / "search.journal").exists()
 
 
-def test_a_population_along_curves(tiny, tmp_path, in_process):
+@pytest.mark.parametrize("metric", ["fid", "kid"])
+def test_a_population_along_curves(tiny, tmp_path, in_process, idx_folder, metric):
     args = [tiny / "pipeline", "--num-inference-steps", 6, "--knots", 3, "--sampler", "population", "--num-trials", 4,
-            "--confirm-top", 1, "--confirm-images", 24, "--output", tmp_path]  # fmt: skip
+            "--confirm-top", 1, "--confirm-images", 24, "--output", tmp_path,
+            "--metric", metric, "--reference", idx_folder]  # fmt: skip
     in_process(args)
     result = json.loads((tmp_path / "result.json").read_text())
+    assert result["metric_name"] == {"fid": "frechet_distance", "kid": "kernel_distance"}[metric]
     assert {row["label"] for row in result["candidates"]} & {"trial 2", "trial 3", "start, T = 6"}
     assert all(len(row["strategy"]["mask_ratios"]) == 6 for row in result["candidates"])
     trials = trials_of(tmp_path / "search.journal", "population-T6")
