@@ -4,9 +4,9 @@ import pytest
 import torch
 from torchmetrics.image.kid import poly_kernel, poly_mmd
 
-from diffusers_autonat.metrics import Reference, kernel_influence
+from diffusers_autonat.metrics import KernelDistance, Reference, kernel_influence
 from diffusers_autonat.metrics.influence import clipped
-from diffusers_autonat.metrics.kernel_influence import KernelInfluence
+from diffusers_autonat.metrics.kernel_influence import KernelError, KernelInfluence
 
 
 def drawn(num: int, seed: int) -> torch.Tensor:
@@ -56,6 +56,17 @@ def test_an_image_of_an_update_is_not_compared_with_itself(reference, monkeypatc
     assert found.max() < expected.max() and influence.remembered(features) is None
     monkeypatch.setattr(kernel_influence, "ROWS", 7)
     torch.testing.assert_close(influence.of_update(influence.project(features.float())), found, rtol=1e-12, atol=1e-12)
+
+
+def test_the_error_of_a_distance_is_the_spread_of_its_draws(reference):
+    distances, errors = [], []
+    for seed in range(60):
+        distance, error = KernelDistance(reference), KernelError(reference)
+        for metric in (distance, error):
+            metric.update(drawn(80, seed=100 + seed) - seed / 10 - 9, torch.arange(80))
+        distances.append(distance.compute()["kernel_distance"])
+        errors.append(error.compute()["kernel_distance_error"])
+    assert torch.stack(errors).mean() == pytest.approx(torch.stack(distances).std().item(), rel=0.2)
 
 
 def test_a_reference_without_features_is_refused(reference):

@@ -69,4 +69,4 @@ def test_a_checkpoint_keeps_both(pipe, suites, tmp_path):
 def test_classes_are_known_by_a_classifier_of_as_many(suites):
     extractor = suites[0].extractor
     assert knows_classes(extractor, 4) and not knows_classes(extractor, 5) and not knows_classes(extractor, None)
-    assert MetricSuite.of_distance(extractor, suites[0].reference, None, "kid").metrics == ("kid",)
+    assert MetricSuite.of_distance(extractor, suites[0].reference, None, "kid").metrics == ("kid", "kid_error")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torchmetrics.image.kid import poly_kernel
 
 from .influence import Population, clipped
 from .references import Reference
+from .statistics import FeatureBank
 
 
 ROWS = 1024  # images compared with all others at once
@@ -53,12 +55,37 @@ class KernelInfluence:
             features: `[n, D]`.
             earlier: Of other influences; of this one nothing is remembered.
         """
+        return clipped(self.among_others(features))
+
+    def among_others(self, features: Tensor) -> Tensor:
+        """Influence `[n]` of each of some images `[n, D]` on the distance of the others."""
         num_images, itself = len(features), (features.square().mean(dim=1) + 1) ** 3
-        among_others = (num_images * _mean_kernel(features, features) - itself) / (num_images - 1)
-        return clipped(2 * (among_others - _mean_kernel(features, self.reference)))
+        mean = (num_images * _mean_kernel(features, features) - itself) / (num_images - 1)
+        return 2 * (mean - _mean_kernel(features, self.reference))
 
     def remembered(self, features: Tensor) -> None:
         """Nothing: the mean of the kernel over earlier images could not be had without all of their features."""
+
+
+class KernelError(FeatureBank):
+    """Standard error of the kernel distance of the added features to a reference, see `FrechetError`.
+
+    Args:
+        reference: As of the distance.
+        kwargs: arguments of `torchmetrics.Metric`.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, reference: Reference, **kwargs: Any):
+        super().__init__(len(reference.mu), **kwargs)
+        self.label = "kid_error" if reference.is_standard_inception else "kernel_distance_error"
+        self.influence = KernelInfluence(reference)
+
+    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
+        """`{"kernel_distance_error": e}`, or `{"kid_error": e}`."""
+        effects = self.influence.among_others(self.influence.project(super().compute()))
+        return {self.label: effects.std() / len(effects) ** 0.5}
 
 
 def _mean_kernel(features: Tensor, others: Tensor) -> Tensor:

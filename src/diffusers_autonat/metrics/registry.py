@@ -17,6 +17,7 @@ from torchmetrics import Metric, MetricCollection
 from .distances import FrechetDistance, KernelDistance
 from .extractors import FeatureExtractor
 from .influence import FrechetError
+from .kernel_influence import KernelError
 from .manifold import NEAREST_K, ManifoldScores
 from .per_class import RECOGNISED, ClassRecognition
 from .references import Reference
@@ -66,6 +67,12 @@ METRICS: dict[str, RegisteredMetric] = {
     "kid": RegisteredMetric(
         lambda extractor, num_images, reference: KernelDistance(reference),
         values=("kid", "kid_std", "kernel_distance", "kernel_distance_std"),
+        needs_reference=True,
+        needs_features=True,
+    ),
+    "kid_error": RegisteredMetric(
+        lambda extractor, num_images, reference: KernelError(reference),
+        values=("kid_error", "kernel_distance_error"),
         needs_reference=True,
         needs_features=True,
     ),

@@ -43,8 +43,8 @@ class MetricSuite:
         metrics = [metric]
         if knows_classes(extractor, num_classes):
             metrics.append("class")
-        if error and metric == "fid":  # the kernel distance has its own
-            metrics.append("fid_error")
+        if error:
+            metrics.append(f"{metric}_error")
         return cls(extractor, reference, tuple(metrics))
 
     @property
