@@ -303,9 +303,14 @@ def candidates(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("confirm_top", [0, 2])
-def test_training_strategies_are_searched(candidates, tmp_path, in_process, confirm_top, capsys):
-    in_process([f"--confirm-top={confirm_top}", *candidates], "search_training.py")
+def test_training_strategies_are_searched(candidates, tmp_path, in_process, confirm_top, capsys, idx_folder):
+    second = []
+    if confirm_top:
+        save_tiny_classifier(tmp_path / "second", seed=1)
+        second = ["--second-feature-extractor", tmp_path / "second", "--second-reference", idx_folder]
+    in_process([f"--confirm-top={confirm_top}", *second, *candidates], "search_training.py")
     found = json.loads((tmp_path / "training_strategy.json").read_text())
+    assert all(("second_frechet_distance" in row["values"]) == bool(confirm_top) for row in found["candidates"])
     assert found["confirmed"] == bool(confirm_top) and found["num_images"] == (14 if confirm_top else 12)
     # All models are the same one, so that the start wins: itself and one neighbour along each parameter were tried.
     assert (found["alpha"], found["beta"]) == (1, 1) and len(found["candidates"]) == (confirm_top or 3)
