@@ -221,10 +221,10 @@ def _enat_pass_cost(model: ENATTransformer2DModel) -> Callable[[int, int], Macs]
     per_own, per_context = two.weights - one.weights, with_context.weights - one.weights
     modulation, per_pair = one.weights - per_own, one.attention
 
-    def blocks(number: int, own: int, context: int) -> Macs:
+    def blocks(number: int, own: int, context: int, modulated: bool) -> Macs:
         if own == 0:  # the stage is left out
             return Macs()
-        weights = modulation + per_own * own + per_context * context
+        weights = (0 if modulated else modulation) + per_own * own + per_context * context
         return Macs(weights, per_pair * own * (own + context)) * number
 
     reuse = _count(model.reuse_proj, tokens(1))
@@ -235,8 +235,10 @@ def _enat_pass_cost(model: ENATTransformer2DModel) -> Callable[[int, int], Macs]
 
     def cost(num_masked: int, num_encoded: int) -> Macs:
         num_visible = num_tokens - num_masked
-        encoder = blocks(config.num_encoder_layers, num_visible - num_encoded, num_encoded)
-        return reuse * num_encoded + encoder + blocks(config.num_decoder_layers, num_masked, num_visible) + head + text
+        modulated = num_encoded > 0  # by the step that has encoded them
+        encoder = blocks(config.num_encoder_layers, num_visible - num_encoded, num_encoded, modulated)
+        decoder = blocks(config.num_decoder_layers, num_masked, num_visible, modulated)
+        return reuse * num_encoded + encoder + decoder + head + text
 
     return cost
 

@@ -15,7 +15,8 @@ from diffusers import ConfigMixin, ModelMixin, VQModel  # ModelMixin: a pipeline
 from diffusers.models.autoencoders.vae import DecoderOutput
 from typing_extensions import Self
 
-from .runtimes import Graph, load_graph
+from ..provenance import file_hash
+from .runtimes import STEM, Graph, load_graph
 from .transformer_enat import ENATCache, ENATTransformer2DModel, ENATTransformer2DModelOutput
 from .transformer_uvit import UViTTransformer2DModel, UViTTransformer2DModelOutput
 
@@ -33,6 +34,9 @@ class ExportedMixin(ModelMixin, ConfigMixin):
         ModelMixin.__init__(self)  # not that of the model, which makes weights
         self.register_to_config(**config)
         self.graph, self.folder = graph, folder
+        # By which provenance tells one graph from another, as it does weights.
+        digest = bytes.fromhex(file_hash(sorted(folder.glob(f"{STEM}.*"))))
+        self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype=None, torch_dtype=None, **_: Any) -> Self:

@@ -79,4 +79,7 @@ class ReuseModelling(MaskedModelling):
             return {}
         # What an earlier step of sampling would have encoded, with fewer tokens visible.
         earlier = hide_visible_tokens(input_ids, scheduler.config.mask_token_id)
-        return {"cache": self.averaged(earlier, **condition).cache}
+        cache = self.averaged(earlier, **condition).cache
+        if cache is not None:
+            cache.modulation = None  # the averaged model's own
+        return {"cache": cache}
