@@ -10,7 +10,6 @@ from diffusers_autonat import (
     AutoNATInpaintPipeline,
     AutoNATPipeline,
     ENATTransformer2DModel,
-    NATScheduler,
     UViTTransformer2DModel,
 )
 from diffusers_autonat.cli import main
@@ -55,7 +54,9 @@ def skip_without(format, int8=False):
         pytest.importorskip(library)
 
 
-@pytest.fixture(scope="module", params=[(kind, format) for kind in ("uvit", "enat") for format in FORMATS], ids="-".join)
+@pytest.fixture(
+    scope="module", params=[(kind, format) for kind in ("uvit", "enat") for format in FORMATS], ids="-".join
+)
 def exported(request, tmp_path_factory):
     """A pipeline, and itself exported and loaded."""
     kind, format = request.param

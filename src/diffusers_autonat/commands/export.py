@@ -17,7 +17,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def register(commands) -> None:
-    command = commands.add_parser("export", help="write a pipeline for ONNX Runtime or OpenVINO", description=run.__doc__)
+    command = commands.add_parser(
+        "export", help="write a pipeline for ONNX Runtime or OpenVINO", description=run.__doc__
+    )
     command.add_argument("pipeline", help="folder or Hub id")
     command.add_argument("--format", required=True, choices=("onnx", "openvino"), help="what runs it")
     command.add_argument("--int8", action="store_true", help="the transformer's products in int8; see docs/export.md")

@@ -68,7 +68,9 @@ def _check(name: str | Path, pipe: Any) -> None:
     if isinstance(pipe.transformer, ExportedMixin):
         raise ValueError(f"{name} is exported already: give the pipeline that it was made from.")
     if not isinstance(pipe.transformer, (UViTTransformer2DModel, ENATTransformer2DModel)):
-        raise ValueError(f"{name} has a {type(pipe.transformer).__name__}: only U-ViT and ENAT transformers are exported.")
+        raise ValueError(
+            f"{name} has a {type(pipe.transformer).__name__}: only U-ViT and ENAT transformers are exported."
+        )
 
 
 def _inputs_seen(transformer: Any, pipe: Any) -> list[Inputs]:

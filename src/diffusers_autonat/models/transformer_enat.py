@@ -57,9 +57,7 @@ class ENATCache(BaseOutput):
 
     def chunk(self, chunks: int) -> tuple[ENATCache, ...]:
         """Split the batch into equal parts; undoes `cat`."""
-        optional = (
-            [None] * chunks if part is None else part.chunk(chunks) for part in (self.valid, self.modulation)
-        )
+        optional = ([None] * chunks if part is None else part.chunk(chunks) for part in (self.valid, self.modulation))
         return tuple(map(ENATCache, self.features.chunk(chunks), self.indices.chunk(chunks), *optional))
 
     def _pad(self, width: int) -> ENATCache:
@@ -577,7 +575,9 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         """
         self.check_inputs(input_ids, class_labels, encoder_hidden_states, cache)
         arrangement = self.arrange(input_ids, cache, num_masked)
-        logits, normed, features, modulation = self.compute(input_ids, arrangement, class_labels, encoder_hidden_states)
+        logits, normed, features, modulation = self.compute(
+            input_ids, arrangement, class_labels, encoder_hidden_states
+        )
         new_cache = arrangement.new_cache(features, modulation)
         if not return_dict:
             return logits, new_cache, normed
@@ -623,9 +623,7 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
             hidden_states = group.gather(tokens)  # [B, n, D]
             context = torch.cat(groups, dim=1) if groups else None  # [B, m, D], as the groups before came out
             for block, modulation in zip(blocks, given):
-                hidden_states, modulation = self._run_block(
-                    block, hidden_states, embedding, context, mask, modulation
-                )
+                hidden_states, modulation = self._run_block(block, hidden_states, embedding, context, mask, modulation)
                 found.append(modulation)
             groups.append(hidden_states)
         features = torch.cat(groups, dim=1)  # [B, all n, D]
