@@ -10,9 +10,11 @@ from diffusers_autonat import (
     AutoNATInpaintPipeline,
     AutoNATPipeline,
     ENATTransformer2DModel,
+    GenerationStrategy,
     UViTTransformer2DModel,
 )
 from diffusers_autonat.cli import main
+from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.export import FORMATS, export_pipeline
 from diffusers_autonat.loading import load_pipeline
 from diffusers_autonat.provenance import pipeline_hash
@@ -97,6 +99,10 @@ def test_a_folder_holds_no_weights_twice_and_saves_again(exported, tmp_path):
     loaded.save_pretrained(tmp_path / "again")
     assert torch.equal(draw(load_pipeline(tmp_path / "again")), draw(loaded))
     index = json.loads((folder / "model_index.json").read_text())
+    strategy = GenerationStrategy.cosine(4)
+    assert pipeline_cost(loaded, strategy).transformer == pipeline_cost(pipe, strategy).transformer
+    with pytest.raises(ValueError, match="are in its graph"):
+        loaded.transformer.num_parameters()
     assert pipeline_hash(loaded) == pipeline_hash(load_pipeline(folder)) != pipeline_hash(pipe)
     assert index["transformer"][0] == index["vqvae"][0] == "diffusers_autonat.models.exported"
 

@@ -95,10 +95,10 @@ def pipeline_cost(pipeline: Any, strategy: Strategy | None, guidance_scale: floa
     if not guidance_scale >= 0:
         raise ValueError(f"guidance_scale = {guidance_scale} must not be negative; 0 turns guidance off.")
     transformer, vqvae = unwrap_module(pipeline.transformer), unwrap_module(pipeline.vqvae)
-    pass_cost = _pass_cost(type(transformer), transformer.to_json_string())  # type: ignore[arg-type]
+    pass_cost = _pass_cost(_class_of(transformer), transformer.to_json_string())  # type: ignore[arg-type]
     side = transformer.config.sample_size
     padding = tuple(padding_blocks(vqvae))
-    decoder = _decoder_cost(type(vqvae), vqvae.to_json_string(), padding, side)  # type: ignore[arg-type]
+    decoder = _decoder_cost(_class_of(vqvae), vqvae.to_json_string(), padding, side)  # type: ignore[arg-type]
 
     policy = Macs()
     if strategy is None:
@@ -161,6 +161,11 @@ def _count(module: Callable, *inputs: torch.Tensor, **kwargs) -> Macs:
 def _on_meta(model_class: type, config: str) -> Any:
     with torch.device("meta"):
         return model_class.from_config(json.loads(config)).eval()  # type: ignore[attr-defined]
+
+
+def _class_of(model: Any) -> type:
+    """An exported model costs what the one does that it was exported from."""
+    return getattr(model, "exported_from", type(model))
 
 
 @lru_cache(maxsize=64)

@@ -426,6 +426,7 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         context_length (`int`, defaults to 77): Number of text states; used only when `context_dim` is set.
     """
 
+    keeps_modulation = True  # of the blocks, from step to step in the cache
     reuses_features = True  # of earlier steps, by `cache`: a sampler cannot begin in the middle
     _supports_gradient_checkpointing = True
     _no_split_modules = ["ENATEmbedding", "ENATBlock", "ENATReuseProjection", "ENATHead"]
@@ -474,7 +475,6 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
         self.head = ENATHead(codebook_size, hidden_size)
 
         self.gradient_checkpointing = False
-        self.keeps_modulation = True  # from step to step, in the cache
         self.initialize_weights()
 
     def initialize_weights(self) -> None:
