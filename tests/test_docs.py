@@ -37,7 +37,9 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/orders.md", "docs/policies.md", "docs/speed.md", "docs/export.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/orders.md", "docs/policies.md", "docs/speed.md", "docs/export.md"]
+)
 def test_the_python_runs(page, folder):
     names: dict = {}
     for block in blocks(page, "python"):

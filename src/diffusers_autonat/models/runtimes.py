@@ -35,7 +35,7 @@ def require(module: str, extra: str) -> Any:
 class OnnxGraph:
     """By ONNX Runtime, in float32 (whatever its weights are stored as)."""
 
-    suffix = ".onnx"
+    suffix: ClassVar[str] = ".onnx"
 
     def __init__(self, path: Path, dtype: torch.dtype = torch.float32):
         if dtype != torch.float32:
@@ -56,7 +56,7 @@ class OnnxGraph:
 class OpenVINOGraph:
     """By OpenVINO, whose products are in `dtype`: float32, or bfloat16 where the processor has it."""
 
-    suffix = ".xml"
+    suffix: ClassVar[str] = ".xml"
     precisions = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
     def __init__(self, path: Path, dtype: torch.dtype = torch.float32):
