@@ -498,7 +498,8 @@ class ENATTransformer2DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapte
 
     @property
     def hands_on_modulation(self) -> bool:
-        """Not where gradients are recorded: one that was computed without them would cut them off."""
+        """Not where gradients are recorded: one that was computed without them would cut them off, and a cache in training is
+        of the averaged model."""
         return self.keeps_modulation and not torch.is_grad_enabled()
 
     def check_inputs(

@@ -79,7 +79,4 @@ class ReuseModelling(MaskedModelling):
             return {}
         # What an earlier step of sampling would have encoded, with fewer tokens visible.
         earlier = hide_visible_tokens(input_ids, scheduler.config.mask_token_id)
-        cache = self.averaged(earlier, **condition).cache
-        if cache is not None:
-            cache.modulation = None  # the averaged model's own
-        return {"cache": cache}
+        return {"cache": self.averaged(earlier, **condition).cache}
