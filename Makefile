@@ -1,6 +1,9 @@
 # make demo    images from the shipped model, in outputs/demo.png
+# make app     the same and more in the browser: strategies, steps, inpainting (PIPELINE=FOLDER for another model)
 # make test    the test suite, and what checks the code
 # make test-lowest    what does not train, with the lowest versions of all dependencies, in a virtual environment of its own
+# make docs    the documentation as a site, in outputs/site
+# make pictures    the pictures of the documentation again
 # make package    wheel and sdist in dist/, tried in an empty environment
 # make train   the shipped model again, from Fashion-MNIST to a pipeline (about four hours on two cores)
 #
@@ -14,11 +17,14 @@ EXTRAS ?= dev
 CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,--constraint constraints/cpu.txt)
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test test-lowest lint package train data clean
+.PHONY: demo app test test-lowest lint docs pictures package train data clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/diffusers-autonat generate model_cards/autonat-fashion-mnist --num-images 8 --seed 0 --output outputs/demo.png
+
+app: $(VENV)/.ready-app
+	$(BIN)/python demo/app.py $(PIPELINE)
 
 test: $(VENV)/.ready-$(EXTRAS) lint
 	$(BIN)/python -m pytest
@@ -35,6 +41,12 @@ lint: $(VENV)/.ready-$(EXTRAS)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.ready-dev
+	$(BIN)/python -m mkdocs build --strict
+
+pictures: $(VENV)/.ready-dev
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/pictures.py
 
 package: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -m slow tests/test_packaging.py

@@ -19,10 +19,11 @@ import card_texts
 import torch
 from card_texts import AUTONAT, CLASSIFIER_METADATA, DATASETS, ENAT, Generator
 from diffusers.utils import make_image_grid
+from huggingface_hub import ModelCardData
 from PIL import Image
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler
-from diffusers_autonat.cards import make_card, metadata, save_card
+from diffusers_autonat.cards import make_card, metadata, result, save_card
 from diffusers_autonat.cli import main as diffusers_autonat
 from diffusers_autonat.files import write_json, write_text
 from diffusers_autonat.loading import load_pipeline
@@ -214,8 +215,22 @@ def make_generator(model: Generator, run: Path, data: str, num_images: int, seed
         card_texts.training(grid["hardware"], perceptual, tokenizer, transformer, batch, equal_tokens, notes),
         card_texts.limits(pipe.transformer.config.sample_size**2),
     ]
-    made_of = metadata("apache-2.0", [model.tag, "class-conditional"], DATASETS)
-    save_card(model.folder, make_card(made_of, sections))
+    save_card(model.folder, make_card(card_metadata(model), sections))
+
+
+def card_metadata(model: Generator) -> ModelCardData:
+    """Of the card, with what the reports have measured of the stored strategies, as the Hub lists it."""
+    results = []
+    for name, report in reports(model).items():
+        if name.startswith("T") and "heuristic" not in name:
+            on = f"T = {name[1:]}, N = {report['images']['num_images']:,}"
+            distance, recognised = (report["values"][key] for key in ("frechet_distance", "class_consistency"))
+            results.append(
+                result("frechet_distance", distance, DATASETS[0], f"Fréchet distance of classifier features, {on}")
+            )
+            results.append(result("accuracy", recognised, DATASETS[0], f"recognised by the classifier, {on}"))
+    tags = [model.tag, "class-conditional"]
+    return metadata("apache-2.0", tags, DATASETS, name=model.folder.name, results=results)
 
 
 def main():

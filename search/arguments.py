@@ -235,7 +235,7 @@ def main_of_script(run: Callable[[argparse.Namespace], None], args: argparse.Nam
     """Run a script: quiet libraries, one-line errors (exit status 2), and an interruption that says how to go on (130)."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # failed trials are recorded with their reasons
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    for chatty in ("httpx", "alembic", "diffusers", "transformers"):
+    for chatty in ("httpx", "httpx2", "alembic", "diffusers", "transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as clusters end jobs
     with one_line_errors(), warning_lines():  # a warning is one line, and given once, not in each trial

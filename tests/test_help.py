@@ -36,7 +36,7 @@ def parser_of(script, monkeypatch):
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(Parser, "parse_args", stop)
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
         patch.setattr(sys, "argv", [str(script)])
         patch.syspath_prepend(str(script.parent))
         with pytest.raises(SystemExit):

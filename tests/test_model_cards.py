@@ -93,6 +93,8 @@ def test_the_cards_say_what_their_folders_have_recorded(make_cards, tag):
     sections.append(texts.limits(49))
     for section in sections:
         assert section in shipped
+    data = make_cards.card_metadata(model)
+    assert ModelCard(shipped).data.to_dict() == data.to_dict() and len(data.eval_results) == 4
 
 
 def test_the_training_of_a_card_is_that_of_its_histories(make_cards):

@@ -15,7 +15,7 @@ from diffusers_autonat.files import write_json
 
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("src", "training", "search", "benchmarks", "model_cards")
+FOLDERS = ("src", "training", "search", "benchmarks", "model_cards", "demo", "comfyui")
 
 # What is imported for nothing else, and what is called.
 MODULES = {
@@ -51,6 +51,7 @@ ARGUMENTS = {
 ALLOWED = {
     # names that stand in our own text
     ("src/diffusers_autonat/__init__.py", "importlib.import_module"): "the module of the public names",
+    ("src/diffusers_autonat/models/runtimes.py", "importlib.import_module"): "the library of a format",
     ("src/diffusers_autonat/commands/scripts.py", "import runpy"): "a script of this package or of its repository",
     (
         "src/diffusers_autonat/conversion/source_format.py",

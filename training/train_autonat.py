@@ -32,8 +32,6 @@ from datasets import Dataset
 from diffusers import DiffusionPipeline, ModelMixin, VQModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from huggingface_hub import create_repo, upload_folder
-from huggingface_hub.utils import validate_repo_id
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -69,6 +67,7 @@ from diffusers_autonat.training.recipes import RECIPES, Recipe, recipe_name, tak
 from diffusers_autonat.training.text_condition import TextCondition, load_text_encoder
 from diffusers_autonat.training.tokenizing import tokenize_dataset
 from diffusers_autonat.training.tokens import is_token_set, load_token_set, warn_unreadable
+from diffusers_autonat.training.uploads import add_upload_arguments, check_uploads, open_upload, upload
 
 
 def parse_args():
@@ -160,12 +159,9 @@ def parse_args():
     train.add_argument("--validation_steps", type=positive, default=1000, help="draw a grid of images so often")
     train.add_argument("--logging_steps", type=positive, default=20, help="log so often")
     train.add_argument("--report_to", default="tensorboard", help="tensorboard, trackio, wandb or all")
-    train.add_argument("--push_to_hub", action="store_true", help="upload the result")
-    train.add_argument("--hub_model_id", help="its name there; default: that of the folder")
-    train.add_argument("--license", default="unknown", help="of the weights, for the card: an identifier of the Hub")
+    add_upload_arguments(train)
     args = parse_with_preset(parser, AUTONAT_PRESETS)
-    if args.hub_model_id:
-        validate_repo_id(args.hub_model_id)
+    check_uploads(args)
     return args
 
 
@@ -278,13 +274,9 @@ def main():
         raise ValueError("an adapter is small: train --rank without FSDP.")
     if accelerator.is_main_process:
         hold_folder(args.output_dir)
+        open_upload(args)
     set_seed(args.seed)  # the same initial weights on every process
     torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
-
-    if (
-        args.push_to_hub and accelerator.is_main_process
-    ):  # now, so that a wrong token or name is known before the training
-        repo_id = create_repo(args.hub_model_id or Path(args.output_dir).resolve().name, exist_ok=True).repo_id
 
     # 1. Tokenizer, tokens, condition
     if args.vqvae:
@@ -434,8 +426,7 @@ def main():
         accelerator.print(
             f'{"Adapter" if args.rank else "Pipeline"} saved to {folder}: load it with {name}.{method}("{folder}"){shell}.'
         )
-        if args.push_to_hub:
-            upload_folder(repo_id=repo_id, folder_path=folder, commit_message="End of training")
+        upload(args, folder)
     accelerator.end_training()
 
 

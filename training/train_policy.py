@@ -44,6 +44,7 @@ from diffusers_autonat.training.rewards import (
     standardised,
 )
 from diffusers_autonat.training.rewards.discriminator import features_of_images
+from diffusers_autonat.training.uploads import add_upload_arguments, check_uploads, open_upload, upload
 
 
 REWARDS = ("influence", "discriminator")
@@ -130,9 +131,10 @@ def parse_args():
     train.add_argument("--checkpoints_total_limit", type=positive, default=2, help="how many are kept")
     train.add_argument("--resume_from_checkpoint", help="a checkpoint folder, or 'latest'")
     train.add_argument("--report_to", default="tensorboard", help="tensorboard, trackio, wandb or all")
-    train.add_argument("--license", default="unknown", help="of the weights, for the card: an identifier of the Hub")
+    add_upload_arguments(train)
     args = parser.parse_args()
     args.reward_weights = args.reward_weights or [1.0] * len(args.reward)
+    check_uploads(args)
     return args
 
 
@@ -228,6 +230,7 @@ def main():
         raise ValueError(f"--images_per_update {args.images_per_update} does not divide among {world} processes.")
     if accelerator.is_main_process:
         hold_folder(args.output_dir)
+        open_upload(args)
     set_seed(args.seed)  # the same initial weights on every process
 
     # 1. The frozen pipeline, what measures its images, the reward
@@ -377,6 +380,7 @@ def main():
             final.save_pretrained(partial)
             save_policy_card(partial, final, args, guard, world)
         accelerator.print(f"Pipeline with the policy of update {guard.best_values['step']} saved to {folder}.")
+        upload(args, folder)
     accelerator.end_training()
 
 

@@ -49,7 +49,9 @@ from diffusers_autonat.training.loop import (
     save_picture,
     seed_step,
 )
+from diffusers_autonat.training.model_card import save_tokenizer_card
 from diffusers_autonat.training.presets import VQGAN_PRESETS, parse_with_preset
+from diffusers_autonat.training.uploads import add_upload_arguments, check_uploads, open_upload, upload
 from diffusers_autonat.training.vqgan import (
     CodebookUsage,
     PatchDiscriminator,
@@ -134,7 +136,10 @@ def parse_args():
     train.add_argument("--validation_steps", type=positive, default=500, help="reconstruct the same images so often")
     train.add_argument("--logging_steps", type=positive, default=20, help="log so often")
     train.add_argument("--report_to", default="tensorboard", help="tensorboard, trackio, wandb or all")
-    return parse_with_preset(parser, VQGAN_PRESETS)
+    add_upload_arguments(train)
+    args = parse_with_preset(parser, VQGAN_PRESETS)
+    check_uploads(args)
+    return args
 
 
 def build_model(args) -> VQModel:
@@ -177,11 +182,13 @@ def grow_codebook(model: VQModel, codebook_size: int) -> VQModel:
 
 
 def save_reconstructions(path: Path, images: torch.Tensor, reconstructions: torch.Tensor) -> None:
-    """Originals above, reconstructions below, eight to a row."""
+    """Originals above, reconstructions below, eight to a row; what is missing from the last row stays black."""
+    missing = -len(images) % min(8, len(images))
+    images, reconstructions = (F.pad(some, (0,) * 7 + (missing,)) for some in (images, reconstructions))
     rows = [row for pair in zip(images.split(8), reconstructions.split(8)) for row in pair]
     array = (torch.cat(rows).clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
     pictures = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in array]
-    save_picture(make_image_grid(pictures, rows=len(rows), cols=8), path)
+    save_picture(make_image_grid(pictures, rows=len(rows), cols=len(rows[0])), path)
 
 
 @torch.no_grad()
@@ -214,6 +221,7 @@ def main():
     )
     if accelerator.is_main_process:
         hold_folder(args.output_dir)
+        open_upload(args)
     set_seed(args.seed)
 
     # 1. Data
@@ -348,10 +356,12 @@ def main():
         folder = Path(args.output_dir, "vqvae")
         with whole_folder(folder) as partial:
             plain.vqvae.save_pretrained(partial)
+            save_tokenizer_card(partial, plain.vqvae, args)
         accelerator.print(
             f"Tokenizer saved to {folder}: tokenize_images.py and train_autonat.py take it as --vqvae {folder}, Python as "
             f'VQModel.from_pretrained("{folder}").'
         )
+        upload(args, folder)
     accelerator.end_training()
 
 

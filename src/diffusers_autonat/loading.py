@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub import is_offline_mode
 
 from . import pipelines
 
@@ -36,8 +37,9 @@ def load_pipeline(name: str | Path, dtype: torch.dtype | None = None, device: st
     except (OSError, ValueError) as error:
         if folder.exists():
             raise
+        why = " while HF_HUB_OFFLINE is set" if is_offline_mode() else ""
         raise ValueError(
-            f"{name} is no folder of a pipeline, and none can be reached on the Hub by that id."
+            f"{name} is no folder of a pipeline, and none can be reached on the Hub by that id{why}."
         ) from error
     if class_name not in pipelines.__all__:
         raise ValueError(f"{name} holds a {class_name}; the pipelines of this package are {pipelines.__all__}.")

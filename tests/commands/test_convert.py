@@ -379,13 +379,18 @@ def test_wrong_names(files, tmp_path, labels, message):
 
 def test_pushing_uploads_the_folder(files, tmp_path, monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr("huggingface_hub.create_repo", lambda repo, **kwargs: calls.append((repo, kwargs)))
-    monkeypatch.setattr("huggingface_hub.upload_folder", lambda **kwargs: calls.append(kwargs) or "the-url")
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: "a token")
+    monkeypatch.setattr("diffusers_autonat.hub.create_repo", lambda repo, **kwargs: calls.append((repo, kwargs)))
+    monkeypatch.setattr("diffusers_autonat.hub.upload_folder", lambda **kwargs: calls.append(kwargs) or "the-url")
+    monkeypatch.setattr("diffusers_autonat.hub.get_token", lambda: "a token")
     convert(files, tmp_path / "out", "autonat", "nnet_ema.pth", "--push-to-hub", "me/autonat")
     assert calls == [
         ("me/autonat", {"exist_ok": True}),
-        {"repo_id": "me/autonat", "folder_path": str(tmp_path / "out")},
+        {
+            "repo_id": "me/autonat",
+            "folder_path": str(tmp_path / "out"),
+            "commit_message": None,
+            "allow_patterns": None,
+        },
     ]
     assert "pushed to the-url" in capsys.readouterr().out
     assert 'from_pretrained("me/autonat"' in (tmp_path / "out" / "README.md").read_text()
@@ -400,8 +405,8 @@ def test_pushing_uploads_the_folder(files, tmp_path, monkeypatch, capsys):
     ],
 )
 def test_what_cannot_be_pushed_is_not_converted(files, tmp_path, monkeypatch, repository, token, message):
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: token)
-    monkeypatch.setattr("huggingface_hub.create_repo", lambda *_, **__: pytest.fail("asked the Hub"))
+    monkeypatch.setattr("diffusers_autonat.hub.get_token", lambda: token)
+    monkeypatch.setattr("diffusers_autonat.hub.create_repo", lambda *_, **__: pytest.fail("asked the Hub"))
     with pytest.raises(SystemExit, match=message):
         convert(files, tmp_path / "out", "autonat", "nnet_ema.pth", "--push-to-hub", repository)
     assert list(tmp_path.iterdir()) == []
@@ -411,8 +416,8 @@ def test_a_push_that_fails_keeps_the_folder(files, tmp_path, monkeypatch):
     def no_network(*args, **kwargs):
         raise RuntimeError("cannot connect\nand much more")
 
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: "a token")
-    monkeypatch.setattr("huggingface_hub.create_repo", no_network)
+    monkeypatch.setattr("diffusers_autonat.hub.get_token", lambda: "a token")
+    monkeypatch.setattr("diffusers_autonat.hub.create_repo", no_network)
     with pytest.raises(SystemExit) as error:
         convert(files, tmp_path / "out", "autonat", "nnet_ema.pth", "--push-to-hub", "me/autonat")
     assert "is complete" in str(error.value) and f"hf upload me/autonat {tmp_path / 'out'}" in str(error.value)

@@ -45,7 +45,7 @@ def command(place, output, *more, num_images=40, metrics="fid,class"):
 @pytest.fixture(scope="module")
 def report(place):
     output, images = place / "expected.json", place / "expected"
-    main(command(place, output, "--save-images", str(images), metrics="fid,kid,is,prdc,class"))
+    main(command(place, output, "--save-images", str(images), metrics="fid,kid,is,prdc,class,per_class"))
     return json.loads((place / "expected.json").read_text())
 
 
@@ -321,7 +321,7 @@ def test_killed_and_resumed(kill_at, place, report, tmp_path):
     """Killed before the first, the second and the third save (1 is the empty one); then resumed to the same number."""
     images = tmp_path / "images.npz"
     arguments = command(place, tmp_path / "r.json", "--save-seconds", "0", "--batch-size", "1", "--resume",
-                        "--save-images", str(images), metrics="fid,kid,is,prdc,class")  # fmt: skip
+                        "--save-images", str(images), metrics="fid,kid,is,prdc,class,per_class")  # fmt: skip
     assert launch(1, arguments, kill_at, tmp_path) == [-signal.SIGKILL]
     assert not (tmp_path / "r.json").exists() and not images.exists()
     if kill_at > 1:
@@ -362,7 +362,9 @@ def test_resuming_with_other_metrics_is_another_evaluation(place, tmp_path):
 
 def test_several_processes(place, report, tmp_path):
     images = tmp_path / "images.npz"
-    arguments = command(place, tmp_path / "r.json", "--save-images", str(images), metrics="fid,kid,is,prdc,class")
+    arguments = command(
+        place, tmp_path / "r.json", "--save-images", str(images), metrics="fid,kid,is,prdc,class,per_class"
+    )
     assert launch(2, arguments, 0, tmp_path) == [0, 0]
     made = json.loads((tmp_path / "r.json").read_text())
     assert made["values"] == report["values"] and made["run"]["num_processes"] == 2

@@ -70,7 +70,7 @@ def test_standard_network_gives_the_standard_names(judge):
 
 def test_what_cannot_work_is_said_before_the_first_image(judge, tmp_path):
     for names, message in (
-        (["fid", "lpips"], "some of fid, fid_error, kid, is, prdc, class, got fid, lpips"),
+        (["fid", "lpips"], "some of fid, fid_error, kid, is, prdc, class, per_class, got fid, lpips"),
         ([], "got none"),
         (["fid"], "compare with a reference"),
     ):

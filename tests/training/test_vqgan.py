@@ -1,5 +1,10 @@
+import runpy
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
@@ -101,3 +106,14 @@ def test_revived_codes_go_where_the_codebook_is_worst():
     usage.update(torch.zeros(4, dtype=torch.long))
     assert usage.revive(codebook, latents, torch.Generator().manual_seed(0)) == 2
     assert (codebook[1:].norm(dim=-1) > 4).all()
+
+
+@pytest.mark.parametrize(("count", "size"), [(3, (3, 2)), (8, (8, 2)), (11, (8, 4))])
+def test_any_number_of_reconstructions_is_drawn(tmp_path, count, size):
+    script = runpy.run_path(str(Path(__file__).parents[2] / "training" / "train_vqgan.py"))
+    images = torch.rand(count, 1, 4, 4)
+    script["save_reconstructions"](tmp_path / "samples.png", images, 1 - images)
+    picture = np.asarray(Image.open(tmp_path / "samples.png").convert("L"), dtype=np.float32)
+    assert picture.shape == (4 * size[1], 4 * size[0])
+    assert np.allclose(picture[:4, :4], images[0, 0].numpy() * 255, atol=1.5)
+    assert np.allclose(picture[4:8, :4], 255 - picture[:4, :4], atol=1.5)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from .card import code_block, escape
 
@@ -19,27 +22,68 @@ PAPERS = {  # by the transformer's class
 
 
 def metadata(
-    license: str,
+    license: str | None,
     tags: Iterable[str],
     datasets: Sequence[str] = (),
-    pipeline_tag: str = "unconditional-image-generation",
+    pipeline_tag: str | None = "unconditional-image-generation",
+    base_model: str | None = None,
+    base_model_relation: str | None = None,
+    name: str = "",
+    results: Sequence[EvalResult] = (),
 ) -> ModelCardData:
     """
     Of a diffusers pipeline or its components.
 
     Args:
-        license: Identifier of the Hub; `other` points to the card's section "License".
+        license: Identifier of the Hub; `other` points to the card's section "License", None says nothing.
         tags: Beside those that all have. datasets: Ids on the Hub, where they are known.
-        pipeline_tag: The Hub's task; a class-conditional model has `unconditional-image-generation`.
+        pipeline_tag: The Hub's task; a class-conditional model has `unconditional-image-generation`, a component none.
+        base_model: Id on the Hub of what it was made from. A folder of this machine is none, see `hub_id`.
+        base_model_relation: `finetune` or `adapter`.
+        name: Of the model. results: What was measured (see `result`); they become its model index, for which it needs a name.
     """
+    base_model = hub_id(base_model)
+    relation: dict[str, Any] = {}
+    if base_model and base_model_relation:
+        relation = {"base_model_relation": base_model_relation}
     return ModelCardData(
         library_name="diffusers",
         license=license,
         license_name="see-license-section" if license == "other" else None,
         pipeline_tag=pipeline_tag,
         datasets=list(datasets) or None,
+        base_model=base_model,
+        **relation,
         tags=["diffusers", *tags, "masked-image-generation"],
+        model_name=name if results else None,
+        eval_results=list(results) or None,
     )
+
+
+def result(
+    metric: str, value: float, data: str, metric_name: str = "", task: str = "unconditional-image-generation"
+) -> EvalResult:
+    """
+    A value as the Hub lists it.
+
+    Args:
+        metric: Its kind, such as `fid` or `accuracy`. value: Of it. metric_name: What it is called.
+        data: On which images it was measured: a data set's id on the Hub, or words.
+    """
+    on_hub = data if hub_id(data) else "custom"
+    return EvalResult(
+        task_type=task,
+        dataset_type=on_hub,
+        dataset_name=data,
+        metric_type=metric,
+        metric_value=round(float(value), 6),
+        metric_name=metric_name or metric,
+    )
+
+
+def hub_id(name: str | None) -> str | None:
+    """A name if it is an id on the Hub and not a folder of this machine, else None."""
+    return name if name and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists() else None
 
 
 def usage(
@@ -53,14 +97,23 @@ def usage(
         name: Folder, or id on the Hub. call: Lines of code that use `pipe`.
         also: Other names of this package that `call` uses. imports: Lines of code that import what else it uses.
     """
-    own, name = ", ".join(sorted([pipeline_class, *also])), json.dumps(name, ensure_ascii=False)
+    own, on_hub, name = ", ".join(sorted([pipeline_class, *also])), hub_id(name), json.dumps(name, ensure_ascii=False)
     lines = [f"from diffusers_autonat import {own}", "", f"pipe = {pipeline_class}.from_pretrained({name})", call]
-    loaded = f"DiffusionPipeline.from_pretrained({name}, custom_pipeline={name}, trust_remote_code=True)"
+    # Of an id on the Hub, DiffusionPipeline refuses components of other packages before it reads any file.
+    general, folder = ["from diffusers import DiffusionPipeline"], name
+    if on_hub:
+        general += ["from huggingface_hub import snapshot_download", "", f"folder = snapshot_download({name})"]
+        folder = "folder"
+    else:
+        general += [""]
+    general += [
+        f"pipe = DiffusionPipeline.from_pretrained({folder}, custom_pipeline={folder}, trust_remote_code=True)"
+    ]
     return "\n\n".join([
         code_block("\n".join([imports, *lines] if imports else lines)),
         "Code that knows only diffusers loads it too, where this package is installed; `trust_remote_code` allows to run "
         "[pipeline.py](pipeline.py), one line that imports the class:",
-        code_block(f"from diffusers import DiffusionPipeline\n\npipe = {loaded}"),
+        code_block("\n".join(general)),
     ])  # fmt: skip
 
 
@@ -72,3 +125,12 @@ def classes(id2label: Mapping[int, str] | None, num_classes: int) -> str:
     if len(id2label) <= 20:
         return f"## Classes\n\n{names}."
     return f"## Classes\n\n<details><summary>all {len(id2label)}, with their ids</summary>\n\n{names}.\n\n</details>"
+
+
+def license_section(license: str | None) -> str:
+    """Of weights whose trainer has stated it, or has not (`unknown`); nothing of what has none."""
+    if license is None:
+        return ""
+    if license == "unknown":
+        return "## License\n\nNot stated by who trained it; ask before you use it."
+    return f"## License\n\n{license}, as stated by who trained it."

@@ -41,33 +41,18 @@ def run(args: argparse.Namespace) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     if args.push_to_hub:
-        push(args.push_to_hub, args.output)
+        from ..hub import push_folder
+
+        push_folder(args.push_to_hub, args.output)
 
 
 def check_repository(repository: str) -> None:
-    """`ValueError` for what would end an upload at once, without asking the Hub."""
-    from huggingface_hub import get_token
-    from huggingface_hub.utils import validate_repo_id
+    """As `check_upload`; the card names the repository, so it needs an owner too."""
+    from ..hub import check_upload
 
-    validate_repo_id(repository)
+    check_upload(repository, "--push-to-hub")
     if "/" not in repository:
         raise ValueError(f"--push-to-hub {repository} names no owner: write OWNER/{repository}, as the card will.")
-    if get_token() is None:
-        raise ValueError("--push-to-hub needs a login: run `hf auth login` or set HF_TOKEN.")
-
-
-def push(repository: str, folder: str) -> None:
-    from huggingface_hub import create_repo, upload_folder
-
-    try:
-        create_repo(repository, exist_ok=True)
-        print(f"pushed to {upload_folder(repo_id=repository, folder_path=folder)}")
-    except Exception as error:  # whatever the network makes the client raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise OSError(
-            f"{folder} is complete, but it was not pushed to {repository}: {reason} Try again with"
-            f" `hf upload {repository} {folder}`."
-        ) from None
 
 
 def _assumed() -> dict[str, dict[str, int]]:

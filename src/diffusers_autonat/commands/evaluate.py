@@ -322,7 +322,7 @@ def register(commands) -> None:
     group.add_argument("--resolution", type=positive,
                        help="side that the reference's images are cropped to; default: the pipeline's")  # fmt: skip
     group.add_argument("--metrics", type=lambda text: tuple(text.replace(" ", "").split(",")), default=("fid",),
-                       help="some of fid,kid,is,prdc,class")  # fmt: skip
+                       help="some of fid,fid_error,kid,is,prdc,class,per_class")  # fmt: skip
     add_extractor_arguments(group)
     group.add_argument("--batch-size", type=positive, default=128,
                        help="images generated before they are measured; changes nothing but memory")  # fmt: skip

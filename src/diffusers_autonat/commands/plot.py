@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import math
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -122,6 +121,7 @@ def plot_steps(args: argparse.Namespace) -> None:
     from .. import plots
     from ..loading import default_device, load_pipeline
     from ..pipelines.prompts import takes_prompts
+    from ..pipelines.step_record import StepRecord
 
     pipe = load_pipeline(args.pipeline, device=default_device())
     strategy = chosen_strategy(args, pipe)
@@ -131,22 +131,12 @@ def plot_steps(args: argparse.Namespace) -> None:
             f"{args.pipeline} needs {'--prompt TEXT' if takes_prompts(pipe) else '--class-label NAME or id'}."
         )
     wanted = int(wanted) if not takes_prompts(pipe) and wanted.isdigit() else wanted
-    mask_id, steps = pipe.scheduler.config.mask_token_id, []
-
-    def look(pipe: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:
-        masked = tensors["latents"] == mask_id
-        steps.append((torch.where(masked, tensors["logits"].argmax(-1), tensors["latents"]), masked[0].cpu()))
-        return {}
-
+    record = StepRecord()
     pipe(
         [wanted], num_inference_steps=args.num_inference_steps, strategy=strategy, guidance_scale=args.guidance_scale,
-        generator=torch.Generator().manual_seed(args.seed), callback_on_step_end=look,
-        callback_on_step_end_tensor_inputs=["latents", "logits"],
+        generator=torch.Generator().manual_seed(args.seed), callback_on_step_end=record,
     )  # fmt: skip
-    with torch.no_grad():
-        guesses = torch.cat([pipe.decode_latents(guess) for guess, _ in steps])
-    images = pipe.image_processor.postprocess(guesses, "pil")
-    masks = [masked.reshape(math.isqrt(len(masked)), -1).numpy() for _, masked in steps]
+    images, masks = record.pictures(pipe)
     plots.plot_steps(images, masks, args.output, args.title or f"{Path(args.pipeline).resolve().name}: {wanted}")
 
 

@@ -1,6 +1,6 @@
 """Evaluation: feature extractors, reference statistics, distances and scores, and the evaluator that puts them together.
 
-Each file imports only those before it: `statistics`, `extractors`, `sources`; `references`; `distances`, `manifold`, `scores`,
+Each file imports only those before it: `statistics`, `extractors`, `sources`; `references`; `distances`, `manifold`, `scores`, `per_class`,
 `conditions`, `captions`; `registry`; `evaluation_checkpoint`, `evaluator`; `reconstructions`. Beside them stand `processes`, `noise`,
 `image_files`, and `reports` with their `comparison`.
 """
@@ -21,6 +21,7 @@ from .evaluation_checkpoint import EvaluationCheckpoint
 from .evaluator import Evaluator
 from .extractors import FeatureExtractor, InceptionExtractor, TransformersExtractor, load_extractor
 from .manifold import ManifoldScores, manifold_scores
+from .per_class import ClassRecognition
 from .reconstructions import reconstruction
 from .references import Reference, compute_reference, load_reference, save_reference
 from .registry import METRICS, RegisteredMetric, build_metrics
@@ -33,6 +34,7 @@ __all__ = [
     "CaptionConditions",
     "ClassConditions",
     "ClassConsistency",
+    "ClassRecognition",
     "ClassifierScore",
     "Conditions",
     "EvaluationCheckpoint",

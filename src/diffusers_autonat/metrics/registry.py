@@ -18,6 +18,7 @@ from .distances import FrechetDistance, KernelDistance
 from .extractors import FeatureExtractor
 from .influence import FrechetError
 from .manifold import NEAREST_K, ManifoldScores
+from .per_class import RECOGNISED, ClassRecognition
 from .references import Reference
 from .scores import ClassConsistency, ClassifierScore
 from .statistics import FeatureBank, warn_if_rank_deficient
@@ -29,7 +30,7 @@ class RegisteredMetric:
 
     Args:
         build: makes it from the extractor, the number of images there will be and the reference.
-        values: names of its values.
+        values: names of its values, up to a colon where there is one for each of something.
         needs_reference: it compares with a reference, and `needs_features` with kept rows of its features.
         needs_classifier: the extractor has to give logits, and for `needs_class_labels` those of the classes that
             images are asked to be of.
@@ -91,12 +92,20 @@ METRICS: dict[str, RegisteredMetric] = {
         needs_class_labels=True,
         depends_on_number=False,
     ),
+    "per_class": RegisteredMetric(
+        lambda extractor, num_images, reference: ClassRecognition(extractor.id2label or {}),
+        values=(RECOGNISED,),
+        needs_classifier=True,
+        needs_class_labels=True,
+        depends_on_number=False,
+    ),
 }
 
 
 def metric_of(value: str) -> RegisteredMetric | None:
     """The metric that gives a value of this name; None for one that is not known here."""
-    return next((metric for metric in METRICS.values() if value in metric.values), None)
+    name = value.partition(":")[0]
+    return next((metric for metric in METRICS.values() if name in metric.values), None)
 
 
 def build_metrics(

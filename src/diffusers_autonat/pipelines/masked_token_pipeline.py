@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +18,10 @@ from ..strategies import Strategy
 from .callbacks import CallState, CallStateMixin, call_on_step_end
 from .checks import check_tokens
 from .guided import GuidedTransformer, PolicyStep
-from .remote_code import save_remote_code
+from .hub import HubMixin
 
 
-class MaskedTokenPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoaderMixin):
+class MaskedTokenPipeline(CallStateMixin, HubMixin, DiffusionPipeline, TransformerLoraLoaderMixin):
     """
     Base of the pipelines. A subclass knows what images are asked to be, and which tokens are given; its components are a
     `vqvae` (or None), a `transformer`, a `scheduler` and what its condition needs.
@@ -52,11 +51,6 @@ class MaskedTokenPipeline(CallStateMixin, DiffusionPipeline, TransformerLoraLoad
             do_convert_rgb=not grey,
             do_convert_grayscale=grey,
         )
-
-    def save_pretrained(self, save_directory: str | Path, *args, **kwargs) -> None:
-        """As every pipeline's; writes `pipeline.py` too, by which `DiffusionPipeline` finds this class."""
-        save_remote_code(type(self), save_directory)
-        super().save_pretrained(save_directory, *args, **kwargs)
 
     def to_json_string(self) -> str:
         """As every pipeline's, but of a policy that is not there nothing is said: as before there were any."""

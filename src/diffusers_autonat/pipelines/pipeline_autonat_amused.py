@@ -53,11 +53,13 @@ class AutoNATAmusedPipeline(AutoNATTextToImagePipeline):
     aMUSEd's guidance scale g is s = g - 1 here: it mixes `uncond + g (cond - uncond)`.
 
     Args:
-        vqvae ([`~diffusers.VQModel`]), tokenizer ([`~transformers.CLIPTokenizer`]), text_encoder
-            ([`~transformers.CLIPTextModelWithProjection`]), transformer ([`~diffusers.UVit2DModel`]): aMUSEd's.
+        vqvae ([`~diffusers.VQModel`]): aMUSEd's, as are the next three.
+        transformer ([`~diffusers.UVit2DModel`]): with convolutions around its blocks.
+        text_encoder ([`~transformers.CLIPTextModelWithProjection`]): of prompts.
+        tokenizer ([`~transformers.CLIPTokenizer`]): of the encoder.
         scheduler ([`NATScheduler`]): its mask id is the codebook size.
-        crop (`tuple[int, int]`, defaults to `(0, 0)`), aesthetic_score (`float`, defaults to 6): what aMUSEd was told of its
-            training images besides their size.
+        crop (`tuple[int, int]`, defaults to `(0, 0)`): what aMUSEd was told of its training images besides their size.
+        aesthetic_score (`float`, defaults to 6): likewise.
     """
 
     _optional_components = []  # even the vqvae is needed: it tells how large images are, a part of the condition

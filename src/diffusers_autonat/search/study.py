@@ -40,7 +40,7 @@ def open_storage(location: str | Path) -> BaseStorage:
 
     Args:
         location: A file (Optuna's JournalStorage, also on NFS), created with its folder, see `open_journal`; or the URL
-            of a database, such as `postgresql://...` or `sqlite:///study.db`, whose workers give signs of life.
+            of a database, such as `postgresql+psycopg://...` or `sqlite:///study.db`, whose workers give signs of life.
 
     Raises:
         ValueError: it cannot be written, or is something else.
@@ -50,6 +50,10 @@ def open_storage(location: str | Path) -> BaseStorage:
             return RDBStorage(str(location), heartbeat_interval=HEARTBEAT, grace_period=3 * HEARTBEAT)
         except Exception as error:  # SQLAlchemy, its drivers and missing drivers have no common base
             reason = str(error).strip().splitlines()[0]
+            if isinstance(error, ImportError) and str(location).startswith("postgresql"):
+                reason = (
+                    'its driver is not installed: pip install "psycopg[binary]" and write postgresql+psycopg://...'
+                )
             raise ValueError(f"the storage {location} cannot be opened: {reason}") from error
     path = Path(location)
     try:

@@ -8,7 +8,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cards import PAPERS, escape, make_card, metadata, save_card, shell_command, table, usage
+from ..cards import (
+    PAPERS,
+    code_block,
+    escape,
+    hub_id,
+    license_section,
+    make_card,
+    metadata,
+    result,
+    save_card,
+    shell_command,
+    table,
+    usage,
+)
 from ..cards.sections import LIBRARY
 from ..plots import plot_history
 from ..provenance import hardware, versions
@@ -16,6 +29,7 @@ from ..strategies import TrainingStrategy
 from .conditions import ClassCondition
 from .loop import History, save_picture
 from .lora import adapter_size
+from .uploads import model_name
 
 
 if TYPE_CHECKING:
@@ -45,20 +59,25 @@ def save_model_card(
     history = History.read(output_dir / "history.jsonl")
     plot_history(history, folder / "training.png", {"loss": "loss", "token_accuracy": "masked-token accuracy"})
     shutil.copy(max((output_dir / "samples").glob("step-*.png")), folder / "samples.png")
-    name, transformer = args.hub_model_id or output_dir.resolve().name, pipeline.transformer
+    name, transformer = model_name(args), pipeline.transformer
     call = (
         f"image = pipe({condition.example(pipeline)!r}, num_inference_steps={max(args.num_inference_steps)}).images[0]"
     )
     what = f"A {condition.tag} masked-token transformer ({PAPERS[type(transformer).__name__]}) of"
     tags = [args.transformer, condition.tag] + ["lora"] * bool(args.rank)
-    data = metadata(args.license, tags, _dataset_ids(args.dataset_name), condition.pipeline_tag)
+    base, last = args.pretrained_model_name_or_path, history[-1]
+    measured = {
+        "loss": (last["loss"], "loss in nats per token, training images, end of training"),
+        "accuracy": (last["token_accuracy"], "masked-token accuracy, training images, end of training"),
+    }
+    data = metadata(
+        args.license, tags, _dataset_ids(args.dataset_name), condition.pipeline_tag,
+        base_model=base, base_model_relation="adapter" if args.rank else "finetune", name=name,
+        results=[result(kind, value, _data_name(args), called, condition.pipeline_tag) for kind, (value, called) in measured.items()],
+    )  # fmt: skip
     load, parameters = name, transformer.num_parameters()
     if args.rank:
-        load = args.pretrained_model_name_or_path
-        if Path(load).exists():
-            load = Path(load).resolve().name
-        else:
-            data.base_model = load
+        load = base if hub_id(base) else Path(base).resolve().name
         call = f"pipe.load_lora_weights({json.dumps(name, ensure_ascii=False)})\n{call}"
         what = f"An adapter (LoRA of rank {args.rank}, {adapter_size(pipeline):,} parameters) to {escape(load)}, a {what[2:]}"
         parameters -= adapter_size(pipeline)
@@ -73,7 +92,7 @@ def save_model_card(
             condition.card_section(pipeline),
             _training(args, info, strategy, history, num_processes),
             "![training curves](training.png)",
-            _license(args.license),
+            license_section(args.license),
         ],
     )
     save_card(folder, text)
@@ -94,14 +113,16 @@ def save_policy_card(folder: Path, pipeline: AutoNATPipeline, args: Any, guard: 
     panels["second_distance"] = "distance, second extractor"
     plot_history(rows, folder / "training.png", {key: panel for key, panel in panels.items() if key in rows[0]})
     base = args.pretrained_model_name_or_path
-    name = Path(args.output_dir).resolve().name
-    data = metadata(args.license, [condition.tag, "policy"], pipeline_tag=condition.pipeline_tag)
-    if Path(base).exists():
-        base = Path(base).resolve().name
-    else:
-        data.base_model = base
+    name = model_name(args)
     steps, best = pipeline.policy.config.num_inference_steps, guard.best_values
     values = [key for key in best if key != "step"]
+    measured_on = f"N = {args.num_validation_images:,}, by which the policy was chosen"
+    data = metadata(
+        args.license, [condition.tag, "policy"], pipeline_tag=condition.pipeline_tag, base_model=base,
+        base_model_relation="finetune", name=name,
+        results=[result(key, best[key], Path(args.reference).name, f"{key.replace('_', ' ')}, {measured_on}") for key in values],
+    )  # fmt: skip
+    base = base if hub_id(base) else Path(base).resolve().name
     compared = table(
         ["policy", *(key.replace("_", " ") for key in values)],
         [
@@ -132,7 +153,57 @@ def save_policy_card(folder: Path, pipeline: AutoNATPipeline, args: Any, guard: 
             f"by these numbers, which flatters it: measure it on other noise.\n\n{compared}",
             f"The training was stopped: {guard.stopped}." if guard.stopped else "",
             "![validations](training.png)",
-            _license(args.license),
+            license_section(args.license),
+        ],
+    )
+    save_card(folder, text)
+
+
+def save_tokenizer_card(folder: Path, vqvae: Any, args: Any) -> None:
+    """
+    Write README.md, training.png and samples.png beside a tokenizer that was trained.
+
+    Args:
+        args: Of `train_vqgan.py`, whose command line (`sys.argv`) is shown without this machine's folders.
+    """
+    output_dir, name, config = Path(args.output_dir), model_name(args), vqvae.config
+    history = History.read(output_dir / "history.jsonl")
+    last = history[-1]
+    panels = {"l1": "absolute error of pixels", "codes_used": "codes in use", "perplexity": "perplexity of the codes"}
+    plot_history(history, folder / "training.png", panels)
+    shutil.copy(max((output_dir / "samples").glob("step-*.png")), folder / "samples.png")
+    measured = {
+        "l1": "absolute error of pixels in [0, 1], training images, end of training",
+        "codes_used": "codes in use, end of training",
+    }
+    data = metadata(
+        args.license, ["vqgan", "image-tokenizer"], _dataset_ids(args.dataset_name), "image-feature-extraction",
+        base_model=args.pretrained_model_name_or_path, base_model_relation="finetune", name=name,
+        results=[result(key, last[key], _data_name(args), called, "image-feature-extraction") for key, called in measured.items()],
+    )  # fmt: skip
+    side = 2 ** (len(config.block_out_channels) - 1)
+    settings = {
+        "command": f"`{shell_command(['accelerate', 'launch', *sys.argv])}`",
+        "steps": f"{int(last['step']):,}",
+        "at the end": f"absolute error {last['l1']:.4f}, {last['codes_used']:.0f} of {config.num_vq_embeddings} codes in use",
+        "machine": hardware(),
+        "versions": ", ".join(f"{one} {v}" for one, v in versions("torch", "diffusers", "accelerate").items()),
+        "seed": str(args.seed),
+    }
+    loaded = json.dumps(name, ensure_ascii=False)
+    text = make_card(
+        data,
+        [
+            f"# {name}",
+            f"A VQ tokenizer of {vqvae.num_parameters():,} parameters: squares of {side} x {side} pixels become one of "
+            f"{config.num_vq_embeddings} codes each. Trained with {LIBRARY}, whose transformers draw images of them.",
+            code_block(
+                f"from diffusers import VQModel\n\nvqvae = VQModel.from_pretrained({loaded})  # images in [0, 1]"
+            ),
+            "![images above, reconstructions below](samples.png)",
+            "## Training\n\n" + table(["", ""], settings.items()),
+            "![training curves](training.png)",
+            license_section(args.license),
         ],
     )
     save_card(folder, text)
@@ -141,6 +212,11 @@ def save_policy_card(folder: Path, pipeline: AutoNATPipeline, args: Any, guard: 
 def _dataset_ids(name: str | None) -> list[str]:
     """The data set's id on the Hub; nothing where it is a folder of this machine."""
     return [name] if name and not Path(name).is_absolute() and not Path(name).exists() else []
+
+
+def _data_name(args: Any) -> str:
+    """What cards call the images: their id on the Hub, or words, as a folder's name may tell of this machine."""
+    return args.dataset_name if _dataset_ids(args.dataset_name) else "images of who trained it"
 
 
 def _training(args: Any, info: TokenSetInfo, strategy: TrainingStrategy, history: list[dict], processes: int) -> str:
@@ -162,9 +238,3 @@ def _training(args: Any, info: TokenSetInfo, strategy: TrainingStrategy, history
         "seed": str(args.seed),
     }
     return "## Training\n\n" + table(["", ""], rows.items())
-
-
-def _license(license: str) -> str:
-    if license == "unknown":
-        return "## License\n\nNot stated by who trained it; ask before you use it."
-    return f"## License\n\n{license}, as stated by who trained it."

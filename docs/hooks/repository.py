@@ -1,0 +1,74 @@
+"""Links out of docs/ that work on GitHub work in the site too.
+
+Pages link to sources, results, cards and pictures of the repository by relative paths. mkdocs knows the files of docs/ alone, so
+what pages link to is put into the site under repository/, pages as pages (with what they link to in turn), all else as it is, and
+README.md is the first page. A link to what does not exist is left as it is, and mkdocs, with --strict, refuses it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+
+ROOT = Path(__file__).parents[2]
+ALWAYS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+LINK = re.compile(r"(\]\()([^)\s#]+)")
+
+
+def in_site(path: str) -> str:
+    """Where a file of the repository is in the site."""
+    if path == "README.md":
+        return "index.md"
+    return path.removeprefix("docs/") if path.startswith("docs/") else f"repository/{path}"
+
+
+def in_repository(uri: str) -> str:
+    """Where a file of the site is in the repository."""
+    if uri == "index.md":
+        return "README.md"
+    return uri.removeprefix("repository/") if uri.startswith("repository/") else f"docs/{uri}"
+
+
+def targets_of(path: str) -> list[str]:
+    """The files of the repository that a page of it links to."""
+    links = [link for _, link in LINK.findall((ROOT / path).read_text()) if "://" not in link]
+    paths = [posixpath.normpath(posixpath.join(posixpath.dirname(path), link)) for link in links]
+    return [one for one in paths if (ROOT / one).is_file()]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    waiting = [*ALWAYS, *(in_repository(file.src_uri) for file in files.documentation_pages())]
+    seen = set(waiting)
+    while waiting:
+        path = waiting.pop()
+        uri = in_site(path)
+        if uri not in files.src_uris:
+            files.append(File.generated(config, uri, abs_src_path=str(ROOT / path)))
+        if path.endswith(".md"):
+            new = set(targets_of(path)) - seen
+            seen |= new
+            waiting += sorted(new)
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Rewrite a page's links from the places of the repository to those of the site."""
+    uri = page.file.src_uri
+    here = in_repository(uri)
+
+    def rewrite(found: re.Match) -> str:
+        link = found[2]
+        if "://" in link:
+            return found[0]
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(here), link))
+        if not (ROOT / path).is_file():
+            return found[0]
+        return found[1] + posixpath.relpath(in_site(path), posixpath.dirname(uri) or ".")
+
+    return LINK.sub(rewrite, markdown)

@@ -1,0 +1,104 @@
+"""The card of what a search has found: strategies that anybody puts into the scheduler of the pipeline they were found for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..cards import code_block, escape, hub_id, license_section, make_card, metadata, result, save_card, table
+from ..cards.sections import LIBRARY
+from ..pipelines.prompts import takes_prompts
+from ..plots import readable
+
+
+def save_search_card(
+    folder: str | Path,
+    name: str,
+    base: str,
+    pipeline: Any,
+    scheduler: Any,
+    provenance: Mapping[str, Mapping[str, Any]],
+    compared: Mapping[int, Sequence[tuple[str, float]]],
+    measured_by: str,
+    license: str,
+) -> None:
+    """
+    Write README.md beside the `scheduler_config.json` of a search.
+
+    Args:
+        name: Of the repository, or of the folder. base: Folder or Hub id of the pipeline.
+        scheduler: Of the order that was searched. provenance: What its `search.json` says, by numbers of steps.
+        compared: By number of steps what was measured alike, best first: strategy and value.
+        measured_by: The extractor and the reference, in words.
+        license: An identifier of the Hub, or `unknown`.
+    """
+    shown, is_text = base if hub_id(base) else Path(base).resolve().name, takes_prompts(pipeline)
+    task = "text-to-image" if is_text else "unconditional-image-generation"
+    kind, order = type(pipeline).__name__, type(scheduler).__name__
+    steps = sorted(map(int, provenance))
+    rows, results = [], []
+    for number, origin in sorted(provenance.items(), key=lambda item: int(item[0])):
+        if "num_trials" not in origin.get("search", {}):  # of earlier code
+            continue
+        metric, images = readable(origin["metric_name"]), f"{origin['num_images']:,}"
+        noise = "fresh noise" if origin.get("confirmed") else "the search's own noise, which flatters it"
+        rows.append([
+            number, escape(str(origin["sampler"])), f"{origin['search']['num_trials']:,} of {origin['search']['num_images']:,} images",
+            f"{origin['value']:.4f}", f"{images}, {noise}", f"`{origin['pipeline']}`",
+        ])  # fmt: skip
+        called = f"{metric}, T = {number}, N = {images}"
+        results.append(
+            result(origin["metric_name"], origin["value"], f"reference {origin['reference']}", called, task)
+        )
+    load, own = (json.dumps(one, ensure_ascii=False) for one in (shown, name))
+    example = "'a red boat on a lake'" if is_text else "0"
+    usage = code_block(
+        f"from diffusers_autonat import {', '.join(sorted([kind, order]))}\n\n"
+        f"pipe = {kind}.from_pretrained({load})\n"
+        f"pipe.scheduler = {order}.from_pretrained({own})\n"
+        f"image = pipe({example}, num_inference_steps={steps[-1]}).images[0]"
+    )
+    tables = [
+        f"### T = {number}\n\n"
+        + table(["strategy", "value"], [[escape(label), f"{value:.4f}"] for label, value in same])
+        for number, same in sorted(compared.items())
+    ]
+    pictures = [f"![{words}]({file})" for file, words in PICTURES.items() if Path(folder, file).exists()]
+    save_card(folder, make_card(
+        metadata(
+            license, ["autonat", "scheduler", "searched-strategy"], pipeline_tag=task, base_model=base, name=name, results=results
+        ),
+        [
+            f"# {Path(name).name}",
+            f"Strategies of {', '.join(map(str, steps))} steps for {escape(shown)}, found by a search with {LIBRARY}: no weights, "
+            "only what each step of sampling does.",
+            usage,
+            "## Found\n\n"
+            + table(["T", "sampler", "trials", "value", "measured on", "for the weights"], rows)
+            + f"\n\nThe lower the better. {measured_by} `search.json` says what each value depends on, `result.json` and "
+            "`trials.csv` what was tried.",
+            "\n\n".join(tables),
+            *pictures,
+            license_section(license),
+        ],
+    ))  # fmt: skip
+
+
+PICTURES = {
+    "schedules.png": "the schedules that were found, and where the search started",
+    "history.png": "the trials",
+    "front.png": "quality against cost",
+}
+
+# What of a search's folder is uploaded: neither its journal, which names machines, nor its locks.
+UPLOADED = (
+    "README.md",
+    "scheduler_config.json",
+    "search.json",
+    "strategy-T*.json",
+    "result.json",
+    "trials.csv",
+    *PICTURES,
+)
