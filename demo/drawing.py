@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffusers_autonat import AutoNATInpaintPipeline, ENATTransformer2DModel, GenerationStrategy
+from diffusers_autonat import AutoNATInpaintPipeline, GenerationStrategy
 from diffusers_autonat.images import image_to_array
 from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.pipelines.pipeline_autonat_amused import AutoNATAmusedPipeline
 from diffusers_autonat.pipelines.prompts import takes_prompts
 from diffusers_autonat.pipelines.step_record import StepRecord
 from diffusers_autonat.plots import plot_schedules, plot_steps
+from diffusers_autonat.training.recipes import heuristic_of
 
 
 STORED, HEURISTIC, CURVES = "Stored with the model", "Heuristic", "Own curves"
@@ -112,8 +113,7 @@ class Studio:
         """That of the paper of the pipeline's transformer, or of its order."""
         if self.pipe.scheduler.strategy_class is not GenerationStrategy:
             return self.pipe.scheduler.heuristic(steps)
-        is_enat = isinstance(self.pipe.transformer, ENATTransformer2DModel)
-        return (GenerationStrategy.enat if is_enat else GenerationStrategy.cosine)(steps, **settings)
+        return heuristic_of(self.pipe)(steps, **settings)
 
     def strategy(
         self, kind: str, steps: int, settings: Mapping[str, float], curves: Mapping[str, tuple[float, float]]

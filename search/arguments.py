@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 import torch
 
-from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
+from diffusers_autonat import NATScheduler, TrainingStrategy
 from diffusers_autonat.command_line import number, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.commands.arguments import check_writable
 from diffusers_autonat.loading import default_device, load_pipeline
@@ -32,7 +32,7 @@ from diffusers_autonat.search.objective import METRICS
 from diffusers_autonat.search.spaces import generation_start, resample_strategy
 from diffusers_autonat.search.training import CandidateTrainer
 from diffusers_autonat.strategy_files import read_strategies
-from diffusers_autonat.training.recipes import RECIPES
+from diffusers_autonat.training.recipes import heuristic_of
 
 
 DEFAULT_JOURNAL = "search.journal"
@@ -89,14 +89,6 @@ def add_start_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--remasking-temperature", type=number(0), help="lambda of the heuristic; default: the paper's")
     group.add_argument("--guidance-scale", type=number(0), help="k of the heuristic; default: the paper's")
-
-
-def heuristic_of(pipeline: Any) -> Callable[..., GenerationStrategy]:
-    """The heuristic of the paper of a pipeline's transformer; AutoNAT's where that has still to be trained."""
-    for recipe in RECIPES.values():
-        if pipeline is not None and isinstance(pipeline.transformer, recipe.model_class):
-            return recipe.heuristic
-    return GenerationStrategy.cosine
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, float]:

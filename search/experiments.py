@@ -22,7 +22,6 @@ from arguments import (
     add_training_arguments,
     as_identity,
     candidate_trainer,
-    heuristic_of,
     judge_of,
     load_judged,
     main_of_script,
@@ -49,6 +48,7 @@ from diffusers_autonat.search.spaces import SCHEDULE_NAMES, training_space
 from diffusers_autonat.search.strategy_spaces import FixedStepsSpace
 from diffusers_autonat.search.study import complete_trials, open_storage, open_study, run_study, wait_for_workers
 from diffusers_autonat.search.training import describe
+from diffusers_autonat.training.recipes import heuristic_of
 
 
 SEEDS = 1_000  # between the seeds of two repetitions, which are also those of their noise

@@ -35,11 +35,15 @@ def in_repository(uri: str) -> str:
     return uri.removeprefix("repository/") if uri.startswith("repository/") else f"docs/{uri}"
 
 
+def target_of(path: str, link: str) -> str | None:
+    """The file of the repository that a link of a page leads to; None where it leads elsewhere, or nowhere."""
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(path), link))
+    return target if "://" not in link and (ROOT / target).is_file() else None
+
+
 def targets_of(path: str) -> list[str]:
     """The files of the repository that a page of it links to."""
-    links = [link for _, link in LINK.findall((ROOT / path).read_text()) if "://" not in link]
-    paths = [posixpath.normpath(posixpath.join(posixpath.dirname(path), link)) for link in links]
-    return [one for one in paths if (ROOT / one).is_file()]
+    return [target for _, link in LINK.findall((ROOT / path).read_text()) if (target := target_of(path, link))]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -63,12 +67,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     here = in_repository(uri)
 
     def rewrite(found: re.Match) -> str:
-        link = found[2]
-        if "://" in link:
+        target = target_of(here, found[2])
+        if target is None:
             return found[0]
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(here), link))
-        if not (ROOT / path).is_file():
-            return found[0]
-        return found[1] + posixpath.relpath(in_site(path), posixpath.dirname(uri) or ".")
+        return found[1] + posixpath.relpath(in_site(target), posixpath.dirname(uri) or ".")
 
     return LINK.sub(rewrite, markdown)

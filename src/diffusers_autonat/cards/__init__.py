@@ -2,7 +2,7 @@
 
 from .card import code_block, escape, make_card, save_card, shell_command, table
 from .pipeline_card import add_card, pipeline_card
-from .sections import PAPERS, classes, hub_id, license_section, metadata, result, usage
+from .sections import PAPERS, classes, hub_id, license_section, metadata, result, shown_name, usage
 
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "result",
     "save_card",
     "shell_command",
+    "shown_name",
     "table",
     "usage",
 ]

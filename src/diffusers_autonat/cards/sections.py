@@ -86,6 +86,11 @@ def hub_id(name: str | None) -> str | None:
     return name if name and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists() else None
 
 
+def shown_name(name: str) -> str:
+    """What cards call a pipeline: its id on the Hub, or the folder alone, since where that lies is this machine's business."""
+    return name if hub_id(name) else Path(name).resolve().name
+
+
 def usage(
     name: str, call: str, pipeline_class: str = "AutoNATPipeline", also: Sequence[str] = (), imports: str = ""
 ) -> str:

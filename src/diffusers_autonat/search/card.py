@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..cards import code_block, escape, hub_id, license_section, make_card, metadata, result, save_card, table
+from ..cards import code_block, escape, license_section, make_card, metadata, result, save_card, shown_name, table
 from ..cards.sections import LIBRARY
 from ..pipelines.prompts import takes_prompts
 from ..plots import readable
@@ -34,7 +34,7 @@ def save_search_card(
         measured_by: The extractor and the reference, in words.
         license: An identifier of the Hub, or `unknown`.
     """
-    shown, is_text = base if hub_id(base) else Path(base).resolve().name, takes_prompts(pipeline)
+    shown, is_text = shown_name(base), takes_prompts(pipeline)
     task = "text-to-image" if is_text else "unconditional-image-generation"
     kind, order = type(pipeline).__name__, type(scheduler).__name__
     steps = sorted(map(int, provenance))

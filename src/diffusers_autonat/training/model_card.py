@@ -12,13 +12,13 @@ from ..cards import (
     PAPERS,
     code_block,
     escape,
-    hub_id,
     license_section,
     make_card,
     metadata,
     result,
     save_card,
     shell_command,
+    shown_name,
     table,
     usage,
 )
@@ -77,7 +77,7 @@ def save_model_card(
     )  # fmt: skip
     load, parameters = name, transformer.num_parameters()
     if args.rank:
-        load = base if hub_id(base) else Path(base).resolve().name
+        load = shown_name(base)
         call = f"pipe.load_lora_weights({json.dumps(name, ensure_ascii=False)})\n{call}"
         what = f"An adapter (LoRA of rank {args.rank}, {adapter_size(pipeline):,} parameters) to {escape(load)}, a {what[2:]}"
         parameters -= adapter_size(pipeline)
@@ -122,7 +122,7 @@ def save_policy_card(folder: Path, pipeline: AutoNATPipeline, args: Any, guard: 
         base_model_relation="finetune", name=name,
         results=[result(key, best[key], Path(args.reference).name, f"{key.replace('_', ' ')}, {measured_on}") for key in values],
     )  # fmt: skip
-    base = base if hub_id(base) else Path(base).resolve().name
+    base = shown_name(base)
     compared = table(
         ["policy", *(key.replace("_", " ") for key in values)],
         [

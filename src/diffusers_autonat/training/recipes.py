@@ -50,6 +50,14 @@ def recipe_name(pretrained_model_name_or_path: str) -> str:
     return names[class_name]
 
 
+def heuristic_of(pipeline: Any) -> Callable[..., GenerationStrategy]:
+    """The heuristic of the paper of a pipeline's transformer; AutoNAT's where that has still to be trained."""
+    for recipe in RECIPES.values():
+        if pipeline is not None and isinstance(pipeline.transformer, recipe.model_class):
+            return recipe.heuristic
+    return GenerationStrategy.cosine
+
+
 def taken_by(function: Callable, options: dict[str, Any]) -> dict[str, Any]:
     """Those of `options` that `function` has a parameter for: a script offers the options of all transformers."""
     parameters = inspect.signature(function).parameters
