@@ -76,6 +76,7 @@ def test_step_parts(run):
     assert all(row["mean_difference"] < 1e-5 for row in rows)
 
 
+@pytest.mark.slow
 def test_generate_with_other_runtimes(run):
     for library in ("onnxscript", "onnxruntime"):
         pytest.importorskip(library)
