@@ -15,6 +15,8 @@ BIN := $(VENV)/bin
 EXTRAS ?= dev
 # Without an NVIDIA driver the CPU build of torch is pinned.
 CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,--constraint constraints/cpu.txt)
+# Processes of the test suite: one for each core pays, as small models hardly use more.
+JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 
 .PHONY: demo app test test-lowest lint docs pictures package train data clean
@@ -27,14 +29,14 @@ app: $(VENV)/.ready-app
 	$(BIN)/python demo/app.py $(PIPELINE)
 
 test: $(VENV)/.ready-$(EXTRAS) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # Everything but training and benchmarks, which take longest and use nothing else of the libraries.
 CORE ?= --ignore=tests/training --ignore=tests/benchmarks --ignore=tests/kill tests
 LOWEST := $(VENV)-lowest
 test-lowest:
 	$(MAKE) $(LOWEST)/.ready-dev VENV=$(LOWEST) CONSTRAINTS="$(CONSTRAINTS) --constraint constraints/lowest.txt"
-	$(LOWEST)/bin/python -m pytest $(CORE)
+	$(LOWEST)/bin/python -m pytest -n $(JOBS) --dist loadfile $(CORE)
 
 lint: $(VENV)/.ready-$(EXTRAS)
 	$(BIN)/ruff check .

@@ -45,7 +45,7 @@ class WithoutDisentangling(ENATTransformer2DModel):
     def forward(self, input_ids, class_labels=None, cache=None, num_masked=None, return_dict=True):
         hidden_states, class_embedding = self.embed(input_ids, class_labels)
         for block in (*self.encoder_blocks, *self.decoder_blocks):
-            hidden_states = block(hidden_states, class_embedding, None)
+            hidden_states, _ = block(hidden_states, class_embedding, None)
         places = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         codebook = self.embed.word_embeddings(torch.arange(self.config.codebook_size, device=input_ids.device))
         return ENATTransformer2DModelOutput(sample=self.head(hidden_states, places, codebook))

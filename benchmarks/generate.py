@@ -22,6 +22,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -48,6 +49,7 @@ from diffusers_autonat import (
     NATScheduler,
     UViTTransformer2DModel,
 )
+from diffusers_autonat.export import export_pipeline
 from diffusers_autonat.files import write_json
 from diffusers_autonat.loading import default_device
 from diffusers_autonat.pipelines.first_step import FirstStepCache
@@ -196,7 +198,50 @@ def copy_of(pipe: AutoNATPipeline) -> AutoNATPipeline:
     return copied
 
 
-OPTIONS = {"fused qkv": fused, "compiled": compiled}
+def fp8_storage(pipe: AutoNATPipeline) -> AutoNATPipeline:
+    """By diffusers: weights lie in fp8 and are cast, layer by layer, when they are used."""
+    pipe = copy_of(pipe)
+    pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, pipe.transformer.dtype)
+    return pipe
+
+
+def int8_torchao(pipe: AutoNATPipeline) -> AutoNATPipeline:
+    """Dynamic int8 by the configuration that diffusers' `TorchAoConfig` takes; `pip install torchao`."""
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    pipe = copy_of(pipe)
+    quantize_(pipe.transformer, Int8DynamicActivationInt8WeightConfig())
+    return pipe
+
+
+def int8_torch(pipe: AutoNATPipeline) -> AutoNATPipeline:
+    """Dynamic int8 by torch itself, which has declared it obsolete; of float32 weights, whatever the row's dtype."""
+    pipe = copy_of(pipe)
+    quantized = torch.ao.quantization.quantize_dynamic(pipe.transformer.float(), {torch.nn.Linear}, torch.qint8)
+    pipe.register_modules(transformer=quantized)
+    return pipe
+
+
+def exported(format: str, int8: bool, pipe: AutoNATPipeline) -> AutoNATPipeline:
+    """In another runtime: ONNX Runtime in float32 whatever the row's dtype, OpenVINO in the row's."""
+    dtype = pipe.transformer.dtype if format == "openvino" else None
+    with TemporaryDirectory() as folder:
+        pipe = copy_of(pipe)
+        whole = AutoNATPipeline(copy.deepcopy(pipe.vqvae).float(), pipe.transformer.float(), pipe.scheduler)
+        whole.save_pretrained(f"{folder}/torch")
+        export_pipeline(f"{folder}/torch", f"{folder}/{format}", format, int8, report=lambda _: None)
+        made = AutoNATPipeline.from_pretrained(f"{folder}/{format}", **({} if dtype is None else {"dtype": dtype}))
+        made.set_progress_bar_config(disable=True)
+        return made
+
+
+OPTIONS = {
+    "fused qkv": fused, "compiled": compiled, "fp8 storage": fp8_storage, "int8, torchao": int8_torchao,
+    "int8, torch": int8_torch, "onnx": partial(exported, "onnx", False), "onnx, int8": partial(exported, "onnx", True),
+    "openvino": partial(exported, "openvino", False), "openvino, int8": partial(exported, "openvino", True),
+}  # fmt: skip
+# What the counter does not see is the same work.
+UNCOUNTED = {name for name in OPTIONS if name not in ("fused qkv", "fp8 storage")}
 
 
 def ways_of(model: str, pixels: int, steps: int, batch: int, dtype: torch.dtype, device: str, args) -> dict[str, Way]:
@@ -229,7 +274,7 @@ def ways_of(model: str, pixels: int, steps: int, batch: int, dtype: torch.dtype,
         ways["ours, kept first step"] = Way(with_kept)
     for name in args.options:
         if name in OPTIONS:
-            counted_as = "ours" if name == "compiled" else None
+            counted_as = "ours" if name in UNCOUNTED else None
             ways[f"ours, {name}"] = Way(partial(ours, OPTIONS[name](pipe), strategy, labels), counted_as)
     return ways
 

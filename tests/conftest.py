@@ -1,4 +1,5 @@
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,9 @@ def pytest_configure(config):
     # Not at import: tests import this file a second time, when another profile may have been chosen.
     if not config.getoption("--hypothesis-profile"):
         settings.load_profile("suite")
+    if hasattr(config, "workerinput"):  # one of several processes of `pytest -n`: they share the cores
+        os.environ["OMP_NUM_THREADS"] = "1"  # of what tests start
+        torch.set_num_threads(1)
 
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -134,3 +134,11 @@ def test_extremes_are_the_images_with_the_least_and_the_most(tmp_path, figures):
     shown = [int(axis.images[0].get_array().max()) for axis in figure.axes]
     assert shown == [5, 1, 7, 2, 6, 4]
     assert figure.axes[0].get_title() == "image 5\n0.00" and figure.axes[3].get_title() == "image 2\n9.00"
+
+
+def test_growth_finds_the_exponent(tmp_path):
+    sizes = [64, 256, 1024]
+    costs = [0.01 * size**1.5 for size in sizes]
+    assert plots.fit_power(sizes, costs) == pytest.approx((1.5, 0.01))
+    plots.plot_growth({"tokens": (sizes, costs), "steps": ([1, 2, 4], [1.0, 1.9, 4.2])}, tmp_path / "growth.png")
+    assert Image.open(tmp_path / "growth.png").width > 400

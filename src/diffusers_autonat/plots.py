@@ -331,6 +331,43 @@ def plot_steps(
     _save(figure, path)
 
 
+def fit_power(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
+    """Exponent and factor of the power `factor * size**exponent` that fits best, by least squares of logarithms."""
+    exponent, logarithm = np.polyfit(np.log(sizes), np.log(values), 1)
+    return float(exponent), float(np.exp(logarithm))
+
+
+def plot_growth(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: str | Path,
+    label: str = "seconds for an image",
+) -> None:
+    """How a cost grows, one panel for each thing that grows, on logarithmic axes: what was measured, and the power of the size
+    that fits it best.
+
+    Args:
+        curves: Sizes and costs, by what the sizes are of.
+        path: Of the picture; its folder is made.
+        label: What the costs are.
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(
+        1, len(curves), figsize=(3.1 * len(curves), 3.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, (name, (sizes, costs)) in zip(axes[0], curves.items()):
+        exponent, factor = fit_power(sizes, costs)
+        axis.loglog(
+            sizes, factor * np.asarray(sizes, dtype=float) ** exponent, color="C1", label=f"exponent {exponent:.2f}"
+        )
+        axis.loglog(sizes, costs, "o", color="C0")
+        axis.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
+        axis.set_xlabel(name)
+        axis.minorticks_off()
+        axis.legend(frameon=False)
+    axes[0, 0].set_ylabel(label)
+    _save(figure, path)
+
+
 def _mask_picture(mask: np.ndarray) -> Image.Image:
     """Grey where a token is masked, blue where it is known."""
     known = np.array([int(COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)], np.uint8)

@@ -74,3 +74,27 @@ def test_step_parts(run):
     rows = run("step_parts.py", "--model", "tiny", "--batch-sizes", 1, "--dtypes", "float32", "--rounds", 1)
     assert [row["part"] for row in rows] == ["decoder", "guidance", "ranks", "head", "draw"]
     assert all(row["mean_difference"] < 1e-5 for row in rows)
+
+
+@pytest.mark.slow
+def test_generate_with_other_runtimes(run):
+    for library in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(library)
+    rows = run(
+        "generate.py", "--models", "tiny", "--steps", 2, "--batch-sizes", 1, "--dtypes", "bfloat16", "--rounds", 1,
+        "--peak-size", 64, "--options", "onnx", "onnx, int8", "fp8 storage", "int8, torch",
+    )  # fmt: skip
+    assert [row["way"] for row in rows[2:]] == [
+        "ours, onnx",
+        "ours, onnx, int8",
+        "ours, fp8 storage",
+        "ours, int8, torch",
+    ]
+    assert all(row["operations"] == rows[1]["operations"] for row in rows[2:])
+
+
+def test_growth(run, tmp_path):
+    rows = run("growth.py", "--model", "tiny", "--tokens", 64, "--axes", "tokens", "batch", "steps", "--rounds", 1)
+    assert [row["axis"] for row in rows] == ["tokens", "batch", "steps"]
+    assert all(len(row["seconds_per_image"]) == len(row["sizes"]) for row in rows)
+    assert (tmp_path / "result.png").stat().st_size > 5_000

@@ -10,11 +10,14 @@ from diffusers_autonat import (
     AutoNATInpaintPipeline,
     AutoNATPipeline,
     ENATTransformer2DModel,
+    GenerationStrategy,
     UViTTransformer2DModel,
 )
 from diffusers_autonat.cli import main
+from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.export import FORMATS, export_pipeline
 from diffusers_autonat.loading import load_pipeline
+from diffusers_autonat.provenance import pipeline_hash
 from tests.conftest import LABELS, tiny_pipeline, tiny_vqvae
 from tests.pipelines.text_encoders import tiny_text_pipeline
 
@@ -96,6 +99,11 @@ def test_a_folder_holds_no_weights_twice_and_saves_again(exported, tmp_path):
     loaded.save_pretrained(tmp_path / "again")
     assert torch.equal(draw(load_pipeline(tmp_path / "again")), draw(loaded))
     index = json.loads((folder / "model_index.json").read_text())
+    strategy = GenerationStrategy.cosine(4)
+    assert pipeline_cost(loaded, strategy).transformer == pipeline_cost(pipe, strategy).transformer
+    with pytest.raises(ValueError, match="are in its graph"):
+        loaded.transformer.num_parameters()
+    assert pipeline_hash(loaded) == pipeline_hash(load_pipeline(folder)) != pipeline_hash(pipe)
     assert index["transformer"][0] == index["vqvae"][0] == "diffusers_autonat.models.exported"
 
 
@@ -112,6 +120,7 @@ def test_int8_is_near(kind, format, tmp_path):
         expected = pipe.transformer(tokens, class_labels=labels).sample
         found = loaded.transformer(tokens, class_labels=labels).sample
     error = ((found - expected).norm() / expected.norm()).item()
+    assert pipeline_hash(loaded) != pipeline_hash(pipe)
     assert 1e-6 < error < 0.2  # it is not the float graph, and not another model
     assert draw(loaded).shape == (5, 49)
 

@@ -164,3 +164,45 @@ def test_saved_and_loaded(tmp_path):
     assert isinstance(loaded.transformer, ENATTransformer2DModel)
     images = [one([0, 1], generator=generators(2), output_type="pt").images for one in (pipe, loaded)]
     assert torch.equal(*images)
+
+
+@pytest.mark.parametrize("strategy", [GenerationStrategy.enat(6), SEARCHED], ids=["enat", "guidance comes and goes"])
+def test_a_modulation_is_computed_once_and_changes_no_bit(strategy):
+    pipe = enat_pipeline()
+    modulation = pipe.transformer.decoder_blocks[0].modulation
+    counted = []
+    modulation.register_forward_hook(lambda *_: counted.append(1))
+
+    def run(keeps):
+        pipe.transformer.keeps_modulation = keeps
+        counted.clear()
+        logits = []
+
+        def keep(pipe, step, timestep, kwargs):
+            logits.append(kwargs["logits"].clone())
+            return {}
+
+        pipe([0, 3], strategy=strategy, generator=torch.Generator().manual_seed(0), output_type="latent",
+             callback_on_step_end=keep, callback_on_step_end_tensor_inputs=["logits"])  # fmt: skip
+        return torch.stack(logits), len(counted)
+
+    (kept, few), (anew, many) = run(True), run(False)
+    if strategy is SEARCHED:  # both halves' are computed as one batch or as two, which rounds otherwise
+        torch.testing.assert_close(kept, anew, rtol=1e-4, atol=1e-4)
+    else:
+        assert torch.equal(kept, anew)
+    assert few < many - 2
+    # With gradients it is computed by the model that learns, whatever the cache holds.
+    tokens, labels = torch.full((1, 49), 16), torch.tensor([1])
+    tokens[0, :9] = 3
+    pipe.transformer.keeps_modulation = True
+    with torch.no_grad():
+        cache = pipe.transformer(tokens, class_labels=labels).cache
+    assert cache.modulation.shape == (1, 3, 8 * 32)
+    cache.modulation = cache.modulation + 1
+    tokens[0, 9:12] = 4
+    with torch.no_grad():
+        other = pipe.transformer(tokens, class_labels=labels, cache=cache).sample
+    recorded = pipe.transformer(tokens, class_labels=labels, cache=cache).sample
+    recorded.sum().backward()
+    assert modulation.weight.grad.abs().sum() > 0 and not torch.allclose(other, recorded)

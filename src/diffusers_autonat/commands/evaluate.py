@@ -225,6 +225,8 @@ def open_pipeline(args: argparse.Namespace, state: Any) -> tuple[Any, dict[str, 
     pipe.to(state.device)
     # The tokenizer stays as it is: half precision breaks some of them, and it is the smaller part of the work.
     if args.dtype != "float32":
+        if hasattr(pipe.transformer, "graph"):
+            raise ValueError(f"{args.pipeline} is exported, and runs as it is: leave --dtype {args.dtype} out.")
         torch.nn.Module.to(pipe.transformer, getattr(torch, args.dtype))  # diffusers' own warns of parts we have not
     return pipe, {"name": name, "class": type(pipe).__name__, **hashes, "dtype": args.dtype}
 

@@ -95,10 +95,10 @@ def pipeline_cost(pipeline: Any, strategy: Strategy | None, guidance_scale: floa
     if not guidance_scale >= 0:
         raise ValueError(f"guidance_scale = {guidance_scale} must not be negative; 0 turns guidance off.")
     transformer, vqvae = unwrap_module(pipeline.transformer), unwrap_module(pipeline.vqvae)
-    pass_cost = _pass_cost(type(transformer), transformer.to_json_string())  # type: ignore[arg-type]
+    pass_cost = _pass_cost(_class_of(transformer), transformer.to_json_string())  # type: ignore[arg-type]
     side = transformer.config.sample_size
     padding = tuple(padding_blocks(vqvae))
-    decoder = _decoder_cost(type(vqvae), vqvae.to_json_string(), padding, side)  # type: ignore[arg-type]
+    decoder = _decoder_cost(_class_of(vqvae), vqvae.to_json_string(), padding, side)  # type: ignore[arg-type]
 
     policy = Macs()
     if strategy is None:
@@ -163,6 +163,11 @@ def _on_meta(model_class: type, config: str) -> Any:
         return model_class.from_config(json.loads(config)).eval()  # type: ignore[attr-defined]
 
 
+def _class_of(model: Any) -> type:
+    """An exported model costs what the one does that it was exported from."""
+    return getattr(model, "exported_from", type(model))
+
+
 @lru_cache(maxsize=64)
 def _policy_cost(config: str) -> Macs:
     """Of one step of a policy."""
@@ -221,10 +226,10 @@ def _enat_pass_cost(model: ENATTransformer2DModel) -> Callable[[int, int], Macs]
     per_own, per_context = two.weights - one.weights, with_context.weights - one.weights
     modulation, per_pair = one.weights - per_own, one.attention
 
-    def blocks(number: int, own: int, context: int) -> Macs:
+    def blocks(number: int, own: int, context: int, modulated: bool) -> Macs:
         if own == 0:  # the stage is left out
             return Macs()
-        weights = modulation + per_own * own + per_context * context
+        weights = (0 if modulated else modulation) + per_own * own + per_context * context
         return Macs(weights, per_pair * own * (own + context)) * number
 
     reuse = _count(model.reuse_proj, tokens(1))
@@ -235,8 +240,10 @@ def _enat_pass_cost(model: ENATTransformer2DModel) -> Callable[[int, int], Macs]
 
     def cost(num_masked: int, num_encoded: int) -> Macs:
         num_visible = num_tokens - num_masked
-        encoder = blocks(config.num_encoder_layers, num_visible - num_encoded, num_encoded)
-        return reuse * num_encoded + encoder + blocks(config.num_decoder_layers, num_masked, num_visible) + head + text
+        modulated = num_encoded > 0  # by the step that has encoded them
+        encoder = blocks(config.num_encoder_layers, num_visible - num_encoded, num_encoded, modulated)
+        decoder = blocks(config.num_decoder_layers, num_masked, num_visible, modulated)
+        return reuse * num_encoded + encoder + decoder + head + text
 
     return cost
 

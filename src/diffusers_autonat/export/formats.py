@@ -75,7 +75,10 @@ class OnnxFormat:
         plain, whole = folder / f"{STEM}.onnx", folder / "float.onnx"
         # The weights' file is named within the graph, so it is written anew beside it.
         onnx = require("onnx", self.extra)
-        onnx.save(onnx.load(plain), whole, save_as_external_data=True, location="float.onnx.data")
+        model = onnx.load(plain)
+        # Shapes that are told and inferred otherwise are an error for ONNX Runtime up to 1.30.
+        del model.graph.value_info[:]
+        onnx.save(model, whole, save_as_external_data=True, location="float.onnx.data")
         for path in folder.glob(f"{STEM}.onnx*"):
             path.unlink()
         with quiet():

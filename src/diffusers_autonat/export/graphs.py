@@ -64,7 +64,7 @@ class ENATGraph(torch.nn.Module):
         class_labels=None, encoder_hidden_states=None,
     ):  # fmt: skip
         arrangement = Arrangement.from_inputs(earlier, fresh, masked, places, encoder_mask, decoder_mask)
-        return self.model.compute(input_ids, arrangement, class_labels, encoder_hidden_states)
+        return self.model.compute(input_ids, arrangement, class_labels, encoder_hidden_states)[:3]
 
 
 class DecoderGraph(torch.nn.Module):

@@ -15,7 +15,8 @@ from diffusers import ConfigMixin, ModelMixin, VQModel  # ModelMixin: a pipeline
 from diffusers.models.autoencoders.vae import DecoderOutput
 from typing_extensions import Self
 
-from .runtimes import Graph, load_graph
+from ..provenance import file_hash
+from .runtimes import STEM, Graph, load_graph
 from .transformer_enat import ENATCache, ENATTransformer2DModel, ENATTransformer2DModelOutput
 from .transformer_uvit import UViTTransformer2DModel, UViTTransformer2DModelOutput
 
@@ -28,11 +29,15 @@ class ExportedMixin(ModelMixin, ConfigMixin):
     """
 
     config_name = "config.json"
+    exported_from: type[ModelMixin]
 
     def __init__(self, graph: Graph, config: dict[str, Any], folder: Path):
         ModelMixin.__init__(self)  # not that of the model, which makes weights
         self.register_to_config(**config)
         self.graph, self.folder = graph, folder
+        # By which provenance tells one graph from another, as it does weights.
+        digest = bytes.fromhex(file_hash(sorted(folder.glob(f"{STEM}.*"))))
+        self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype=None, torch_dtype=None, **_: Any) -> Self:
@@ -55,6 +60,9 @@ class ExportedMixin(ModelMixin, ConfigMixin):
             shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         self.save_config(folder)
 
+    def num_parameters(self, *args: Any, **options: Any) -> int:
+        raise ValueError(f"the weights of {self.folder} are in its graph: ask the pipeline that it was exported from.")
+
     @property
     def dtype(self) -> torch.dtype:
         return torch.float32  # of what goes in and comes out
@@ -76,6 +84,8 @@ def conditions(**given: torch.Tensor | None) -> dict[str, torch.Tensor]:
 class ExportedUViTTransformer2DModel(ExportedMixin, UViTTransformer2DModel):
     """A [`UViTTransformer2DModel`] in a graph."""
 
+    exported_from = UViTTransformer2DModel
+
     def forward(  # type: ignore[override]
         self, input_ids, class_labels=None, encoder_hidden_states=None, cache=None, num_masked=None, return_dict=True
     ):
@@ -90,6 +100,8 @@ class ExportedUViTTransformer2DModel(ExportedMixin, UViTTransformer2DModel):
 
 class ExportedENATTransformer2DModel(ExportedMixin, ENATTransformer2DModel):
     """An [`ENATTransformer2DModel`] in a graph; which tokens go where is found out here, as by the model itself."""
+
+    exported_from = ENATTransformer2DModel
 
     def _bounds(self, members, cache, num_masked):
         # Room for one token of each kind, masked as any that is not there: runtimes stumble over tensors without elements.
@@ -112,6 +124,8 @@ class ExportedENATTransformer2DModel(ExportedMixin, ENATTransformer2DModel):
 
 class ExportedVQModel(ExportedMixin, VQModel):
     """The decoder of a [`~diffusers.VQModel`] in a graph: token ids to images."""
+
+    exported_from = VQModel
 
     def __init__(self, graph: Graph, config: dict[str, Any], folder: Path):
         super().__init__(graph, config, folder)

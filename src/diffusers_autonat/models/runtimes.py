@@ -21,7 +21,6 @@ class Graph(Protocol):
 
     def __call__(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Outputs by name, in float32."""
-        ...
 
 
 def require(module: str, extra: str) -> Any:
@@ -76,7 +75,7 @@ class OpenVINOGraph:
         return {name: torch.from_numpy(made[name]) for name in self.names}
 
 
-RUNTIMES: tuple[type[Graph], ...] = (OnnxGraph, OpenVINOGraph)
+RUNTIMES = (OnnxGraph, OpenVINOGraph)
 
 
 def load_graph(folder: Path, dtype: torch.dtype | None = None) -> Graph:

@@ -61,7 +61,7 @@ class Training(Job):
         last = checkpoint_folders(output)[-1]
         result |= {f"last checkpoint {name}": data for name, data in files(last).items()}
         rows = [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
-        timing = ("seconds", "images_per_second")
+        timing = ("seconds", "images_per_second", "rollout_seconds", "update_seconds")
         result["history"] = [{key: value for key, value in row.items() if key not in timing} for row in rows]
         result["leftovers"] = [path.name for path in output.iterdir() if path.name.startswith("partial-checkpoint")]
         return result
