@@ -112,7 +112,7 @@ class Evaluator:
                     )
         pipeline.set_progress_bar_config(disable=True)
         self.pipeline, self.extractor, self.reference = pipeline, extractor, reference
-        self.conditions = conditions
+        self.metrics, self.conditions = tuple(metrics), conditions
         self.batch_size, self.progress = batch_size, progress
         self.resumed_images = 0  # of the latest run
         self._first_steps = FirstStepCache()

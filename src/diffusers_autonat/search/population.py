@@ -43,10 +43,8 @@ from .workers import slot_of
 
 NOISE = "noise"  # parameter of a trial: size of the noise in units of `_Coordinate`; 0: the centre itself is measured
 RECOGNISED = "class_consistency"
-INFLUENCES: Mapping[str, Callable[[Reference], Influence]] = {
-    "fid": FrechetInfluence,
-    "kid": KernelInfluence,
-}  # by metric
+# By metric: what an image adds to that distance to a reference.
+INFLUENCES: Mapping[str, Callable[[Reference], Influence]] = {"fid": FrechetInfluence, "kid": KernelInfluence}
 EFFECTS = "effects"  # trial user attribute: the slopes that a population showed
 
 BATCHES = 2  # trials that make an update
@@ -169,10 +167,8 @@ class PopulationScore:
         if self.passes is not None:
             trial.set_user_attr("passes", self.passes.count - before)
         seen = self.influence.project(features)
-        rewards, remembered = (
-            self.influence.of_update(seen, self._bank(trial.study, turn)),
-            self.influence.remembered(seen),
-        )
+        rewards = self.influence.of_update(seen, self._bank(trial.study, turn))
+        remembered = self.influence.remembered(seen)
         value = self._distance(features)
         if self.constraint is not None:
             values = {RECOGNISED: recognised.mean().item()}
