@@ -113,16 +113,14 @@ def main():
     names = label_names(dataset, args.label_column)
     if names is None:
         raise ValueError(f"--label_column {args.label_column} has no names of classes: a classifier stores them.")
-    train, test, tested_on = train_and_test(args, dataset, names)
+    train, tests = train_and_test(args, dataset, names)
     num_channels = args.num_channels or num_channels_of(train, args.image_column)
     transform = ImageTransform(args.resolution, num_channels, args.image_column, args.label_column)
     loader = DataLoader(ReadableImages(train, transform), args.train_batch_size, shuffle=True, drop_last=True)
-    test_loader = DataLoader(ReadableImages(test, transform), args.train_batch_size)
     if len(loader) < accelerator.num_processes:
         raise ValueError(f"{len(train)} images do not fill one batch of {args.train_batch_size} per process.")
-    accelerator.print(
-        f"{len(train):,} images to train on, {len(test):,} to test on ({tested_on}), {len(names)} classes"
-    )
+    described = ", ".join(f"{len(images):,} ({what})" for what, images in tests.items())
+    accelerator.print(f"{len(train):,} images to train on, {described} to test on, {len(names)} classes")
 
     config = RegNetConfig(
         num_channels=num_channels,
@@ -161,11 +159,15 @@ def main():
     if accelerator.is_main_process:
         model = accelerator.unwrap_model(model)
         require_finite_weights(model, steps)
+        model.cpu()
+        tested_on = {}
+        for what, images in tests.items():
+            loader = DataLoader(ReadableImages(images, transform), args.train_batch_size)
+            tested_on[what] = {"images": len(images), "accuracy": accuracy(model, loader, args.input_size)}
         result = {
-            "test_accuracy": accuracy(model.cpu(), test_loader, args.input_size),
-            "train_images": len(train),
-            "test_images": len(test),
+            "test_accuracy": next(iter(tested_on.values()))["accuracy"],
             "tested_on": tested_on,
+            "train_images": len(train),
             "parameters": sum(p.numel() for p in model.parameters()),
             "epochs": args.num_train_epochs,
             "seed": args.seed,

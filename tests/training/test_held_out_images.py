@@ -39,17 +39,18 @@ def test_the_seed_alone_decides_what_is_held_out():
 
 def test_a_split_test_goes_before_a_share(idx_folder, image_folder):
     args = data_args(idx_folder)
-    train, test, what = train_and_test(args, images_of(args))
-    assert (len(train), len(test), what) == (64, 64, "test")
+    train, tests = train_and_test(args, images_of(args))
+    assert len(train) == 64 and {what: len(images) for what, images in tests.items()} == {"test": 64}
     args = data_args(image_folder)
-    train, test, what = train_and_test(args, images_of(args))
+    train, tests = train_and_test(args, images_of(args))
+    ((what, test),) = tests.items()
     assert len(train) + len(test) == 64 and len(test) >= 10 and what == "25% of train, held out"
 
 
-def test_another_split_is_named(idx_folder, captioned):
-    args = data_args(idx_folder, test_split="train")
-    assert train_and_test(args, images_of(args))[2] == "train"
-    args = data_args(captioned / "images", test_split="validation", label_column=None)
+def test_other_splits_are_named(idx_folder, captioned):
+    args = data_args(idx_folder, test_split=["train", "test"])
+    assert list(train_and_test(args, images_of(args))[1]) == ["train", "test"]
+    args = data_args(captioned / "images", test_split=["validation"], label_column=None)
     with pytest.raises(ValueError, match="no validation images found"):
         train_and_test(args, images_of(args))
 

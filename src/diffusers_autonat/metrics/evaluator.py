@@ -38,6 +38,7 @@ from .extractors import FeatureExtractor
 from .extractors.base import to_uint8
 from .noise import image_generators
 from .processes import process_rank
+from .r_precision import CANDIDATES
 from .references import Reference
 from .registry import METRICS, build_metrics, check_num_images
 from .statistics import statistics_device
@@ -99,6 +100,10 @@ class Evaluator:
                     f"{name} asks {extractor.name} for its opinion, but it knows {extractor.num_classes} classes and "
                     f"{asked}: take a classifier of the same classes, or leave {name} out."
                 )
+            if METRICS[name].needs_prompts and not takes_prompts(pipeline):
+                raise ValueError(
+                    f"{name} asks which caption an image shows, and the pipeline draws classes: leave it out."
+                )
         pipeline.set_progress_bar_config(disable=True)
         self.pipeline, self.extractor, self.reference = pipeline, extractor, reference
         self.metrics, self.conditions = tuple(metrics), conditions
@@ -153,7 +158,7 @@ class Evaluator:
 
     def first_steps_kept(self) -> AbstractContextManager:
         """Where calls of the pipeline keep first steps: of classes, if all have room. Prompts hardly come back."""
-        num_classes = self.conditions.num_classes
+        num_classes = None if takes_prompts(self.pipeline) else self.conditions.num_classes
         if num_classes is None or not self._first_steps.has_room_for(
             num_classes + 1, self.pipeline.transformer.config
         ):
@@ -217,6 +222,10 @@ class Evaluator:
         for name in self.metrics:
             if METRICS[name].needs_class_labels and requests.class_labels is None:
                 raise ValueError(f"{name} needs the class of each image, and they have none: leave {name} out.")
+            if METRICS[name].needs_prompts:
+                prompts = requests.arguments.get("prompt", [])
+                if (different := len(set(prompts[: rungs[0]]))) < CANDIDATES:
+                    raise ValueError(f"{name} needs {CANDIDATES} different captions, and the images have {different}.")
         call_size, (rank, world) = self.extractor.batch_size, process_rank()
         device = statistics_device(next(self.extractor.parameters()).device)
         collections = {n: build_metrics(self.metrics, self.extractor, n, self.reference).to(device) for n in rungs}
@@ -278,6 +287,7 @@ class Evaluator:
                     features=features[kept],
                     logits=None if logits is None else logits[kept],
                     class_labels=requests[indices[keep]].class_labels,
+                    prompts=requests[indices[keep]].arguments.get("prompt"),
                     indices=indices[keep],
                 )
 

@@ -39,7 +39,9 @@ def add_test_arguments(parser) -> None:
     """The arguments that say on which images a network is tested, see `train_and_test`."""
     group = parser.add_argument_group("test")
     group.add_argument(
-        "--test_split", help="split to test on; default: 'test', or where there is none a share that is held out"
+        "--test_split",
+        nargs="+",
+        help="splits to test on, each by itself; default: 'test', or where there is none a share that is held out",
     )
     group.add_argument(
         "--test_share", type=number(0, 1), default=0.1, help="of the images, where no split is tested on"
@@ -70,11 +72,11 @@ def images_of(
     return dataset
 
 
-def train_and_test(args, dataset: Dataset, class_names: list[str] | None = None) -> tuple[Dataset, Dataset, str]:
+def train_and_test(args, dataset: Dataset, class_names: list[str] | None = None) -> tuple[Dataset, dict[str, Dataset]]:
     """
-    Images to train on, images to test on, and what the latter are.
+    Images to train on, and images to test on by what they are.
 
-    Tested is on the split that `add_test_arguments` names, or on `test`; where there is none, on a share of `dataset` that is then
+    Tested is on the splits that `add_test_arguments` names, or on `test`; where there is none, on a share of `dataset` that is then
     not trained on (`hold_out`).
 
     Args:
@@ -83,15 +85,15 @@ def train_and_test(args, dataset: Dataset, class_names: list[str] | None = None)
     Raises:
         ValueError: There is nothing to hold out.
     """
-    split = args.test_split or "test"
-    if args.test_split or has_split(dataset, args.train_data_dir, split):
-        return dataset, images_of(args, split, class_names=class_names), split
+    splits = args.test_split or (["test"] if has_split(dataset, args.train_data_dir, "test") else [])
+    if splits:
+        return dataset, {split: images_of(args, split, class_names=class_names) for split in splits}
     train, test = hold_out(dataset, args.test_share, args.seed, args.label_column)
     if not len(test):
         raise ValueError(
             "no class has two images, one of which could be held out: name a split to test on with --test_split."
         )
-    return train, test, f"{args.test_share:.0%} of {args.split}, held out"
+    return train, {f"{args.test_share:.0%} of {args.split}, held out": test}
 
 
 def hold_out(dataset: Dataset, share: float, seed: int, label_column: str | None = None) -> tuple[Dataset, Dataset]:
