@@ -158,7 +158,7 @@ def measure(
         asked += [captions[number][0] for number in batch["labels"].tolist()]
     texts = pairs.embed_texts(states(list(dict.fromkeys(asked))))
     rows = dict(zip(dict.fromkeys(asked), texts))
-    candidates = min(CANDIDATES, len(rows))
+    candidates = min(CANDIDATES, len(texts.unique(dim=0)))
     found = r_precision(torch.cat(shown), torch.stack([rows[text] for text in asked]), candidates)
     return {"images": len(asked), "candidates": candidates, "r_precision": round(found.item(), 4)}
 

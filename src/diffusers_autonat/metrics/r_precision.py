@@ -23,7 +23,8 @@ def r_precision(images: Tensor, texts: Tensor, candidates: int = CANDIDATES) -> 
     do not depend on what images look like. By chance the share is 1 / `candidates`.
 
     Args:
-        images: `[N, D]` and `texts` `[N, D]`, of length one; equal captions have equal rows.
+        images: `[N, D]` and `texts` `[N, D]`, of length one; equal captions have equal rows, and rows that are equal count as
+            one caption.
         candidates: captions for each image, its own among them.
 
     Raises:
@@ -36,7 +37,7 @@ def r_precision(images: Tensor, texts: Tensor, candidates: int = CANDIDATES) -> 
     for i, (image, label) in enumerate(zip(images, own.tolist())):
         drawn = torch.randperm(len(distinct) - 1, generator=torch.Generator().manual_seed(i))[: candidates - 1]
         others = (drawn + (drawn >= label)).to(distinct.device)
-        found += int(image @ distinct[label] > (distinct[others] @ image).max())
+        found += int((distinct[others] @ image < image @ distinct[label]).all())
     return found.double() / len(images)
 
 
