@@ -52,7 +52,8 @@ judges() {
     [ -f "$out/style-judge/config.json" ] || $launch no training/train_classifier.py $data --label_column style \
         --test_split unseen_pairs unseen_things --output_dir "$out/style-judge"
     [ -f "$out/text-judge/judge/config.json" ] || $launch bf16 training/train_text_judge.py $data --text_encoder "$encoder" \
-        --test_split train unseen_pairs unseen_things --resume_from_checkpoint latest --output_dir "$out/text-judge"
+        --num_train_epochs 100 --test_split train unseen_pairs unseen_things --resume_from_checkpoint latest \
+        --output_dir "$out/text-judge"
 }
 
 for step in ${*:-drawings perceptual vqgan tokens autonat judges}; do "$step"; done

@@ -49,7 +49,7 @@ class TextTower(nn.Module):
                 )
             model.text_model = text_encoder
         else:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(str(name))
         del model.vision_model  # an extractor has its own
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
         self.widths = (model.visual_projection.in_features, model.visual_projection.out_features)
