@@ -49,7 +49,7 @@ autonat() {
 
 # The judges have seen no picture that was generated, and none that is held out.
 judges() {
-    [ -f "$out/style-judge/config.json" ] || $launch no training/train_classifier.py $data --label_column style \
+    [ -f "$out/style-judge/config.json" ] || $launch no training/train_classifier.py $data --label_column style --num_train_epochs 30 \
         --test_split unseen_pairs unseen_things --output_dir "$out/style-judge"
     [ -f "$out/text-judge/judge/config.json" ] || $launch bf16 training/train_text_judge.py $data --text_encoder "$encoder" \
         --num_train_epochs 100 --test_split train unseen_pairs unseen_things --resume_from_checkpoint latest \
