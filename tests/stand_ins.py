@@ -1,5 +1,6 @@
 """What documents name and a test has to have: folders of the names of Hub ids, released files, images, results of long runs."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -42,6 +43,8 @@ def lay_out(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
     save_photos(folder / "PHOTOS", images)
     save_fashion_mnist(folder / "FASHION_MNIST", images, labels)
     (folder / "captions.txt").write_text("a red boat\nthe lake\n")
+    kinds = (words for count in range(1, 7) for words in itertools.combinations(WORDS[4:-1], count))
+    (folder / "many-captions.txt").write_text("\n".join(f"{' '.join(words)} lake" for words in kinds))
 
 
 def save_images(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:

@@ -4,6 +4,9 @@ perceptual network of `train_vqgan.py` (train that one with another seed and wid
 
     accelerate launch training/train_classifier.py --train_data_dir /usr/share/datasets/fashion-mnist \
         --output_dir outputs/judge
+
+Own images: a folder with one sub-folder for each class, any `--resolution`. It is tested on the split `test`; where there is none,
+a tenth of each class is held out.
 """
 
 import json
@@ -19,7 +22,7 @@ from transformers import RegNetConfig, RegNetForImageClassification, ViTImagePro
 
 from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.files import whole_folder, write_json
-from diffusers_autonat.image_datasets import ImageTransform, ReadableImages, label_names
+from diffusers_autonat.image_datasets import ImageTransform, ReadableImages, label_names, num_channels_of
 from diffusers_autonat.launcher import end_with_launcher
 from diffusers_autonat.training.checks import (
     require_finite,
@@ -27,20 +30,31 @@ from diffusers_autonat.training.checks import (
     require_memory,
     writable_folder,
 )
-from diffusers_autonat.training.data import add_data_arguments, images_of, random_flip
+from diffusers_autonat.training.data import (
+    add_data_arguments,
+    add_test_arguments,
+    images_of,
+    random_flip,
+    train_and_test,
+)
 from diffusers_autonat.training.loop import MAX_SEED
 
 
 def parse_args():
     parser = Parser(description=__doc__)
     add_data_arguments(parser)
+    add_test_arguments(parser)
     parser.add_argument("--output_dir", required=True, help="folder of the classifier")
     parser.add_argument("--resolution", type=whole(1, 16384), default=28, help="size at which images are read")
     parser.add_argument(
-        "--input_size", type=whole(1, 16384), default=48, help="size that they are enlarged to: the stem halves it"
+        "--input_size",
+        type=whole(1, 16384),
+        help="size that they are enlarged to, since the stem halves it; default: --resolution, and at least 48",
     )
     parser.add_argument("--random_flip", action="store_true", help="mirror images at random")
-    parser.add_argument("--num_channels", type=int, default=1, choices=[1, 3], help="image channels")
+    parser.add_argument(
+        "--num_channels", type=int, choices=[1, 3], help="image channels; default: those of the images"
+    )
     parser.add_argument(
         "--hidden_sizes", type=whole(1, 65536), nargs="+", default=[32, 64, 128], help="width of each stage"
     )
@@ -52,13 +66,17 @@ def parse_args():
     )
     parser.add_argument("--weight_decay", type=number(0), default=0.02, help="of AdamW")
     parser.add_argument("--seed", type=whole(0, MAX_SEED), default=0, help="of the weights and the order of images")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.input_size = args.input_size or max(args.resolution, 48)
+    return args
 
 
-def shift(pixels: torch.Tensor, by: int = 2) -> torch.Tensor:
-    """Move each image by up to `by` pixels: the only augmentation beside flips that small grey images bear."""
-    padded = F.pad(pixels, (by,) * 4)
+def shift(pixels: torch.Tensor) -> torch.Tensor:
+    """Move the images by up to a fourteenth of their side: the only augmentation beside flips that small ones bear."""
     size = pixels.shape[-1]
+    by = size // 14
+    # What comes in from outside: black of grey images, which stand on it, and of others the colour at their border.
+    padded = F.pad(pixels, (by,) * 4, mode="constant" if pixels.shape[1] == 1 else "replicate")
     dy, dx = torch.randint(0, 2 * by + 1, (2,)).tolist()
     return padded[..., dy : dy + size, dx : dx + size]
 
@@ -91,22 +109,21 @@ def main():
     set_seed(args.seed)
     if args.label_column is None:
         raise ValueError("a classifier learns labels: name their column with --label_column.")
-    datasets = {args.split: images_of(args)}
-    names = label_names(datasets[args.split], args.label_column)
+    dataset = images_of(args)
+    names = label_names(dataset, args.label_column)
     if names is None:
         raise ValueError(f"--label_column {args.label_column} has no names of classes: a classifier stores them.")
-    datasets["test"] = images_of(args, "test", class_names=names)
-    transform = ImageTransform(args.resolution, args.num_channels, args.image_column, args.label_column)
-    datasets = {split: ReadableImages(dataset, transform) for split, dataset in datasets.items()}
-    loader = DataLoader(datasets[args.split], args.train_batch_size, shuffle=True, drop_last=True)
-    test_loader = DataLoader(datasets["test"], 500)
+    train, tests = train_and_test(args, dataset, names)
+    num_channels = args.num_channels or num_channels_of(train, args.image_column)
+    transform = ImageTransform(args.resolution, num_channels, args.image_column, args.label_column)
+    loader = DataLoader(ReadableImages(train, transform), args.train_batch_size, shuffle=True, drop_last=True)
     if len(loader) < accelerator.num_processes:
-        raise ValueError(
-            f"{len(datasets[args.split])} images do not fill one batch of {args.train_batch_size} per process."
-        )
+        raise ValueError(f"{len(train)} images do not fill one batch of {args.train_batch_size} per process.")
+    described = ", ".join(f"{len(images):,} ({what})" for what, images in tests.items())
+    accelerator.print(f"{len(train):,} images to train on, {described} to test on, {len(names)} classes")
 
     config = RegNetConfig(
-        num_channels=args.num_channels,
+        num_channels=num_channels,
         embedding_size=32,
         hidden_sizes=args.hidden_sizes,
         depths=args.depths,
@@ -142,8 +159,15 @@ def main():
     if accelerator.is_main_process:
         model = accelerator.unwrap_model(model)
         require_finite_weights(model, steps)
+        model.cpu()
+        tested_on = {}
+        for what, images in tests.items():
+            loader = DataLoader(ReadableImages(images, transform), args.train_batch_size)
+            tested_on[what] = {"images": len(images), "accuracy": accuracy(model, loader, args.input_size)}
         result = {
-            "test_accuracy": accuracy(model.cpu(), test_loader, args.input_size),
+            "test_accuracy": next(iter(tested_on.values()))["accuracy"],
+            "tested_on": tested_on,
+            "train_images": len(train),
             "parameters": sum(p.numel() for p in model.parameters()),
             "epochs": args.num_train_epochs,
             "seed": args.seed,
@@ -153,8 +177,8 @@ def main():
             model.save_pretrained(folder)
             ViTImageProcessorPil(
                 size={"height": args.input_size, "width": args.input_size},
-                image_mean=[0.5] * args.num_channels,
-                image_std=[0.5] * args.num_channels,
+                image_mean=[0.5] * num_channels,
+                image_std=[0.5] * num_channels,
             ).save_pretrained(folder)
             write_json(folder / "training.json", result)
         print(json.dumps(result))

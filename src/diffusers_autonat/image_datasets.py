@@ -238,6 +238,13 @@ def label_names(dataset: Dataset | IterableDataset, label_column: str | None) ->
     return list(feature.names) if isinstance(feature, ClassLabel) else None
 
 
+def has_split(dataset: Dataset, train_data_dir: str | None, split: str) -> bool:
+    """Whether the set of images of which `dataset` is a split has this one too; `train_data_dir`: its folder, if it is one."""
+    if dataset.info.splits is not None:
+        return split in dataset.info.splits
+    return train_data_dir is not None and _idx_files(Path(train_data_dir), split) is not None
+
+
 def spread_rows(dataset: Dataset, label_column: str | None, count: int) -> list[int]:
     """
     Row numbers of up to `count` images to look at: of as many classes as there are, and from all over the set.
@@ -263,6 +270,16 @@ def spread_rows(dataset: Dataset, label_column: str | None, count: int) -> list[
 def undecoded(dataset: Dataset | IterableDataset, image_column: str) -> Any:
     """The same rows with images as `{"bytes": ..., "path": ...}`, for `image_to_array` to read."""
     return dataset.cast_column(image_column, Image(decode=False))
+
+
+def num_channels_of(dataset: Dataset, image_column: str) -> int:
+    """1 where images are grey, and 3 where they have colours: as the first that can be read."""
+    for row in undecoded(dataset, image_column):
+        try:
+            return len(image_to_array(row[image_column]))
+        except UnreadableImage:
+            continue
+    return 3
 
 
 class ImageTransform:

@@ -124,3 +124,33 @@ def test_pipelines_that_draw_from_text_are_measured(tmp_path, fashion_mnist, mak
 def test_which_pipelines_take_prompts(pipe):
     assert takes_prompts(tiny_text_pipeline()) and takes_prompts(amused_pipeline())
     assert not takes_prompts(pipe) and not takes_prompts(AutoNATInpaintPipeline(**pipe.components))
+
+
+def labelled_captions(folder, names):
+    features = datasets.Features({"caption": datasets.Value("string"), "style": datasets.ClassLabel(names=names)})
+    rows = {"caption": CAPTIONS, "style": [i % len(names) for i in range(3)]}
+    datasets.Dataset.from_dict(rows, features).save_to_disk(folder)
+    return folder
+
+
+def test_classes_of_captions_are_those_that_the_classifier_knows(tmp_path):
+    source = labelled_captions(tmp_path / "styles", ["flat", "soft"])
+    conditions = read_captions(source, ["flat", "soft"])
+    assert conditions.num_classes == 2 and conditions.requests(5, 0).class_labels.tolist() == [0, 1, 0, 0, 1]
+    assert conditions.requests(5, 0)[torch.tensor([4, 2])].class_labels.tolist() == [1, 0]
+    for others in (["soft", "flat"], ["flat"], None):
+        conditions = read_captions(source, others)
+        assert conditions.num_classes is None and conditions.requests(5, 0).class_labels is None
+    with pytest.raises(ValueError, match="3 captions need as many class_labels, not 2"):
+        CaptionConditions(CAPTIONS, class_labels=[0, 1], num_classes=2)
+
+
+def test_images_of_captions_are_recognised_as_their_classes(tmp_path):
+    names = [f"LABEL_{i}" for i in range(10)]  # as the classifier calls them
+    save_tiny_classifier(tmp_path / "judge", num_labels=10)
+    extractor = load_extractor(str(tmp_path / "judge"), batch_size=8)
+    conditions = read_captions(labelled_captions(tmp_path / "styles", names), list(extractor.id2label.values()))
+    evaluator = Evaluator(tiny_text_pipeline(), extractor, None, ["class", "per_class"], conditions=conditions)
+    values = evaluator(12, seed=0, num_inference_steps=4)
+    shares = [values[f"recognised: LABEL_{i}"] for i in range(3)]
+    assert values["class_consistency"] == pytest.approx(sum(shares) / 3) and len(values) == 4

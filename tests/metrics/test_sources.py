@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from diffusers_autonat.metrics.reconstructions import reconstruction
@@ -120,3 +121,14 @@ def test_damaged_data_sets_and_archives_are_named(tmp_path, fashion_mnist):
     (tmp_path / "more.npz").write_bytes(more)
     with pytest.raises(ValueError, match=r"more.npz cannot be read as images .arr_0 has 50176 bytes, and \[99, "):
         list(archive_samples(tmp_path / "more.npz"))
+
+
+def test_reconstructions_are_asked_for_by_their_captions_and_the_classes_that_are_wanted(tmp_path, fashion_mnist):
+    features = Features({"image": ImageFeature(), "kind": ClassLabel(names=["a", "b"]), "caption": Value("string"),
+                         "style": ClassLabel(names=["flat", "soft"])})  # fmt: skip
+    images = [Image.fromarray(image) for image in fashion_mnist[0][:3]]
+    rows = {"image": images, "kind": [0, 0, 1], "caption": ["x", "y", "z"], "style": [1, 0, 1]}
+    Dataset.from_dict(rows, features).save_to_disk(tmp_path / "saved")
+    for names, labels in ((["flat", "soft"], [1, 0, 1]), (["a", "b"], [0, 0, 1]), (None, [0, 0, 1])):
+        _, _, requests = reconstruction(tiny_pipeline(), str(tmp_path / "saved"), names)
+        assert requests.arguments == {"prompt": ["x", "y", "z"]} and requests.class_labels.tolist() == labels

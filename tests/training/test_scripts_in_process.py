@@ -243,6 +243,28 @@ def test_classifier_says_in_one_line_what_is_wrong(idx_folder, tmp_path, args, m
     assert not (tmp_path / "out" / "config.json").exists()
 
 
+def test_classifier_of_own_colour_images_needs_no_sizes_and_no_test_split(
+    fashion_mnist, tmp_path, monkeypatch, capsys
+):
+    for i, (image, label) in enumerate(zip(*fashion_mnist)):
+        path = tmp_path / "own" / ("left", "right")[label % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.merge("RGB", [Image.fromarray(image)] * 3).save(path)
+    args = ["--train_data_dir", tmp_path / "own", "--resolution", 56, "--num_train_epochs", 1, "--train_batch_size", 16,
+            "--hidden_sizes", 32, "--depths", 1, "--output_dir", tmp_path / "judge"]  # fmt: skip
+    assert run("train_classifier.py", args, monkeypatch, capsys, said := []) == (0, [])
+    assert re.search(r"5[78] images to train on, [67] \(10% of train, held out\) to test on, 2 classes", said[0])
+    config, processor, result = (
+        json.loads((tmp_path / "judge" / f"{name}.json").read_text())
+        for name in ("config", "preprocessor_config", "training")
+    )
+    assert config["num_channels"] == 3 and config["id2label"] == {"0": "left", "1": "right"}
+    assert processor["size"] == {"height": 56, "width": 56} and len(processor["image_mean"]) == 3
+    ((what, tested),) = result["tested_on"].items()
+    assert what == "10% of train, held out" and result["train_images"] + tested["images"] == 64
+    assert tested["accuracy"] == result["test_accuracy"]
+
+
 def test_vqgan_saves_no_weights_that_are_not_finite(idx_folder, tmp_path, monkeypatch, capsys):
     args = [*vqgan_args(idx_folder, tmp_path), "--adversarial_weight", 0]
     status, lines = run(

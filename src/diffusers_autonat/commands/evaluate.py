@@ -76,7 +76,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace, state: Any) -> None:
     """Write and print the report; what is cheap to check comes before what takes long."""
     from ..cost import PassCounter
-    from ..metrics import EvaluationCheckpoint, Evaluator, Report, load_extractor
+    from ..metrics import METRICS, EvaluationCheckpoint, Evaluator, Report, load_extractor
     from ..metrics.image_files import image_writer
 
     output, state_folder = Path(args.output), Path(args.output + ".state")
@@ -88,7 +88,9 @@ def evaluate(args: argparse.Namespace, state: Any) -> None:
         extractor = load_extractor(args.feature_extractor, args.extractor_weights, args.images_per_call)
         extractor.to(state.device)
         pipe, pipeline = open_pipeline(args, state)
-        conditions = open_captions(args, pipe)
+        if any(METRICS[name].needs_prompts for name in args.metrics):
+            extractor.text_tower = open_text_tower(args, pipe).to(state.device)
+        conditions = open_captions(args, pipe, extractor)
         reference = open_reference(args, pipe, extractor, conditions, state)
         evaluator = Evaluator(
             pipe,
@@ -231,8 +233,21 @@ def open_pipeline(args: argparse.Namespace, state: Any) -> tuple[Any, dict[str, 
     return pipe, {"name": name, "class": type(pipe).__name__, **hashes, "dtype": args.dtype}
 
 
-def open_captions(args: argparse.Namespace, pipe: Any) -> Any:
-    """What a pipeline that draws from prompts is asked for: `--captions`, or those of the reference; None for classes."""
+def open_text_tower(args: argparse.Namespace, pipe: Any) -> Any:
+    """The part of the feature extractor that reads captions; it may need a text encoder, by default the pipeline's."""
+    from ..metrics import TextTower
+    from ..training.text_condition import load_text_encoder
+
+    if args.text_encoder:
+        return TextTower(args.feature_extractor, *load_text_encoder(args.text_encoder))
+    return TextTower(args.feature_extractor, getattr(pipe, "text_encoder", None), getattr(pipe, "tokenizer", None))
+
+
+def open_captions(args: argparse.Namespace, pipe: Any, extractor: Any) -> Any:
+    """What a pipeline that draws from prompts is asked for: `--captions`, or those of the reference; None for classes.
+
+    Where they come with classes that the extractor knows, images are asked to be of these too.
+    """
     from ..metrics import CaptionConditions, read_captions
     from ..pipelines.prompts import takes_prompts
 
@@ -242,11 +257,15 @@ def open_captions(args: argparse.Namespace, pipe: Any) -> Any:
         return None
     if args.label_policy != GENERATION["label_policy"]:
         raise ValueError(f"--label-policy is for pipelines with classes, and {args.pipeline} draws from text.")
+    names = list(extractor.id2label.values()) if extractor.id2label else None
     if args.reconstruct:
-        return CaptionConditions([""])  # nothing is asked for
+        try:
+            return read_captions(args.reconstruct, names)
+        except ValueError:
+            return CaptionConditions([""])  # nothing is asked for
     if not args.captions and not args.reference:
         raise ValueError(f"{args.pipeline} draws from text: give --captions FILE, with one in each line.")
-    return read_captions(args.captions or args.reference)
+    return read_captions(args.captions or args.reference, names)
 
 
 def open_reference(args: argparse.Namespace, pipe: Any, extractor: Any, conditions: Any, state: Any) -> Any:
@@ -298,7 +317,8 @@ def reconstruct(args: argparse.Namespace, evaluator: Any) -> tuple[Any, Any, dic
     """As `generate`, for real images passed through the tokenizer."""
     from ..metrics import reconstruction
 
-    name, make_images, requests = reconstruction(evaluator.pipeline, args.reconstruct)
+    names = list((evaluator.extractor.id2label or {}).values())
+    name, make_images, requests = reconstruction(evaluator.pipeline, args.reconstruct, names)
     if (args.num_images or 0) > len(requests):
         raise ValueError(f"--num-images {args.num_images}: {args.reconstruct} has only {len(requests)} images.")
     num_images = args.num_images or len(requests)
@@ -322,8 +342,10 @@ def register(commands) -> None:
     group.add_argument("--resolution", type=positive,
                        help="side that the reference's images are cropped to; default: the pipeline's")  # fmt: skip
     group.add_argument("--metrics", type=lambda text: tuple(text.replace(" ", "").split(",")), default=("fid",),
-                       help="some of fid,fid_error,kid,kid_error,is,prdc,class,per_class")  # fmt: skip
+                       help="some of fid,fid_error,kid,kid_error,is,prdc,class,per_class,r_precision")  # fmt: skip
     add_extractor_arguments(group)
+    group.add_argument("--text-encoder", metavar="NAME",
+                       help="of a --feature-extractor that reads captions and stores none; default: the pipeline's")  # fmt: skip
     group.add_argument("--batch-size", type=positive, default=128,
                        help="images generated before they are measured; changes nothing but memory")  # fmt: skip
     group = command.add_argument_group("results")

@@ -1,7 +1,7 @@
 """Evaluation: feature extractors, reference statistics, distances and scores, and the evaluator that puts them together.
 
 Each file imports only those before it: `statistics`, `extractors`, `sources`; `references`; `distances`, `manifold`, `scores`, `per_class`,
-`conditions`, `captions`; `registry`; `suite`; `evaluation_checkpoint`, `evaluator`; `reconstructions`. Beside them stand `processes`, `noise`,
+`r_precision`, `conditions`, `captions`; `registry`; `suite`; `evaluation_checkpoint`, `evaluator`; `reconstructions`. Beside them stand `processes`, `noise`,
 `image_files`, `kernel_influence`, and `reports` with their `comparison`.
 """
 
@@ -19,9 +19,10 @@ from .conditions import (
 from .distances import FrechetDistance, KernelDistance, frechet_distance, kernel_distance
 from .evaluation_checkpoint import EvaluationCheckpoint
 from .evaluator import Evaluator
-from .extractors import FeatureExtractor, InceptionExtractor, TransformersExtractor, load_extractor
+from .extractors import FeatureExtractor, InceptionExtractor, TextTower, TransformersExtractor, load_extractor
 from .manifold import ManifoldScores, manifold_scores
 from .per_class import ClassRecognition
+from .r_precision import CANDIDATES, RPrecision, r_precision
 from .reconstructions import reconstruction
 from .references import Reference, compute_reference, load_reference, save_reference
 from .registry import METRICS, RegisteredMetric, build_metrics
@@ -32,6 +33,7 @@ from .suite import SECOND, MetricSuite, knows_classes
 
 
 __all__ = [
+    "CANDIDATES",
     "CaptionConditions",
     "ClassConditions",
     "ClassConsistency",
@@ -52,10 +54,12 @@ __all__ = [
     "ManifoldScores",
     "MetricSuite",
     "Reference",
+    "RPrecision",
     "RegisteredMetric",
     "Report",
     "Requests",
     "SECOND",
+    "TextTower",
     "TransformersExtractor",
     "balanced_labels",
     "build_metrics",
@@ -68,6 +72,7 @@ __all__ = [
     "load_extractor",
     "load_reference",
     "manifold_scores",
+    "r_precision",
     "read_captions",
     "reconstruction",
     "reference_labels",

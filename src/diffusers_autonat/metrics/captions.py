@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from .conditions import Conditions, Requests
-from .sources import open_dataset
+from .sources import find_label_column, open_dataset
 
 
 if TYPE_CHECKING:
@@ -24,18 +26,31 @@ class CaptionConditions(Conditions):
     Args:
         captions: texts, at least one.
         source: what reports call them.
+        class_labels: the class that each caption asks for, if a classifier is to say whether images are of it; and
+            `num_classes`: how many classes there are.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or there are more or fewer classes.
     """
 
-    def __init__(self, captions: Sequence[str], source: str = "memory"):
+    def __init__(
+        self,
+        captions: Sequence[str],
+        source: str = "memory",
+        class_labels: Sequence[int] | None = None,
+        num_classes: int | None = None,
+    ):
         if not captions:
             raise ValueError(f"{source} holds no captions: give at least one.")
-        self.captions, self.source = tuple(captions), source
+        if class_labels is not None and len(class_labels) != len(captions):
+            raise ValueError(f"{len(captions)} captions need as many class_labels, not {len(class_labels)}.")
+        self.captions, self.source, self.num_classes = tuple(captions), source, num_classes
+        self.class_labels = None if class_labels is None else torch.tensor(class_labels)
 
     def requests(self, num_images: int, seed: int) -> Requests:
-        return Requests(num_images, {"prompt": [self.captions[i % len(self.captions)] for i in range(num_images)]})
+        turn = torch.arange(num_images) % len(self.captions)
+        labels = None if self.class_labels is None else self.class_labels[turn]
+        return Requests(num_images, {"prompt": [self.captions[i] for i in turn.tolist()]}, labels)
 
     @property
     def hash(self) -> str:
@@ -46,13 +61,15 @@ class CaptionConditions(Conditions):
         return {"captions": self.source, "captions_hash": self.hash, "num_captions": len(self.captions)}
 
 
-def read_captions(source: str | Path) -> CaptionConditions:
+def read_captions(source: str | Path, class_names: Sequence[str] | None = None) -> CaptionConditions:
     """Captions by name.
 
     Args:
         source: a text file with one caption in each line (`.txt`; empty lines are passed over), or a data set that has some,
             named as a reference is: a folder of images with `metadata.jsonl`, `FOLDER:SPLIT`, or `DATASET:SPLIT` on the
             Hub. Where an image has several captions the first is taken.
+        class_names: of a classifier. Where the data set has a column of exactly these classes, in this order, they are what its
+            captions ask for.
 
     Raises:
         ValueError: there are no captions by that name; says what to give.
@@ -74,7 +91,9 @@ def read_captions(source: str | Path) -> CaptionConditions:
     texts = [text if isinstance(text, str) else next(iter(text or ()), None) for text in dataset[column]]
     if lacking := sum(not text for text in texts):
         raise ValueError(f"{lacking} of the {len(texts)} images of {name} have no caption in the column {column}.")
-    return CaptionConditions([str(text) for text in texts], name)
+    label_column = find_label_column(dataset, class_names)
+    labels, num_classes = (dataset[label_column][:], len(class_names or ())) if label_column else (None, None)
+    return CaptionConditions([str(text) for text in texts], name, labels, num_classes)
 
 
 def find_caption_column(dataset: Dataset) -> str:

@@ -37,6 +37,7 @@ from .extractors import FeatureExtractor
 from .extractors.base import to_uint8
 from .noise import image_generators
 from .processes import process_rank
+from .r_precision import CANDIDATES
 from .references import Reference
 from .registry import METRICS, check_num_images
 from .statistics import statistics_device
@@ -110,6 +111,10 @@ class Evaluator:
                         f"{name} asks {suite.extractor.name} for its opinion, but it knows {known} classes and {asked}: "
                         f"take a classifier of the same classes, or leave {name} out."
                     )
+                if METRICS[name].needs_prompts and not takes_prompts(pipeline):
+                    raise ValueError(
+                        f"{name} asks which caption an image shows, and the pipeline draws classes: leave it out."
+                    )
         pipeline.set_progress_bar_config(disable=True)
         self.pipeline, self.extractor, self.reference = pipeline, extractor, reference
         self.metrics, self.conditions = tuple(metrics), conditions
@@ -164,7 +169,7 @@ class Evaluator:
 
     def first_steps_kept(self) -> AbstractContextManager:
         """Where calls of the pipeline keep first steps: of classes, if all have room. Prompts hardly come back."""
-        num_classes = self.conditions.num_classes
+        num_classes = None if takes_prompts(self.pipeline) else self.conditions.num_classes
         if num_classes is None or not self._first_steps.has_room_for(
             num_classes + 1, self.pipeline.transformer.config
         ):
@@ -305,6 +310,12 @@ class Evaluator:
             for name in suite.metrics:
                 if METRICS[name].needs_class_labels and requests.class_labels is None:
                     raise ValueError(f"{name} needs the class of each image, and they have none: leave {name} out.")
+                if METRICS[name].needs_prompts:
+                    prompts = requests.arguments.get("prompt", [])
+                    if (different := len(set(prompts[: rungs[0]]))) < CANDIDATES:
+                        raise ValueError(
+                            f"{name} needs {CANDIDATES} different captions, and the images have {different}."
+                        )
 
     def _make(self, make_images: MakeImages, requests: Requests, call: int, total: int) -> tuple[Tensor, Tensor]:
         """The images of one call and their indices, without those that only fill up the last call."""
@@ -327,8 +338,10 @@ def _update(collection: Any, seen: Mapping[str, Tensor], indices: Tensor, reques
     keep = indices < num_images
     if keep.any():
         kept = {name: values[keep.to(values.device)] for name, values in seen.items()}
-        labels = requests[indices[keep]].class_labels
-        collection.update(**{"logits": None, **kept}, class_labels=labels, indices=indices[keep])
+        asked = requests[indices[keep]]
+        collection.update(
+            **{"logits": None, **kept}, class_labels=asked.class_labels, prompts=asked.arguments.get("prompt"), indices=indices[keep]
+        )  # fmt: skip
 
 
 def _hand_over(on_images: OnImages, images: Tensor, requests: Requests, indices: Tensor, sizes: list[int]) -> None:

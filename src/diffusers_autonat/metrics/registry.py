@@ -1,7 +1,7 @@
 """The metrics by name: how each is made and what it needs.
 
 A new metric is a file with a `torchmetrics.Metric` and an entry in `METRICS`. Its `update` names what it wants of
-`features` `[B, D]`, `logits` `[B, K]`, `class_labels` `[B]` and `indices` `[B]`, its `compute` returns values by name.
+`features` `[B, D]`, `logits` `[B, K]`, `class_labels` `[B]`, `prompts` and `indices` `[B]`, its `compute` returns values by name.
 Results are named after the network that made them: `fid`, `kid` and `inception_score` stand only for the standard
 Inception network, other networks give `frechet_distance`, `kernel_distance` and `classifier_score`.
 """
@@ -20,6 +20,7 @@ from .influence import FrechetError
 from .kernel_influence import KernelError
 from .manifold import NEAREST_K, ManifoldScores
 from .per_class import RECOGNISED, ClassRecognition
+from .r_precision import RPrecision
 from .references import Reference
 from .scores import ClassConsistency, ClassifierScore
 from .statistics import FeatureBank, warn_if_rank_deficient
@@ -35,6 +36,7 @@ class RegisteredMetric:
         needs_reference: it compares with a reference, and `needs_features` with kept rows of its features.
         needs_classifier: the extractor has to give logits, and for `needs_class_labels` those of the classes that
             images are asked to be of.
+        needs_prompts: images have to be asked for by texts, and the extractor to have a text tower.
         needs_covariance: fewer images than features are too few for it.
         least_images: with fewer it cannot be computed.
         depends_on_number: whether its value drifts with the number of images, so that other numbers do not compare.
@@ -46,6 +48,7 @@ class RegisteredMetric:
     needs_features: bool = False
     needs_classifier: bool = False
     needs_class_labels: bool = False
+    needs_prompts: bool = False
     needs_covariance: bool = False
     least_images: int = 2
     depends_on_number: bool = True
@@ -106,6 +109,12 @@ METRICS: dict[str, RegisteredMetric] = {
         needs_class_labels=True,
         depends_on_number=False,
     ),
+    "r_precision": RegisteredMetric(
+        lambda extractor, num_images, reference: RPrecision(extractor.text_tower),  # type: ignore[arg-type]
+        values=("r_precision",),
+        needs_prompts=True,
+        depends_on_number=False,
+    ),
 }
 
 
@@ -138,11 +147,16 @@ def build_metrics(
             raise ValueError(f"{name} needs an image classifier; {extractor.name} gives features only.")
         if metric.needs_class_labels and extractor.id2label is None:
             raise ValueError(f"{name} needs a classifier of the classes asked for; {extractor.name} has others.")
+        if metric.needs_prompts and extractor.text_tower is None:
+            raise ValueError(
+                f"{name} needs a network that reads texts too, a CLIP or what train_text_judge.py makes; {extractor.name} has "
+                "no text tower: set extractor.text_tower = TextTower(...)."
+            )
     if reference is not None and any(METRICS[name].needs_reference for name in names):
         reference.check_extractor(extractor)
     metrics = {name: METRICS[name].build(extractor, num_images, reference) for name in METRICS if name in names}
-    # One bank of features serves all metrics that need one.
-    banks = [name for name, metric in metrics.items() if isinstance(metric, FeatureBank)]
+    # One bank of features serves all metrics that keep nothing else.
+    banks = [name for name, metric in metrics.items() if type(metric).update is FeatureBank.update]
     alone = [[name] for name in metrics if name not in banks]
     return MetricCollection(metrics, compute_groups=[banks, *alone] if banks else alone)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +104,15 @@ def find_columns(dataset: Dataset) -> tuple[str, str | None]:
     if image_column is None:
         raise ValueError(f"The dataset has no image column, only {', '.join(columns) or 'unknown ones'}.")
     return image_column, next((name for name, feature in columns.items() if isinstance(feature, ClassLabel)), None)
+
+
+def find_label_column(dataset: Dataset, class_names: Sequence[str] | None) -> str | None:
+    """Name of a dataset's first column of just these classes, in this order, None where it has no such."""
+    from datasets import ClassLabel
+
+    columns = (dataset.features or {}).items()
+    wanted = list(class_names or ())
+    return next((name for name, kind in columns if isinstance(kind, ClassLabel) and kind.names == wanted), None)
 
 
 def archive_samples(path: Path) -> Iterator[Sample]:

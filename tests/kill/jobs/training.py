@@ -1,4 +1,4 @@
-"""The trainings: the U-ViT on one process, ENAT on two, on captions, of an adapter, the tokenizer. Bit-equal weights, curves and pictures."""
+"""The trainings: the U-ViT on one process, ENAT on two, on captions, of an adapter, the tokenizer, a judge of captions. Bit-equal weights, curves and pictures."""
 
 from __future__ import annotations
 
@@ -96,6 +96,15 @@ class TextTraining(Training):
         return super().result(output) | files(output / "tokens")
 
 
+class JudgeTraining(TextTraining):
+    """A judge of captions."""
+
+    def run(self, folder: Path, output: Path) -> None:
+        run_script(ROOT / "training" / self.script, "--train_data_dir", folder / "images", "--text_encoder", folder / "encoder",
+                   "--caption_column", "captions", *self.args, "--output_dir", output,
+                   "--resume_from_checkpoint", "latest")  # fmt: skip
+
+
 class LoRATraining(Training):
     """An adapter to a pipeline."""
 
@@ -119,6 +128,8 @@ AUTONAT = [*COMMON, "--hidden_size", 32, "--num_attention_heads", 4, "--use_ema"
 VQGAN = [*COMMON, "--resolution", 28, "--num_channels", 1, "--block_out_channels", 8, 8, 8, "--layers_per_block", 1,
          "--codebook_size", 16, "--codebook_dim", 4, "--norm_num_groups", 4, "--learning_rate", "2e-3", "--lr_warmup_steps", 1,
          "--adversarial_start", 3, "--discriminator_hidden_size", 8, "--revive_steps", 2, "--max_train_steps", 8]  # fmt: skip
+JUDGE = ["--resolution", 28, "--hidden_sizes", 8, 16, "--depths", 1, 1, "--projection_dim", 8, "--train_batch_size", 16,
+         "--num_train_epochs", 3, "--checkpointing_steps", 2, "--logging_steps", 1]  # fmt: skip
 ENAT = ["--transformer", "enat", "--num_layers", 2, "--num_decoder_layers", 1, "--train_batch_size", 8]
 
 JOBS = [
@@ -127,4 +138,5 @@ JOBS = [
     TextTraining("text", "train_autonat.py", [*AUTONAT, "--num_layers", 3], "pipeline"),
     LoRATraining("lora", "train_autonat.py", [*COMMON, "--max_train_steps", 8], "lora"),
     Training("vqgan", "train_vqgan.py", VQGAN, "vqvae"),
+    JudgeTraining("text-judge", "train_text_judge.py", JUDGE, "judge"),
 ]

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from .base import FeatureExtractor
 from .inception import InceptionExtractor
+from .text_tower import TextTower
 from .vision_model import TransformersExtractor
 
 
-__all__ = ["FeatureExtractor", "InceptionExtractor", "TransformersExtractor", "load_extractor"]
+__all__ = ["FeatureExtractor", "InceptionExtractor", "TextTower", "TransformersExtractor", "load_extractor"]
 
 
 def load_extractor(name: str, weights: str | Path | None = None, batch_size: int = 32) -> FeatureExtractor:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+
+if TYPE_CHECKING:
+    from .text_tower import TextTower
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -38,7 +42,7 @@ def match_channels(images: Tensor, num_channels: int) -> Tensor:
 
 
 @contextmanager
-def _plain_float32() -> Iterator[None]:
+def plain_float32() -> Iterator[None]:
     """No TF32 and no choice of algorithm by chance, whatever the program has set: the same images, the same features.
 
     cuDNN multiplies in TF32 by default, which keeps 10 of 23 bits.
@@ -65,6 +69,7 @@ class FeatureExtractor(nn.Module):
         id2label: names of the classes, None where the logits are not classes to ask for.
         preprocessing: how images are prepared and features pooled, as JSON data.
         is_standard_inception: whether a distance on its features may be called FID.
+        text_tower: puts texts beside the features, where one was set.
     """
 
     name: str
@@ -78,6 +83,7 @@ class FeatureExtractor(nn.Module):
     def __init__(self, batch_size: int):
         super().__init__()
         self.batch_size = batch_size
+        self.text_tower: TextTower | None = None
 
     def identity(self) -> dict[str, Any]:
         """What a report or a reference says about the extractor, as JSON data."""
@@ -103,7 +109,7 @@ class FeatureExtractor(nn.Module):
         for rows in (torch.nonzero(turn == i).flatten() for i in range(int(turn.max()) + 1)):
             batch = images[rows[:1]].repeat(self.batch_size, 1, 1, 1)
             batch[place[rows]] = images[rows]
-            with _plain_float32():
+            with plain_float32():
                 extracted = self.extract(batch)
             outputs.append([x[place[rows]].float() for x in extracted if x is not None])
             order.append(rows)

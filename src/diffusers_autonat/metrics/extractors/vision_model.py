@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers.utils import logging
 
 from ...provenance import DIGITS, file_hash
 from .base import FeatureExtractor, match_channels
@@ -44,19 +46,21 @@ class TransformersExtractor(FeatureExtractor):
 
     def __init__(self, name: str, batch_size: int = 32):
         super().__init__(batch_size)
-        folder = _checkpoint_folder(name)
+        folder = checkpoint_folder(name)
         self.name = folder.name if Path(name).is_dir() else name
         self.weights_hash = file_hash(_weight_files(folder))[:DIGITS]
         architectures = AutoConfig.from_pretrained(folder).architectures or []
         is_classifier = any(a.endswith("ForImageClassification") for a in architectures)
         auto_class = AutoModelForImageClassification if is_classifier else AutoModel
-        model, info = auto_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-        lacking = sorted(key for key in info["missing_keys"] if "pooler" not in key)
+        with without_report():
+            model, info = auto_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        # CLIP and its like pair an image model with a text model; only the first is needed, and the other may not be stored.
+        missing = [key for key in info["missing_keys"] if not key.startswith("text_model.")]
+        lacking = sorted(key for key in missing if "pooler" not in key)
         if lacking:
             raise ValueError(
                 f"{name} lacks weights ({lacking[0]}, {len(lacking)} in all): its features would be random."
             )
-        # CLIP and SigLIP pair an image model with a text model; only the first is needed.
         self.model = getattr(model, "vision_model", model).eval().requires_grad_(False)
         self._outputs: list[Any] = []
         self.model.base_model.register_forward_hook(lambda module, args, output: self._outputs.append(output))
@@ -66,7 +70,7 @@ class TransformersExtractor(FeatureExtractor):
         edge = max(edge) if isinstance(edge, (tuple, list)) else edge
         probe = (torch.arange(edge * edge) % 256).to(torch.uint8).expand(batch_size, 1, -1).unflatten(-1, (edge, edge))
         # A pooler that the checkpoint lacks has random weights; nothing else may be lacking.
-        pooling = self._pooling(self._run(probe)[0], has_pooler=not info["missing_keys"])
+        pooling = self._pooling(self._run(probe)[0], has_pooler=not missing)
         # Through JSON, so that it compares equal with what a reference file recorded.
         self.preprocessing = json.loads(json.dumps({**asdict(self._prepare), "pooling": pooling}))
         (features, logits), (again, _) = self.extract(probe), self.extract(probe)
@@ -120,7 +124,18 @@ class TransformersExtractor(FeatureExtractor):
         return POOLING[self.preprocessing["pooling"]](base), getattr(output, "logits", None)
 
 
-def _checkpoint_folder(name: str) -> Path:
+@contextmanager
+def without_report() -> Iterator[None]:
+    """No table of the weights that a checkpoint lacks: what that means is said here."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def checkpoint_folder(name: str) -> Path:
     """Local folder of a model, downloaded if it is an id on the Hub."""
     if Path(name).is_dir():
         return Path(name).resolve()

@@ -1,0 +1,59 @@
+"""The recipes of the shipped models: every command of theirs is one that its script understands."""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.documents import check_accelerate, check_python
+
+
+TRAINING = Path(__file__).parents[2] / "training"
+
+
+@pytest.fixture
+def commands_of(tmp_path):
+    """What a recipe calls, in the place of the programs."""
+    for program in ("accelerate", "python"):
+        (tmp_path / program).write_text(
+            f'#!/bin/bash\nprintf "%q " {program} "$@" >> {tmp_path}/said\necho >> {tmp_path}/said\n'
+        )
+        (tmp_path / program).chmod(0o755)
+
+    def commands_of(recipe, *words):
+        path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        subprocess.run(["bash", TRAINING / recipe, *words], check=True, env=os.environ | path)
+        return [shlex.split(line) for line in (tmp_path / "said").read_text().splitlines()]
+
+    return commands_of
+
+
+@pytest.mark.parametrize(
+    ("recipe", "scripts"),
+    [
+        (
+            "fashion_mnist.sh",
+            ["train_classifier", "train_vqgan", "tokenize_images", "train_autonat", "heuristic_grid"],
+        ),
+        (
+            "icons.sh",
+            ["icons", "train_classifier", "train_vqgan", "tokenize_images", "train_autonat", "train_text_judge"],
+        ),
+    ],
+)
+def test_scripts_take_what_a_recipe_gives_them(recipe, scripts, commands_of, tmp_path):
+    commands = commands_of(recipe, tmp_path / "one", tmp_path / "two")
+    for program, *words in commands:
+        (check_accelerate if program == "accelerate" else check_python)(words)
+    called = [Path(word).stem for words in commands for word in words if word.endswith(".py")]
+    assert set(called) == set(scripts)
+
+
+def test_steps_are_named_and_what_is_there_is_not_made_again(commands_of, tmp_path):
+    out, encoder = tmp_path / "icons", tmp_path / "encoder"
+    (out / "perceptual").mkdir(parents=True)
+    (out / "perceptual" / "config.json").write_text("{}")
+    (command,) = commands_of("icons.sh", out, encoder, "perceptual", "vqgan")
+    assert "training/train_vqgan.py" in command and str(out / "vqgan") in command
