@@ -11,10 +11,10 @@ from huggingface_hub import ModelCardData
 from diffusers_autonat import AutoNATPipeline
 from diffusers_autonat.cards import PAPERS, code_block, escape, table, usage
 from diffusers_autonat.cards.sections import LIBRARY
+from diffusers_autonat.metrics.per_class import RECOGNISED
 
 
 DATASETS = ["zalando-datasets/fashion_mnist"]
-TOKENIZER_BATCH = 32
 CLASSIFIER_METADATA = ModelCardData(
     library_name="transformers", license="apache-2.0", pipeline_tag="image-classification", datasets=DATASETS,
     tags=["fashion-mnist", "evaluation"],
@@ -28,16 +28,19 @@ class Generator:
     tag: str
     title: str
     transformer: str
-    parts: tuple[str, ...]
     grid: str
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return (f"{self.tag}-first", self.tag)
 
     @property
     def folder(self) -> Path:
         return Path(f"{self.tag}-fashion-mnist")
 
 
-AUTONAT = Generator("autonat", "AutoNAT", "a U-ViT", ("autonat-512", "autonat"), "grid.json")
-ENAT = Generator("enat", "ENAT", "an ENAT transformer", ("enat",), "enat-grid.json")
+AUTONAT = Generator("autonat", "AutoNAT", "a U-ViT", "grid.json")
+ENAT = Generator("enat", "ENAT", "an ENAT transformer", "enat-grid.json")
 
 
 def classifier(result: dict[str, Any], hardware: str) -> list[str]:
@@ -161,6 +164,18 @@ def quality(model: Generator, reports: dict[str, dict], grid: dict[str, Any]) ->
     ])  # fmt: skip
 
 
+def by_class(reports: dict[str, dict]) -> str:
+    """What the classifier recognises of each class: of reconstructions, and of images by the stored strategies."""
+    shown = {name: report for name, report in reports.items() if not name.endswith("-heuristic")}
+    columns = [name.replace("T", "T = ") if name.startswith("T") else name for name in shown]
+    classes = [name for name in reports["reconstructions"]["values"] if name.startswith(f"{RECOGNISED}: ")]
+    rows = [
+        (escape(name.partition(": ")[2]), *(f"{report['values'][name]:.1%}" for report in shown.values()))
+        for name in classes
+    ]
+    return f"### By class\n\nRecognised of each class, of the same images:\n\n{table(['', *columns], rows)}"
+
+
 def _values(values: dict[str, float]) -> tuple[str, str]:
     return f"{values['frechet_distance']:.3f}", f"{values['class_consistency']:.1%}"
 
@@ -213,46 +228,38 @@ def comparison(reports: dict[tuple[str, int], dict], speeds: dict[str, Any], see
     ])  # fmt: skip
 
 
-def training(
-    hardware: str,
-    perceptual: dict[str, Any],
-    tokenizer: list[list[dict]],
-    transformer: list[list[dict]],
-    batch: int,
-    equal_tokens: float,
-    notes: str = "",
-) -> str:
+def training(tokenizer: dict[str, Any], transformer: dict[str, Any], history: list[dict]) -> str:
     """
     What was trained, and for how long.
 
     Args:
-        perceptual: training.json of the tokenizer's perceptual network.
-        tokenizer, transformer: Histories of their parts, one after another.
-        batch: Images of a step of the transformer. equal_tokens: Share of tokens that weights in half precision keep.
-        notes: What a reader must know about this run.
+        tokenizer: `training/tokenizer.json` of the folder: perceptual network and parts.
+        transformer: `training/transformer.json`: parts, batch, recipe, hardware.
+        history: `training/history.jsonl`, of the transformer's parts one after another.
     """
-    last, seen = transformer[-1][-1], sum(part[-1]["step"] for part in transformer) * batch
+    last, batch, perceptual = history[-1], transformer["batch"], tokenizer["perceptual"]
+    steps = [f"{part:,}" for part in transformer["steps"]]
     rows = [
         ("perceptual network", f"RegNet of {perceptual['parameters']:,} parameters, {perceptual['epochs']} epochs, test accuracy "
          f"{perceptual['test_accuracy']:.1%}", _minutes(perceptual["wall_time_s"])),
-        ("tokenizer", f"{_steps(tokenizer)} steps of {TOKENIZER_BATCH} images: with 256 codes, with 512, then twice with more "
-         "weight on the perceptual loss; adversarial loss in all", _minutes(sum(map(wall_seconds, tokenizer)))),
-        ("transformer", f"{_steps(transformer)} steps of {batch} images ({seen:,} in all), Beta(12, 3), EMA 0.999",
-         _minutes(sum(map(wall_seconds, transformer)))),
+        ("tokenizer", f"{' + '.join(f'{part:,}' for part in tokenizer['steps'])} steps of {tokenizer['batch']} images: with 256 "
+         "codes, with 512, then twice with more weight on the perceptual loss; adversarial loss in all", _minutes(tokenizer["seconds"])),
+        ("transformer", f"{' + '.join(steps)} steps of {batch} images ({sum(transformer['steps']) * batch:,} in all), "
+         f"{transformer['recipe']}", _minutes(wall_seconds(history))),
     ]  # fmt: skip
-    jump = f"The step at {transformer[0][-1]['step']:,} is where the tokens of the final tokenizer came in."
+    notes = " ".join(filter(None, (tokenizer["notes"], transformer["notes"])))
     return "\n\n".join([
         "## Training",
-        f"`bash training/fashion_mnist.sh` has every command. Float32, on {hardware}, a machine shared with other runs, so that\n"
+        f"`bash training/fashion_mnist.sh` has every command. On {transformer['hardware']}, a machine shared with other runs, so that\n"
         "the times are upper bounds:",
         table(["part", "what was run", "time"], rows),
         f"{notes + ' ' if notes else ''}Loss and masked-token accuracy at the end: {last['loss']:.2f} and "
         f"{last['token_accuracy']:.1%} (low is normal: many codes fit a place).",
         "![loss and token accuracy of the transformer](training.png)",
-        *([jump] if transformer[1:] else []),
+        *([f"At step {steps[0]} the second cosine of the learning rate begins."] if steps[1:] else []),
         "![test of the tokenizer: originals above, reconstructions below](reconstructions.png)",
-        f"Weights are stored in half precision and loaded in float32; against the float32 weights {equal_tokens:.1%} of the tokens "
-        "of 100\nimages drawn with equal noise are the same.",
+        f"Weights are stored in half precision and loaded in float32; against the float32 weights {transformer['equal_tokens']:.1%} "
+        "of the tokens of 100\nimages drawn with equal noise are the same.",
     ])  # fmt: skip
 
 
@@ -267,10 +274,6 @@ def wall_seconds(history: list[dict]) -> float:
 
 def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min"
-
-
-def _steps(parts: list[list[dict]]) -> str:
-    return " + ".join(f"{part[-1]['step']:,}" for part in parts)
 
 
 def limits(num_tokens: int) -> str:

@@ -1,8 +1,10 @@
 #!/usr/bin/env python
 """Turn a finished run of `training/fashion_mnist.sh` into the folders shipped here: weights in half precision, pictures, and
-cards whose every figure is read from what the run has recorded.
+cards whose every figure is read from what the run has recorded, and which the folders keep (training/, evaluation/).
 
     python model_cards/make_cards.py outputs/fashion-mnist --data /usr/share/datasets/fashion-mnist
+
+A run without a tokenizer of its own was trained on the shipped one's tokens: what a folder says of that stays.
 
 A strategy that a search has found for exactly these weights (`search/results/FOLDER-T8`) is stored; where there is none, the
 heuristic: the most recognised one of the grid among those whose distance is within 10 % of the grid's best, as recognition
@@ -28,7 +30,7 @@ from diffusers_autonat.cli import main as diffusers_autonat
 from diffusers_autonat.files import write_json, write_text
 from diffusers_autonat.loading import load_pipeline
 from diffusers_autonat.plots import plot_history
-from diffusers_autonat.provenance import pipeline_hash
+from diffusers_autonat.provenance import hardware, pipeline_hash
 from diffusers_autonat.search.report import PROVENANCE, save_strategy
 from diffusers_autonat.training.loop import History
 
@@ -37,6 +39,8 @@ JUDGE = Path("fashion-mnist-classifier")
 REFERENCE = JUDGE / "fashion-mnist-test.npz"
 SEARCHES, SPEEDS = Path("../search/results"), Path("../benchmarks/results/pipelines.json")
 TOKENIZER_PARTS = ("vqgan-256", "vqgan-512", "vqgan-long", "vqgan")
+TOKENIZER_BATCH = 32
+RECIPE = "bfloat16, Beta(12, 3), EMA 0.9995"
 ENLARGE = 3
 
 
@@ -72,7 +76,7 @@ def make_classifier(run: Path, data: str, hardware: str) -> None:
 
 
 def save_pipeline(model: Generator, run: Path, chosen: list[GenerationStrategy]) -> tuple[AutoNATPipeline, float]:
-    """The shipped folder, with found strategies where there are some, and the share of tokens that half precision keeps."""
+    """The shipped folder, new, with found strategies where there are some, and the share of tokens that half precision keeps."""
     pipe = load_pipeline(run / model.parts[-1] / "pipeline")
     pipe.scheduler = NATScheduler(pipe.scheduler.config.mask_token_id, [strategy.to_dict() for strategy in chosen])
     steps = chosen[-1].num_inference_steps
@@ -115,22 +119,20 @@ def tuned_heuristics(model: Generator) -> dict[int, dict]:
     return tuned
 
 
-def draw_pictures(model: Generator, run: Path, pipe: AutoNATPipeline, history: list[dict]) -> None:
+def draw_pictures(model: Generator, pipe: AutoNATPipeline, history: list[dict]) -> None:
     pipe.set_progress_bar_config(disable=True)
     images = pipe(
         list(range(10)), num_inference_steps=8, num_images_per_prompt=8, generator=torch.Generator().manual_seed(0)
     ).images
     images = [image.resize((image.width * ENLARGE, image.height * ENLARGE), 0) for image in images]
     make_image_grid(images, rows=10, cols=8).save(model.folder / "samples.png")
-    picture = Image.open(max((run / "vqgan" / "samples").glob("step-*.png")))
-    picture.resize((picture.width * ENLARGE, picture.height * ENLARGE), 0).save(model.folder / "reconstructions.png")
     plot_history(history, model.folder / "training.png", {"loss": "loss", "token_accuracy": "masked-token accuracy"})
 
 
 def evaluate(model: Generator, name: str, *arguments: str) -> None:
     """Let `diffusers-autonat evaluate` write a report to the folder."""
     output = model.folder / "evaluation" / f"{name}.json"
-    judge = ["--feature-extractor", str(JUDGE), "--reference", str(REFERENCE), "--metrics", "fid,class"]
+    judge = ["--feature-extractor", str(JUDGE), "--reference", str(REFERENCE), "--metrics", "fid,class,per_class"]
     diffusers_autonat(["evaluate", str(model.folder), *judge, *arguments, "--output", str(output)])
 
 
@@ -147,13 +149,13 @@ def evaluate_strategies(model: Generator, heuristics: list[GenerationStrategy], 
 
 def reports(model: Generator) -> dict[str, dict]:
     """The reports in the folder, in the order of the card's table."""
-    names = ("reconstructions", "T4", "T4-heuristic", "T8", "T8-heuristic")
-    files = {name: model.folder / "evaluation" / f"{name}.json" for name in names}
+    names = [f"T{steps}{of}" for steps in (4, 8, 16) for of in ("", "-heuristic")]
+    files = {name: model.folder / "evaluation" / f"{name}.json" for name in ("reconstructions", *names)}
     return {name: read(file) for name, file in files.items() if file.exists()}
 
 
 def joined_history(run: Path, parts: tuple[str, ...]) -> list[dict]:
-    """One history of parts that follow each other: steps and seconds go on."""
+    """One history of parts that follow each other: steps go on; seconds begin anew, as after a kill."""
     joined: list[dict] = []
     for part in parts:
         first = joined[-1]["step"] if joined else 0
@@ -161,20 +163,63 @@ def joined_history(run: Path, parts: tuple[str, ...]) -> list[dict]:
     return joined
 
 
-def compare(report_images: int, seen: int) -> str:
+def tokenizer_of(run: Path) -> tuple[dict, Image.Image]:
+    """What a run says of its tokenizer, and its latest reconstructions."""
+    histories = [History.read(run / part / "history.jsonl") for part in TOKENIZER_PARTS]
+    picture = Image.open(max((run / "vqgan" / "samples").glob("step-*.png")))
+    return {
+        "perceptual": read(run / "perceptual" / "training.json"),
+        "steps": [history[-1]["step"] for history in histories],
+        "batch": TOKENIZER_BATCH,
+        "seconds": sum(map(card_texts.wall_seconds, histories)),
+        "notes": "",
+    }, picture.resize((picture.width * ENLARGE, picture.height * ENLARGE), 0)
+
+
+def shipped_tokenizer(model: Generator) -> tuple[dict, Image.Image]:
+    """The same, as the shipped folder says it."""
+    picture = Image.open(model.folder / "reconstructions.png")
+    picture.load()  # before the folder is made anew
+    return read(model.folder / "training" / "tokenizer.json"), picture
+
+
+def transformer_of(run: Path, model: Generator, history: list[dict], equal_tokens: float, notes: str) -> dict:
+    """What a run says of its transformer."""
+    first = history[0]
+    return {
+        "steps": [History.read(run / part / "history.jsonl")[-1]["step"] for part in model.parts],
+        "batch": round(first["images_per_second"] * first["seconds"] / first["step"]),
+        "recipe": RECIPE,
+        "equal_tokens": equal_tokens,
+        "hardware": hardware(),
+        "notes": notes,
+    }
+
+
+def training_records(model: Generator) -> tuple[dict, dict, list[dict]]:
+    """What the folder keeps of its training: of the tokenizer, of the transformer, and the transformer's history."""
+    folder = model.folder / "training"
+    return read(folder / "tokenizer.json"), read(folder / "transformer.json"), History.read(folder / "history.jsonl")
+
+
+def images_seen(model: Generator) -> int:
+    transformer = read(model.folder / "training" / "transformer.json")
+    return sum(transformer["steps"]) * transformer["batch"]
+
+
+def compare() -> str:
     """ENAT beside AutoNAT, both with their heuristic: quality from the reports in both folders, cost and speed from the
     benchmark."""
-    of_heuristics = {}
+    of_heuristics, sizes = {}, set()
     for model in (AUTONAT, ENAT):
         known = reports(model)
         for steps in (4, 8):
             report = of_heuristics[model.tag, steps] = known.get(f"T{steps}-heuristic", known[f"T{steps}"])
-            if report["images"]["num_images"] != report_images:
-                raise ValueError(
-                    f"{model.folder} was reported with {report['images']['num_images']} images, not {report_images}."
-                )
+            sizes.add((report["images"]["num_images"], images_seen(model)))
+    if len(sizes) > 1:
+        raise ValueError(f"reported and trained with other numbers of images: {sizes}; make both folders alike.")
     parameters = load_pipeline(AUTONAT.folder).transformer.num_parameters()
-    return card_texts.comparison(of_heuristics, read(SPEEDS), seen, parameters)
+    return card_texts.comparison(of_heuristics, read(SPEEDS), images_seen(ENAT), parameters)
 
 
 def measured_sections(model: Generator) -> list[str]:
@@ -184,6 +229,9 @@ def measured_sections(model: Generator) -> list[str]:
     return [
         card_texts.strategies(chosen, origins(model), tuned_heuristics(model)),
         card_texts.quality(model, reports(model), grid),
+        card_texts.by_class(reports(model)),
+        *([compare()] if model is ENAT else []),
+        card_texts.training(*training_records(model)),
     ]
 
 
@@ -191,31 +239,34 @@ def make_generator(model: Generator, run: Path, data: str, num_images: int, seed
     grid = read(run / model.grid)
     chosen = [choose(grid["grid"], steps) for steps in sorted({row["steps"] for row in grid["grid"]})]
     heuristics = [strategy_of(grid, row) for row in chosen]
+    tokenizer, reconstructions = tokenizer_of(run) if (run / "vqgan").exists() else shipped_tokenizer(model)
     pipe, equal_tokens = save_pipeline(model, run, heuristics)
     history = joined_history(run, model.parts)
-    draw_pictures(model, run, pipe, history)
-    (model.folder / "evaluation").mkdir()
+    for name in ("evaluation", "training"):
+        (model.folder / name).mkdir()
+    write_json(model.folder / "training" / "tokenizer.json", tokenizer)
+    write_json(
+        model.folder / "training" / "transformer.json", transformer_of(run, model, history, equal_tokens, notes)
+    )
+    write_text(model.folder / "training" / "history.jsonl", "".join(f"{json.dumps(row)}\n" for row in history))
+    reconstructions.save(model.folder / "reconstructions.png")
+    draw_pictures(model, pipe, history)
     shutil.copy(run / model.grid, model.folder / "evaluation" / "grid.json")
     size = ["--num-images", str(num_images)]
     evaluate(model, "reconstructions", "--reconstruct", f"{data}:test", *size)
     evaluate_strategies(model, heuristics, "--seed", str(seed), *size)
+    save_card(model.folder, make_card(card_metadata(model), sections(model, pipe)))
 
-    tokenizer, transformer = (
-        [History.read(run / part / "history.jsonl") for part in parts] for parts in (TOKENIZER_PARTS, model.parts)
-    )
-    first = transformer[0][0]
-    batch = round(first["images_per_second"] * first["seconds"] / first["step"])
-    perceptual = read(run / "perceptual" / "training.json")
-    sections = [
+
+def sections(model: Generator, pipe: AutoNATPipeline) -> list[str]:
+    """The whole card, from what lies in the folder."""
+    return [
         card_texts.introduction(model, pipe),
         card_texts.how_to_use(model),
         card_texts.samples(model, pipe),
         *measured_sections(model),
-        compare(num_images, history[-1]["step"] * batch) if model is ENAT else "",
-        card_texts.training(grid["hardware"], perceptual, tokenizer, transformer, batch, equal_tokens, notes),
         card_texts.limits(pipe.transformer.config.sample_size**2),
     ]
-    save_card(model.folder, make_card(card_metadata(model), sections))
 
 
 def card_metadata(model: Generator) -> ModelCardData:
