@@ -112,7 +112,7 @@ def origins(model: Generator) -> dict[str, dict]:
 
 def tuned_heuristics(model: Generator) -> dict[int, dict]:
     """The heuristic that each found strategy was compared with, on the same images."""
-    tuned = {int(steps): read(SEARCHES / f"baseline-T{steps}.json") for steps in origins(model)}
+    tuned = {int(steps): read(SEARCHES / f"baseline-{model.folder}-T{steps}.json") for steps in origins(model)}
     for steps, origin in origins(model).items():
         baseline = tuned[int(steps)]
         assert baseline["pipeline"] == origin["pipeline"] and baseline["confirm_seed"] == origin["seed"]
