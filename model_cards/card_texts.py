@@ -90,7 +90,7 @@ def samples(model: Generator, pipe: AutoNATPipeline) -> str:
     return (
         "![eight samples of each class at T = 8, seed 0](samples.png)\n\n"
         f"Rows: {', '.join(map(escape, pipe.id2label.values()))}. The picture is what\n"
-        f"`diffusers-autonat generate {model.folder} --num-images 8 --seed 0` draws."
+        f"`diffusers-autonat generate {model.folder} --num-images 8 --seed 0 --output samples.png` draws."
     )
 
 

@@ -80,7 +80,7 @@ def run(*words, **environment):
 
 def test_commands_and_scripts_end_alike(tmp_path):
     """The same mistake, a pipeline that is not there: one line and status 2; with --verbose the traceback too."""
-    command = (sys.executable, "-m", "diffusers_autonat.cli", "generate", "/nowhere")
+    command = (sys.executable, "-m", "diffusers_autonat.cli", "generate", "/nowhere", "--output", "x.png")
     script = (sys.executable, ROOT / "training" / "train_autonat.py", "--train_data_dir", tmp_path, "--vqvae", "/nowhere",
               "--output_dir", tmp_path / "out")  # fmt: skip
     for words, program in ((command, "diffusers-autonat"), (script, "train_autonat.py")):

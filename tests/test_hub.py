@@ -232,7 +232,7 @@ def test_what_cannot_be_pushed_is_said_before_the_work(hub, tiny, image_folder, 
 
 def test_offline_is_said_where_a_pipeline_is_asked_for(tmp_path):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT / "src"), "HF_HOME": str(tmp_path)}
-    words = [sys.executable, *CLI, "generate", "me/nowhere"]
+    words = [sys.executable, *CLI, "generate", "me/nowhere", "--output", tmp_path / "x.png"]
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "none can be reached on the Hub by that id while HF_HUB_OFFLINE is set" in done.stderr

@@ -92,7 +92,7 @@ def test_it_generates(run):
     where = run("python", "-c", "import diffusers_autonat; print(diffusers_autonat.__file__)")
     assert Path(where.stdout.strip()).is_relative_to(run.folder), where.stdout + where.stderr
     done = run("diffusers-autonat", "generate", MODEL, "--class-labels", "Bag", "--num-images", 1, "--num-inference-steps", 2,
-               "--heuristic", "cosine")  # fmt: skip
+               "--heuristic", "cosine", "--output", "images.png")  # fmt: skip
     assert done.returncode == 0 and "1 images in 2 steps" in done.stdout, done.stderr
     assert [path.name for path in run.here.iterdir()] == ["images.png"]
     assert run("diffusers-autonat", "--version").stdout.startswith("diffusers-autonat 0.")

@@ -422,7 +422,7 @@ def main():
                 pipeline.save_pretrained(partial)
             save_model_card(partial, pipeline, condition, args, info, strategy, world)
         name, method = type(pipeline).__name__, "load_lora_weights" if args.rank else "from_pretrained"
-        shell = "" if args.rank else f", in the shell diffusers-autonat generate {folder}"
+        shell = "" if args.rank else f", in the shell diffusers-autonat generate {folder} --output images.png"
         accelerator.print(
             f'{"Adapter" if args.rank else "Pipeline"} saved to {folder}: load it with {name}.{method}("{folder}"){shell}.'
         )

@@ -180,7 +180,7 @@ def test_reconstructions(place, idx_folder, tmp_path, capsys):
     assert made["values"]["frechet_distance"] == pytest.approx(expected.item(), rel=1e-4)
     with pytest.raises(SystemExit, match="generates nothing: leave out --seed, --label-policy"):
         main(["evaluate", str(place / "pipeline"), "--reconstruct", str(idx_folder), "--seed", "3",
-              "--label-policy", "uniform", "--metrics", "class"])  # fmt: skip
+              "--label-policy", "uniform", "--metrics", "class", "--output", str(tmp_path / "x.json")])  # fmt: skip
     with pytest.raises(SystemExit, match="--num-images 65: .* has only 64 images"):
         main(["evaluate", str(place / "pipeline"), "--reconstruct", str(idx_folder), "--metrics", "fid",
               "--feature-extractor", str(place / "judge"), "--reference", str(place / "reference.npz"),
@@ -270,15 +270,16 @@ def test_the_search_reads_the_same_reference(place, tmp_path, fashion_mnist, idx
         assert judge_of(parser.parse_args(arguments), pipeline).reference.hash == expected
 
 
-def test_a_pipeline_is_needed_and_a_reference_to_compare_with(place, capsys):
+def test_a_pipeline_is_needed_and_a_reference_to_compare_with(place, tmp_path, capsys):
     for arguments in ([], ["--reference", "x", "--reconstruct", "x"]):
         with pytest.raises(SystemExit) as error:
             main(["evaluate", *arguments])
-        assert error.value.code == 2 and "arguments are required: pipeline" in capsys.readouterr().err
+        assert error.value.code == 2 and "arguments are required: pipeline, --output" in capsys.readouterr().err
+    words = ["evaluate", str(place / "pipeline"), "--output", str(tmp_path / "x.json")]
     with pytest.raises(SystemExit, match="--label-policy .* give --ref"):
-        main(["evaluate", str(place / "pipeline"), "--metrics", "class", "--label-policy", "reference"])
+        main([*words, "--metrics", "class", "--label-policy", "reference"])
     with pytest.raises(SystemExit, match="give --reference, or ask for --metrics is,class"):
-        main(["evaluate", str(place / "pipeline"), "--feature-extractor", str(place / "judge")])
+        main([*words, "--feature-extractor", str(place / "judge")])
 
 
 def work(rank, world, port, arguments, kill_at, directory):

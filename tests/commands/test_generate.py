@@ -75,14 +75,21 @@ def test_errors_are_one_line(folder, tmp_path, args, message):
 
 
 @pytest.mark.parametrize("number", ["0", "-3", "2.5"])
-def test_numbers_are_checked(folder, number):
+def test_numbers_are_checked(folder, number, capsys):
     with pytest.raises(SystemExit):
-        main(["generate", folder, "--num-images", number])
+        main(["generate", folder, "--num-images", number, "--output", "x.png"])
+    assert "--num-images" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_nothing_is_written_that_is_not_named(folder, capsys):
+    with pytest.raises(SystemExit):
+        main(["generate", folder])
+    assert "arguments are required: --output" in capsys.readouterr().err
 
 
 def test_a_missing_pipeline_is_named(tmp_path):
     with pytest.raises(SystemExit, match="nowhere"):
-        main(["generate", str(tmp_path / "nowhere")])
+        main(["generate", str(tmp_path / "nowhere"), "--output", str(tmp_path / "x.png")])
 
 
 def test_prompts_make_rows_too(folder, tmp_path, capsys):
@@ -96,4 +103,4 @@ def test_prompts_make_rows_too(folder, tmp_path, capsys):
         with pytest.raises(SystemExit, match="draws from text: give --prompts, and no --class-labels"):
             main(wrong)
     with pytest.raises(SystemExit, match="draws from classes: give --class-labels, and no --prompts"):
-        main(["generate", folder, "--prompts", "a boat"])
+        main(["generate", folder, "--prompts", "a boat", "--output", str(output)])

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
     if args.push_to_hub:
         check_repository(args.push_to_hub)
     # So that a run which is stopped politely takes away what it has begun to write, as one that breaks does.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("diffusers-autonat: terminated, nothing was written."))
+    before = signal.signal(signal.SIGTERM, end)
     try:
         convert_to_folder(
             args.model,
@@ -44,6 +44,12 @@ def run(args: argparse.Namespace) -> None:
         from ..hub import push_folder
 
         push_folder(args.push_to_hub, args.output)
+
+
+def end(number: int, _: object) -> None:
+    """A signal's handler: the status is the one that a shell gives who ends by it."""
+    print("diffusers-autonat: terminated, nothing was written.", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def check_repository(repository: str) -> None:

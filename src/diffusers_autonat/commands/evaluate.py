@@ -349,7 +349,9 @@ def register(commands) -> None:
     group.add_argument("--batch-size", type=positive, default=128,
                        help="images generated before they are measured; changes nothing but memory")  # fmt: skip
     group = command.add_argument_group("results")
-    group.add_argument("--output", default="evaluation.json", help="the report; the state of a run lies beside it")
+    group.add_argument(
+        "--output", required=True, metavar="FILE", help="the report, a JSON file; the state of a run lies beside it"
+    )
     group.add_argument("--resume", action="store_true", help="continue a killed run of the same command")
     group.add_argument("--save-seconds", type=number(0), default=60.0, help="between two saves of the state")
     group.add_argument("--save-images", metavar="PATH", help="folder for PNG files, or .npz for the ADM evaluator")

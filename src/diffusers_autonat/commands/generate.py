@@ -57,5 +57,5 @@ def register(commands) -> None:
     command.add_argument("--prompts", nargs="+", default=[], metavar="TEXT", help="of a pipeline that draws from text")
     command.add_argument("--num-images", type=positive, default=4, help="for each class or prompt")
     add_generation_arguments(command)
-    command.add_argument("--output", default="images.png", help="the picture; one of that name is replaced")
+    command.add_argument("--output", required=True, metavar="FILE", help="the picture; one of that name is replaced")
     command.set_defaults(run=run)

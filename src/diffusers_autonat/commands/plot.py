@@ -152,7 +152,7 @@ def register(commands) -> None:
         ("steps", plot_steps),
     ):
         one = kinds.add_parser(name, help=draw.__doc__, description=draw.__doc__)
-        one.add_argument("--output", default=f"{name}.png", help="the picture; one of that name is replaced")
+        one.add_argument("--output", required=True, metavar="FILE", help="the picture; one of that name is replaced")
         one.add_argument("--title", help="of the picture; default: what is drawn")
         one.set_defaults(run=run, draw=draw)
         if draw is plot_strategy:
