@@ -25,7 +25,7 @@ from huggingface_hub import ModelCardData
 from PIL import Image
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler
-from diffusers_autonat.cards import make_card, metadata, result, save_card
+from diffusers_autonat.cards import classes, make_card, metadata, result, save_card
 from diffusers_autonat.cli import main as diffusers_autonat
 from diffusers_autonat.files import write_json, write_text
 from diffusers_autonat.loading import load_pipeline
@@ -40,7 +40,8 @@ REFERENCE = JUDGE / "fashion-mnist-test.npz"
 SEARCHES, SPEEDS = Path("../search/results"), Path("../benchmarks/results/pipelines.json")
 TOKENIZER_PARTS = ("vqgan-256", "vqgan-512", "vqgan-long", "vqgan")
 TOKENIZER_BATCH = 32
-RECIPE = "bfloat16, Beta(12, 3), EMA 0.9995"
+DTYPE = "bfloat16"  # of the reports, as of the searches
+RECIPE = f"{DTYPE}, Beta(12, 3), EMA 0.9995"
 ENLARGE = 3
 
 
@@ -149,7 +150,7 @@ def evaluate_strategies(model: Generator, heuristics: list[GenerationStrategy], 
 
 def reports(model: Generator) -> dict[str, dict]:
     """The reports in the folder, in the order of the card's table."""
-    names = [f"T{steps}{of}" for steps in (4, 8, 16) for of in ("", "-heuristic")]
+    names = [f"T{steps}{of}" for steps in (4, 8) for of in ("", "-heuristic")]
     files = {name: model.folder / "evaluation" / f"{name}.json" for name in ("reconstructions", *names)}
     return {name: read(file) for name, file in files.items() if file.exists()}
 
@@ -254,18 +255,19 @@ def make_generator(model: Generator, run: Path, data: str, num_images: int, seed
     shutil.copy(run / model.grid, model.folder / "evaluation" / "grid.json")
     size = ["--num-images", str(num_images)]
     evaluate(model, "reconstructions", "--reconstruct", f"{data}:test", *size)
-    evaluate_strategies(model, heuristics, "--seed", str(seed), *size)
+    evaluate_strategies(model, heuristics, "--dtype", DTYPE, "--seed", str(seed), *size)
     save_card(model.folder, make_card(card_metadata(model), sections(model, pipe)))
 
 
 def sections(model: Generator, pipe: AutoNATPipeline) -> list[str]:
     """The whole card, from what lies in the folder."""
     return [
-        card_texts.introduction(model, pipe),
+        card_texts.introduction(model, pipe, reports(model)),
         card_texts.how_to_use(model),
-        card_texts.samples(model, pipe),
+        card_texts.samples(model),
+        classes(pipe.id2label, pipe.transformer.config.num_classes),
         *measured_sections(model),
-        card_texts.limits(pipe.transformer.config.sample_size**2),
+        card_texts.limits(pipe.transformer.config.sample_size**2, reports(model)),
     ]
 
 

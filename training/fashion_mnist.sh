@@ -51,6 +51,6 @@ done
 
 [ -f "$out/judge/config.json" ] || $launch training/train_classifier.py --train_data_dir "$data" --output_dir "$out/judge"
 python benchmarks/heuristic_grid.py "$out/autonat/pipeline" --judge "$out/judge" --data "$data" --output "$out/grid.json" \
-    --steps 16 8 4 --remasking-temperatures 4.5 2 --guidance-scales 1 2
+    --num-images 500 --remasking-temperatures 4.5 2 --guidance-scales 1 2
 python benchmarks/heuristic_grid.py "$out/enat/pipeline" --judge "$out/judge" --data "$data" --output "$out/enat-grid.json" \
-    --steps 16 8 4 --heuristic enat --num-images 500 --sampling-temperatures 1 2 --remasking-temperatures 1 2 --guidance-scales 1 2.5
+    --heuristic enat --num-images 500 --sampling-temperatures 1 2 --remasking-temperatures 1 2 --guidance-scales 1 2.5
