@@ -94,7 +94,10 @@ def save_pipeline(model: Generator, run: Path, chosen: list[GenerationStrategy])
         steps, found = strategy.num_inference_steps, SEARCHES / f"{model.folder}-T{strategy.num_inference_steps}"
         if found.exists():
             origin = read(found / PROVENANCE)[str(steps)]
-            if origin["pipeline"] != pipeline_hash(pipe):
+            searched = load_pipeline(
+                model.folder, getattr(torch, origin["dtype"])
+            )  # its hash is of weights of that dtype
+            if origin["pipeline"] != pipeline_hash(searched):
                 print(
                     f"{found} is of other weights (hash {origin['pipeline']}): the heuristic of T = {steps} is stored."
                 )
