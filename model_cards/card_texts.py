@@ -133,14 +133,22 @@ def strategies(chosen: list[dict], origins: dict[str, dict], tuned: dict[int, di
         origins: Of found strategies by number of steps, as a search writes them beside the scheduler.
         tuned: What `search/experiments.py baseline` has found for the same numbers of steps.
     """
-    lines = []
+    lines, before = [], 0
     for row in chosen:
         steps = row["steps"]
         if str(steps) in origins:
             origin, baseline = origins[str(steps)], tuned[steps]
+            search = (
+                f"`search/search_generation.py` ({origin['search']['num_trials']} trials of "
+                f"{origin['search']['num_images']:,} images, sampler {origin['sampler']})"
+            )
+            # A start that has won came from the strategy of fewer steps.
+            found = f"that of T = {before} as a curve, which {search} did not improve"
+            if not origin["trial"].startswith("start"):
+                found = f"found by {search}"
+            before = steps
             lines.append(
-                f"- T = {steps}: found by `search/search_generation.py` ({origin['search']['num_trials']} trials of "
-                f"{origin['search']['num_images']:,} images, sampler {origin['sampler']}): distance {origin['value']:.3f} "
+                f"- T = {steps}: {found}: distance {origin['value']:.3f} "
                 f"on {origin['num_images']:,} images of fresh noise, against {baseline['value']:.3f} of the heuristic with "
                 f"{baseline['tuned']} from a grid, on the same noise ([search.json](scheduler/search.json) has the rest)."
             )
