@@ -67,8 +67,7 @@ def test_a_front_of_two_objectives(figures, tmp_path):
 
 
 def test_a_training(figures, tmp_path):
-    main(["plot", "training", str(MODEL.parents[1] / "training" / "weights" / "fashion-mnist-autonat-2M"), "--output",
-          str(tmp_path / "t.png")])  # fmt: skip
+    main(["plot", "training", str(MODEL / "training"), "--output", str(tmp_path / "t.png")])
     assert [axis.get_ylabel() for axis in figures[0].axes] == ["loss (nats per token)", "masked-token accuracy"]
     with pytest.raises(SystemExit, match="holds no curve: name the --output_dir of a training"):
         main(["plot", "training", str(tmp_path), "--output", str(tmp_path / "x.png")])
