@@ -53,4 +53,4 @@ done
 python benchmarks/heuristic_grid.py "$out/autonat/pipeline" --judge "$out/judge" --data "$data" --output "$out/grid.json" \
     --num-images 500 --remasking-temperatures 4.5 2 --guidance-scales 1 2
 python benchmarks/heuristic_grid.py "$out/enat/pipeline" --judge "$out/judge" --data "$data" --output "$out/enat-grid.json" \
-    --heuristic enat --num-images 500 --sampling-temperatures 1 2 --remasking-temperatures 1 2 --guidance-scales 1 2.5
+    --heuristic enat --num-images 500 --sampling-temperatures 1 2 4.5 --remasking-temperatures 1 2 --guidance-scales 1 2.5
