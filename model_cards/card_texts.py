@@ -228,7 +228,7 @@ def _grid_table(grid: dict[str, Any]) -> str:
 
 def comparison(reports: dict[tuple[str, int], dict], speeds: dict[str, Any], seen: int, other_parameters: int) -> str:
     """
-    ENAT beside AutoNAT, both with their heuristic.
+    ENAT beside AutoNAT, both with their stored strategies.
 
     Args:
         reports: By tag and number of steps, of equal numbers of images.
@@ -257,8 +257,8 @@ def comparison(reports: dict[tuple[str, int], dict], speeds: dict[str, Any], see
     return "\n\n".join([
         "## Beside AutoNAT",
         f"The same tokenizer, and a transformer that has seen as many images ({seen:,}) and has {other_parameters:,} parameters:\n"
-        "[autonat-fashion-mnist](../autonat-fashion-mnist/README.md). Both use their heuristic, lambda and k (and ENAT's tau1) "
-        "from a\ngrid. Multiply-accumulates are those of one image, decoder included;\n"
+        "[autonat-fashion-mnist](../autonat-fashion-mnist/README.md). Both use the strategies that are "
+        "stored.\nMultiply-accumulates are those of one image, decoder included;\n"
         f"speeds are medians of {len(speeds['rows'][0]['rounds'])} interleaved rounds (`benchmarks/pipelines.py`,\n"
         f"[pipelines.json](../../benchmarks/results/pipelines.json), {speeds['hardware']}).",
         table(head, rows),

@@ -212,18 +212,18 @@ def images_seen(model: Generator) -> int:
 
 
 def compare() -> str:
-    """ENAT beside AutoNAT, both with their heuristic: quality from the reports in both folders, cost and speed from the
+    """ENAT beside AutoNAT, both with their stored strategies: quality from the reports in both folders, cost and speed from the
     benchmark."""
-    of_heuristics, sizes = {}, set()
+    stored, sizes = {}, set()
     for model in (AUTONAT, ENAT):
         known = reports(model)
         for steps in (4, 8):
-            report = of_heuristics[model.tag, steps] = known.get(f"T{steps}-heuristic", known[f"T{steps}"])
+            report = stored[model.tag, steps] = known[f"T{steps}"]
             sizes.add((report["images"]["num_images"], images_seen(model)))
     if len(sizes) > 1:
         raise ValueError(f"reported and trained with other numbers of images: {sizes}; make both folders alike.")
     parameters = load_pipeline(AUTONAT.folder).transformer.num_parameters()
-    return card_texts.comparison(of_heuristics, read(SPEEDS), images_seen(ENAT), parameters)
+    return card_texts.comparison(stored, read(SPEEDS), images_seen(ENAT), parameters)
 
 
 def measured_sections(model: Generator) -> list[str]:
