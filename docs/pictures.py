@@ -18,6 +18,8 @@ def main():
     subprocess.run(["bash", "-eux", "-c", code("plots.md", "bash")], cwd=DOCS.parent, check=True)
     exec(compile(code("schedules.md", "python"), "schedules.md", "exec"), {})
     for picture in (DOCS / "images").iterdir():
+        if picture.name.startswith("demo-"):  # by the app's test
+            continue
         shutil.copy(DOCS.parent / "outputs" / picture.name, picture)
         print(f"docs/images/{picture.name}")
 

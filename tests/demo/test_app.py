@@ -57,7 +57,8 @@ def serve():
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         words = [sys.executable, str(ROOT / "demo" / "app.py"), str(pipeline), "--port", str(port), *options]
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT / "src")}
+        path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
         process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         started.append(process)
         address = f"http://127.0.0.1:{port}/"
