@@ -38,16 +38,13 @@ def test_a_search_and_several_seeds(figures, tmp_path):
     folder = RESULTS / "autonat-fashion-mnist-T4"
     main(["plot", "search", str(folder), "--output", str(tmp_path / "one.png")])
     [axis] = figures[0].axes
-    number = json.loads((folder / "result.json").read_text())["search"]["num_trials"]
-    assert (
-        len(axis.lines[0].get_xdata()) == number
-        and axis.get_ylabel() == "Fréchet distance"
-        and "N = 500" in axis.get_title()
-    )
+    search = json.loads((folder / "result.json").read_text())["search"]
+    assert len(axis.lines[0].get_xdata()) == search["num_trials"] and axis.get_ylabel() == "Fréchet distance"
+    assert f"N = {search['num_images']:,}" in axis.get_title()
     shutil.copytree(folder, tmp_path / "again")
     main(["plot", "search", str(folder), str(tmp_path / "again"), "--output", str(tmp_path / "two.png")])
     [axis] = figures[1].axes
-    assert axis.get_xlabel() == "generated images" and axis.lines[0].get_xdata()[0] == 500
+    assert axis.get_xlabel() == "generated images" and axis.lines[0].get_xdata()[0] == search["num_images"]
     assert np.all(np.diff(axis.lines[0].get_ydata()) <= 0)
     (tmp_path / "again" / "trials.csv").write_text("number,state,value\n")
     with pytest.raises(SystemExit, match="again holds no finished trial"):
