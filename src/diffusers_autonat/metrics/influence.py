@@ -8,6 +8,7 @@ their distribution, dD/dx is the derivative of their mean influence.
 from __future__ import annotations
 
 import base64
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -142,8 +143,8 @@ def clipped(effects: Tensor) -> Tensor:
     return effects.clamp(*torch.quantile(effects, effects.new_tensor([CLIPPED, 1 - CLIPPED])))
 
 
-class FrechetError(FeatureBank):
-    """Standard error of the Fréchet distance of the added features to a reference: how far another draw may lie from it.
+class DistanceError(FeatureBank, ABC):
+    """Standard error of a distance of the added features to a reference: how far another draw may lie from it.
 
     A distance of N images varies as the mean of their influences does, so its error is their standard deviation over the
     root of N (the delta method). Of two sets with the same noise the difference varies less than their errors say.
@@ -151,20 +152,41 @@ class FrechetError(FeatureBank):
     Args:
         reference: As of the distance.
         kwargs: arguments of `torchmetrics.Metric`.
+
+    Attributes:
+        labels: what the value is called, of the standard Inception network and of others.
     """
 
     higher_is_better = False
+    labels: tuple[str, str]
 
     def __init__(self, reference: Reference, **kwargs: Any):
         super().__init__(len(reference.mu), **kwargs)
-        self.label = "fid_error" if reference.is_standard_inception else "frechet_distance_error"
-        self.influence = FrechetInfluence(reference, max_directions=len(reference.mu))
+        standard, other = self.labels
+        self.label = standard if reference.is_standard_inception else other
+
+    @abstractmethod
+    def effects(self, features: Tensor) -> Tensor:
+        """Influence `[n]` of images with these features `[n, D]` among themselves."""
 
     def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
-        """`{"frechet_distance_error": e}`, or `{"fid_error": e}`."""
-        features = self.influence.project(super().compute())
-        effects = self.influence(features, Population.of(features))
+        """`{label: error}`."""
+        effects = self.effects(super().compute())
         return {self.label: effects.std() / len(effects) ** 0.5}
+
+
+class FrechetError(DistanceError):
+    """Of the Fréchet distance, see `DistanceError`."""
+
+    labels = ("fid_error", "frechet_distance_error")
+
+    def __init__(self, reference: Reference, **kwargs: Any):
+        super().__init__(reference, **kwargs)
+        self.influence = FrechetInfluence(reference, max_directions=len(reference.mu))
+
+    def effects(self, features: Tensor) -> Tensor:
+        projected = self.influence.project(features)
+        return self.influence(projected, Population.of(projected))
 
 
 def _pack(values: Tensor) -> str:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics.image.kid import poly_kernel
 
-from .influence import Population, clipped
+from .influence import DistanceError, Population, clipped
 from .references import Reference
-from .statistics import FeatureBank
 
 
 ROWS = 1024  # images compared with all others at once
@@ -67,25 +66,17 @@ class KernelInfluence:
         """Nothing: the mean of the kernel over earlier images could not be had without all of their features."""
 
 
-class KernelError(FeatureBank):
-    """Standard error of the kernel distance of the added features to a reference, see `FrechetError`.
+class KernelError(DistanceError):
+    """Of the kernel distance, see `DistanceError`."""
 
-    Args:
-        reference: As of the distance.
-        kwargs: arguments of `torchmetrics.Metric`.
-    """
-
-    higher_is_better = False
+    labels = ("kid_error", "kernel_distance_error")
 
     def __init__(self, reference: Reference, **kwargs: Any):
-        super().__init__(len(reference.mu), **kwargs)
-        self.label = "kid_error" if reference.is_standard_inception else "kernel_distance_error"
+        super().__init__(reference, **kwargs)
         self.influence = KernelInfluence(reference)
 
-    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
-        """`{"kernel_distance_error": e}`, or `{"kid_error": e}`."""
-        effects = self.influence.among_others(self.influence.project(super().compute()))
-        return {self.label: effects.std() / len(effects) ** 0.5}
+    def effects(self, features: Tensor) -> Tensor:
+        return self.influence.among_others(self.influence.project(features))
 
 
 def _mean_kernel(features: Tensor, others: Tensor) -> Tensor:
