@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import is_offline_mode
+from transformers.utils import logging
 
 from . import pipelines
+
+
+@contextmanager
+def without_report() -> Iterator[None]:
+    """No table by transformers of the weights that a checkpoint lacks or a model does not use: who loads it says what that means."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def default_device() -> str:

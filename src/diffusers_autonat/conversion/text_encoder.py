@@ -17,8 +17,8 @@ from transformers import (
     PretrainedConfig,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
+from ..loading import without_report
 from .source_format import ReleasedTextEncoder
 
 
@@ -97,7 +97,7 @@ class TextEncoder:
         Raises:
             ValueError: It cannot be read, or is not complete.
         """
-        with _readable(self.name), _quiet():
+        with _readable(self.name), without_report():  # `describe` names what is not used
             model, found = AutoModelForTextEncoding.from_pretrained(
                 self.name, config=self.config, output_loading_info=True
             )
@@ -113,17 +113,6 @@ class TextEncoder:
         lines = [f"text encoder: {type(self.model).__name__} of {self.title}, {sizes}"]
         assumed = f"  no tensor shows pad_token_id={self.pad_token_id}: assumed, as in the released model"
         return lines + [assumed] * self.is_assumed + [f"  not used: {', '.join(self.unused)}"] * bool(self.unused)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' table of the tensors that a part of a larger model does not use: `describe` names them."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 @contextmanager

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
+from ...loading import without_report
 from ...provenance import model_hash
 from .base import plain_float32
-from .vision_model import checkpoint_folder, without_report
+from .vision_model import checkpoint_folder
 
 
 class TextTower(nn.Module):

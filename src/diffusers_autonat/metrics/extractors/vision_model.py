@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
-from transformers.utils import logging
 
+from ...loading import without_report
 from ...provenance import DIGITS, file_hash
 from .base import FeatureExtractor, match_channels
 from .preprocessing import Preprocessing
@@ -122,17 +121,6 @@ class TransformersExtractor(FeatureExtractor):
     def extract(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         base, output = self._run(images)
         return POOLING[self.preprocessing["pooling"]](base), getattr(output, "logits", None)
-
-
-@contextmanager
-def without_report() -> Iterator[None]:
-    """No table of the weights that a checkpoint lacks: what that means is said here."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def checkpoint_folder(name: str) -> Path:
