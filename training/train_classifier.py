@@ -18,10 +18,9 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
+from transformers import RegNetConfig, RegNetForImageClassification
 
 from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, warning_lines, whole
-from diffusers_autonat.files import whole_folder, write_json
 from diffusers_autonat.image_datasets import ImageTransform, ReadableImages, label_names, num_channels_of
 from diffusers_autonat.launcher import end_with_launcher
 from diffusers_autonat.training.checks import (
@@ -37,6 +36,7 @@ from diffusers_autonat.training.data import (
     random_flip,
     train_and_test,
 )
+from diffusers_autonat.training.judges import check_stages, save_judge
 from diffusers_autonat.training.loop import MAX_SEED
 
 
@@ -100,10 +100,7 @@ def accuracy(model, loader, size: int) -> float:
 def main():
     args = parse_args()
     end_with_launcher()
-    if len(args.hidden_sizes) != len(args.depths):
-        raise ValueError(
-            f"--hidden_sizes names {len(args.hidden_sizes)} stages and --depths {len(args.depths)}: name as many."
-        )
+    check_stages(args.hidden_sizes, args.depths)
     writable_folder(args.output_dir)
     accelerator = Accelerator()
     set_seed(args.seed)
@@ -173,14 +170,7 @@ def main():
             "seed": args.seed,
             "wall_time_s": round(time.time() - start),
         }
-        with whole_folder(args.output_dir) as folder:
-            model.save_pretrained(folder)
-            ViTImageProcessorPil(
-                size={"height": args.input_size, "width": args.input_size},
-                image_mean=[0.5] * num_channels,
-                image_std=[0.5] * num_channels,
-            ).save_pretrained(folder)
-            write_json(folder / "training.json", result)
+        save_judge(args.output_dir, model, args.input_size, num_channels, result)
         print(json.dumps(result))
 
 

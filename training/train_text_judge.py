@@ -22,10 +22,9 @@ from accelerate.utils import DataLoaderConfiguration, set_seed
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import ConvNextConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel, ViTImageProcessorPil
+from transformers import ConvNextConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
 from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, warning_lines, whole
-from diffusers_autonat.files import whole_folder, write_json
 from diffusers_autonat.image_datasets import ImageTransform, ReadableImages, num_channels_of
 from diffusers_autonat.launcher import end_with_launcher
 from diffusers_autonat.metrics import CANDIDATES, r_precision
@@ -35,6 +34,7 @@ from diffusers_autonat.training.checkpoints import Checkpoints, check_resume
 from diffusers_autonat.training.checks import require_finite, require_finite_weights, require_memory, writable_folder
 from diffusers_autonat.training.data import add_data_arguments, add_test_arguments, images_of, train_and_test
 from diffusers_autonat.training.folder_lock import hold_folder
+from diffusers_autonat.training.judges import check_stages, save_judge
 from diffusers_autonat.training.loop import MAX_SEED, History, endless_batches, seed_step
 from diffusers_autonat.training.text_condition import load_text_encoder
 
@@ -166,10 +166,7 @@ def measure(
 def main():
     args = parse_args()
     end_with_launcher()
-    if len(args.hidden_sizes) != len(args.depths):
-        raise ValueError(
-            f"--hidden_sizes names {len(args.hidden_sizes)} stages and --depths {len(args.depths)}: name as many."
-        )
+    check_stages(args.hidden_sizes, args.depths)
     writable_folder(args.output_dir)
     check_resume(args.output_dir, args.resume_from_checkpoint)
     accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True))
@@ -262,14 +259,7 @@ def main():
             "seed": args.seed,
             "text_encoder_hash": plain.judge.config.text_encoder_hash,
         }
-        with whole_folder(Path(args.output_dir, "judge")) as folder:
-            plain.judge.save_pretrained(folder)
-            ViTImageProcessorPil(
-                size={"height": args.resolution, "width": args.resolution},
-                image_mean=[0.5] * num_channels,
-                image_std=[0.5] * num_channels,
-            ).save_pretrained(folder)
-            write_json(folder / "training.json", result)
+        save_judge(Path(args.output_dir, "judge"), plain.judge, args.resolution, num_channels, result)
         print(json.dumps(result))
     accelerator.end_training()
 
