@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from diffusers import VQModel
@@ -37,16 +38,20 @@ def launch_command(processes=1):
 
 
 def launch(script, *args, processes=1):
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
-    result = subprocess.run(
-        [str(word) for word in (*launch_command(processes), SCRIPTS / script, *args)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=400,
-    )
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    return result.stdout
+    """What the script prints; where it hangs, the test fails with the stack of every process that it started."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true", "PYTHONFAULTHANDLER": "1"}
+    command = [str(word) for word in (*launch_command(processes), SCRIPTS / script, *args)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=400)
+        except subprocess.TimeoutExpired:
+            for started in (*psutil.Process(process.pid).children(recursive=True), process):
+                started.send_signal(signal.SIGABRT)
+            output, errors = process.communicate()
+    assert process.returncode == 0, output[-2000:] + errors[-8000:]
+    return output
 
 
 @pytest.fixture(scope="module")
