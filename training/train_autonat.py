@@ -63,6 +63,7 @@ from diffusers_autonat.training.loop import (
 from diffusers_autonat.training.lora import AdapterState, add_adapter, save_adapter
 from diffusers_autonat.training.model_card import save_model_card
 from diffusers_autonat.training.presets import AUTONAT_PRESETS, parse_with_preset
+from diffusers_autonat.training.processes import end_training
 from diffusers_autonat.training.recipes import RECIPES, Recipe, recipe_name, taken_by
 from diffusers_autonat.training.text_condition import TextCondition, load_text_encoder
 from diffusers_autonat.training.tokenizing import tokenize_dataset
@@ -427,7 +428,7 @@ def main():
             f'{"Adapter" if args.rank else "Pipeline"} saved to {folder}: load it with {name}.{method}("{folder}"){shell}.'
         )
         upload(args, folder)
-    accelerator.end_training()
+    end_training(accelerator)
 
 
 if __name__ == "__main__":

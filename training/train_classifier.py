@@ -38,6 +38,7 @@ from diffusers_autonat.training.data import (
 )
 from diffusers_autonat.training.judges import check_stages, save_judge
 from diffusers_autonat.training.loop import MAX_SEED
+from diffusers_autonat.training.processes import end_training
 
 
 def parse_args():
@@ -172,6 +173,7 @@ def main():
         }
         save_judge(args.output_dir, model, args.input_size, num_channels, result)
         print(json.dumps(result))
+    end_training(accelerator)
 
 
 if __name__ == "__main__":

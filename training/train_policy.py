@@ -41,6 +41,7 @@ from diffusers_autonat.training.folder_lock import hold_folder
 from diffusers_autonat.training.loop import MAX_SEED, History, seed_step
 from diffusers_autonat.training.model_card import save_policy_card
 from diffusers_autonat.training.policy_gradient import ActorCritic, exploration, joined, ppo_loss, rollout
+from diffusers_autonat.training.processes import end_training
 from diffusers_autonat.training.reward_guard import PolicyValidation, RewardGuard
 from diffusers_autonat.training.rewards import (
     DiscriminatorReward,
@@ -387,7 +388,7 @@ def main():
             save_policy_card(partial, final, args, guard, world)
         accelerator.print(f"Pipeline with the policy of update {guard.best_values['step']} saved to {folder}.")
         upload(args, folder)
-    accelerator.end_training()
+    end_training(accelerator)
 
 
 if __name__ == "__main__":

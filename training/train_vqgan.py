@@ -51,6 +51,7 @@ from diffusers_autonat.training.loop import (
 )
 from diffusers_autonat.training.model_card import save_tokenizer_card
 from diffusers_autonat.training.presets import VQGAN_PRESETS, parse_with_preset
+from diffusers_autonat.training.processes import end_training
 from diffusers_autonat.training.uploads import add_upload_arguments, check_uploads, open_upload, upload
 from diffusers_autonat.training.vqgan import (
     CodebookUsage,
@@ -362,7 +363,7 @@ def main():
             f'VQModel.from_pretrained("{folder}").'
         )
         upload(args, folder)
-    accelerator.end_training()
+    end_training(accelerator)
 
 
 if __name__ == "__main__":

@@ -133,4 +133,4 @@ def check_tokens(latents: Any, shape: tuple[int, int]) -> None:
 def check_callback_tensors(names: Sequence[str], known: Sequence[str]) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"callbacks can be given {list(known)}, not {unknown}.")
+        raise ValueError(f"callbacks can be given {list(known)}, not {shortened(unknown[0])}.")

@@ -37,7 +37,7 @@ class ClassNames:
         """
         if isinstance(class_labels, (torch.Tensor, np.ndarray)):
             class_labels = class_labels.tolist()
-        if isinstance(class_labels, str) or not isinstance(class_labels, Sequence):
+        if isinstance(class_labels, (str, bytes, bytearray)) or not isinstance(class_labels, Sequence):
             class_labels = [class_labels]  # type: ignore[list-item]
         if not class_labels:
             raise ValueError("class_labels is empty: name at least one class.")
