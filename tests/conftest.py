@@ -17,7 +17,7 @@ from diffusers_autonat.models.transformer_enat import ENATCache
 
 
 # Property tests: the same cases in every run of the suite, and as many others as one has time for with
-# `pytest --hypothesis-profile=long -k properties`.
+# `pytest --hypothesis-profile=long -m hypothesis`.
 settings.register_profile("suite", max_examples=150, deadline=None, derandomize=True, database=None)
 settings.register_profile("long", max_examples=5_000, deadline=None)
 

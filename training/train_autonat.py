@@ -63,7 +63,7 @@ from diffusers_autonat.training.loop import (
 from diffusers_autonat.training.lora import AdapterState, add_adapter, save_adapter
 from diffusers_autonat.training.model_card import save_model_card
 from diffusers_autonat.training.presets import AUTONAT_PRESETS, parse_with_preset
-from diffusers_autonat.training.processes import end_training
+from diffusers_autonat.training.process_group import end_training
 from diffusers_autonat.training.recipes import RECIPES, Recipe, recipe_name, taken_by
 from diffusers_autonat.training.text_condition import TextCondition, load_text_encoder
 from diffusers_autonat.training.tokenizing import tokenize_dataset

@@ -38,7 +38,7 @@ from diffusers_autonat.training.data import (
 )
 from diffusers_autonat.training.judges import check_stages, save_judge
 from diffusers_autonat.training.loop import MAX_SEED
-from diffusers_autonat.training.processes import end_training
+from diffusers_autonat.training.process_group import end_training
 
 
 def parse_args():

@@ -41,7 +41,7 @@ from diffusers_autonat.training.folder_lock import hold_folder
 from diffusers_autonat.training.loop import MAX_SEED, History, seed_step
 from diffusers_autonat.training.model_card import save_policy_card
 from diffusers_autonat.training.policy_gradient import ActorCritic, exploration, joined, ppo_loss, rollout
-from diffusers_autonat.training.processes import end_training
+from diffusers_autonat.training.process_group import end_training
 from diffusers_autonat.training.reward_guard import PolicyValidation, RewardGuard
 from diffusers_autonat.training.rewards import (
     DiscriminatorReward,

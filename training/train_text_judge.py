@@ -36,7 +36,7 @@ from diffusers_autonat.training.data import add_data_arguments, add_test_argumen
 from diffusers_autonat.training.folder_lock import hold_folder
 from diffusers_autonat.training.judges import check_stages, save_judge
 from diffusers_autonat.training.loop import MAX_SEED, History, endless_batches, seed_step
-from diffusers_autonat.training.processes import end_training
+from diffusers_autonat.training.process_group import end_training
 from diffusers_autonat.training.text_condition import load_text_encoder
 
 

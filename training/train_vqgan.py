@@ -51,7 +51,7 @@ from diffusers_autonat.training.loop import (
 )
 from diffusers_autonat.training.model_card import save_tokenizer_card
 from diffusers_autonat.training.presets import VQGAN_PRESETS, parse_with_preset
-from diffusers_autonat.training.processes import end_training
+from diffusers_autonat.training.process_group import end_training
 from diffusers_autonat.training.uploads import add_upload_arguments, check_uploads, open_upload, upload
 from diffusers_autonat.training.vqgan import (
     CodebookUsage,

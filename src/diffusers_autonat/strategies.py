@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Real
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 
 from .files import write_json
+from .messages import shown
 
 
 FLOAT32 = torch.finfo(torch.float32)  # what steps compute in
@@ -326,15 +326,6 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} is nested too deeply to be a strategy or a config.") from None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}.") from None
-
-
-def shown(value: Any) -> str:
-    """A value of whatever kind and size as part of an error in one line."""
-    try:
-        text = " ".join(reprlib.repr(value).split())
-    except Exception:  # more digits than Python prints, or a `__repr__` of somebody else's
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _schedule(name: str, values: Any) -> tuple[float, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .strategies import GenerationStrategy, by_steps, read_json, shown, strategy_from_dict
+from .messages import shown
+from .strategies import GenerationStrategy, by_steps, read_json, strategy_from_dict
 
 
 def read_strategies(path: str | Path) -> list[Any]:

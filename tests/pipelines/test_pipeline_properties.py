@@ -7,15 +7,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
 
-from diffusers_autonat import GenerationStrategy
+from diffusers_autonat import AutoNATInpaintPipeline, GenerationStrategy
+from diffusers_autonat.models.tokenizer import encode_images
 from tests.conftest import tiny_pipeline
 from tests.pipelines.test_pipeline_enat import enat_pipeline
 from tests.schedulers.test_scheduling_nat_properties import generation_strategies, junk
 
 
 PIPELINES = {"autonat": tiny_pipeline(), "enat": enat_pipeline()}
-N, K, CLASSES = 49, 16, 4
+INPAINT = {name: AutoNATInpaintPipeline(**pipe.components) for name, pipe in PIPELINES.items()}
+N, K, CLASSES, SIDE = 49, 16, 4, 28
 both = st.sampled_from(sorted(PIPELINES))
 labels = st.lists(st.integers(0, CLASSES) | st.sampled_from(["kitty", "DOG", " cat "]), min_size=1, max_size=4)
 moderate = generation_strategies().filter(lambda s: max(s.guidance_scales) < 1e30)
@@ -56,6 +60,32 @@ def test_the_same_seed_gives_the_same_tokens_in_every_batch(name, class_labels, 
     assert torch.equal(together, draw(rows))
     assert torch.equal(together.flip(0), draw(rows[::-1]))
     assert torch.equal(together, torch.cat([draw(part) for part in (rows[:cut], rows[cut:]) if part]))
+
+
+shapes = st.tuples(st.integers(1, 40), st.integers(1, 40))
+pixels = st.sampled_from([0.0, 0.4, 0.5, 1.0])
+masks = st.one_of(
+    hnp.arrays(np.float32, shapes, elements=pixels),
+    hnp.arrays(np.uint8, shapes).map(Image.fromarray),
+    hnp.arrays(np.bool_, shapes).map(Image.fromarray),
+    hnp.arrays(np.float32, (1, 1, SIDE, SIDE), elements=pixels | st.just(math.nan)).map(torch.from_numpy),
+)
+
+
+@given(both, masks, st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_whatever_the_mask_tokens_outside_it_stay(name, mask, strength, seed):
+    pipe, image = INPAINT[name], torch.rand(1, 1, SIDE, SIDE, generator=generator(seed))
+    call = {"generator": generator(seed), "num_inference_steps": 4, "output_type": "latent"}
+    given_tokens = encode_images(pipe.vqvae, image)
+    try:
+        drawn = pipe(image, mask, 0, strength=strength, **call).images
+    except ValueError as error:
+        assert "mask_image" in str(error) and "\n" not in str(error) and len(str(error)) < 400
+        return
+    assert drawn.shape == (1, N) and drawn.min() >= 0 and drawn.max() < K
+    if isinstance(mask, torch.Tensor):
+        hole = torch.nn.functional.max_pool2d((mask >= 0.5).float(), SIDE // 7).flatten(1) > 0
+        assert torch.equal(drawn[~hole], given_tokens[~hole])
 
 
 WRONG = {

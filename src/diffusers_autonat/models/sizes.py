@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from numbers import Integral
-from reprlib import repr as shortened
+
+from ..messages import shown
 
 
 LARGEST = 2**24  # entries, classes, positions, features
@@ -24,4 +25,4 @@ def check_sizes(**sizes: int | None) -> None:
         if size is None:
             continue
         if not isinstance(size, Integral) or isinstance(size, bool) or not 1 <= size <= largest:
-            raise ValueError(f"`{name}` has to be a whole number from 1 to {largest:,}, but is {shortened(size)}.")
+            raise ValueError(f"`{name}` has to be a whole number from 1 to {largest:,}, but is {shown(size)}.")

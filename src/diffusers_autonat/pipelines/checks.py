@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral, Real
-from reprlib import repr as shortened
 from typing import Any
 
 import torch
 
+from ..messages import shown
 from ..strategies import GenerationStrategy, Strategy
 
 
@@ -23,7 +23,7 @@ def is_whole(value: Any) -> bool:
 def check_components(vqvae: Any, transformer: Any, scheduler: Any, output_type: str) -> None:
     """Whether tokenizer, transformer and scheduler speak of the same tokens; without images no tokenizer is needed."""
     if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"output_type = {shortened(output_type)} must be 'pil', 'np', 'pt' or 'latent'.")
+        raise ValueError(f"output_type = {shown(output_type)} must be 'pil', 'np', 'pt' or 'latent'.")
     codes, mask_id = transformer.config.codebook_size, scheduler.config.mask_token_id
     if vqvae is None:
         if output_type != "latent":
@@ -65,13 +65,13 @@ def check_policy(policy: Any, transformer: Any, scheduler: Any) -> None:
 def check_number(name: str, value: Any, low: float, high: float, meaning: str) -> None:
     """One number within bounds; NaN is not."""
     if not isinstance(value, Real) or isinstance(value, bool) or not low <= value <= high:  # type: ignore[operator]
-        raise ValueError(f"{name} = {shortened(value)} must be a number from {low:g} to {high:.3g}; {meaning}.")
+        raise ValueError(f"{name} = {shown(value)} must be a number from {low:g} to {high:.3g}; {meaning}.")
 
 
 def check_images_per_prompt(num_images_per_prompt: int) -> None:
     if not is_whole(num_images_per_prompt) or num_images_per_prompt < 1:
         raise ValueError(
-            f"num_images_per_prompt = {shortened(num_images_per_prompt)} must be a whole number of at least 1."
+            f"num_images_per_prompt = {shown(num_images_per_prompt)} must be a whole number of at least 1."
         )
 
 
@@ -88,7 +88,7 @@ def check_sampling(
     if strategy is not None and not isinstance(strategy, Strategy):
         if not isinstance(strategy, (list, tuple)) or not all(isinstance(s, Strategy) for s in strategy):
             raise ValueError(
-                f"strategy = {shortened(strategy)} must be a GenerationStrategy or a list with one for each image; "
+                f"strategy = {shown(strategy)} must be a GenerationStrategy or a list with one for each image; "
                 "GenerationStrategy.from_json and .from_dict read one."
             )
         if len(strategy) != batch_size:
@@ -105,7 +105,7 @@ def check_sampling(
             )
     elif generator is not None and not isinstance(generator, torch.Generator):
         raise ValueError(
-            f"generator = {shortened(generator)} must be a torch.Generator, as torch.Generator().manual_seed(0), or a list "
+            f"generator = {shown(generator)} must be a torch.Generator, as torch.Generator().manual_seed(0), or a list "
             "with one for each image."
         )
 
@@ -133,4 +133,4 @@ def check_tokens(latents: Any, shape: tuple[int, int]) -> None:
 def check_callback_tensors(names: Sequence[str], known: Sequence[str]) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"callbacks can be given {list(known)}, not {shortened(unknown[0])}.")
+        raise ValueError(f"callbacks can be given {list(known)}, not {shown(unknown[0])}.")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from reprlib import repr as shortened
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+
+from ..messages import shown
 
 
 ClassLabels: TypeAlias = int | str | Sequence[int | str] | torch.Tensor
@@ -52,7 +53,7 @@ class ClassNames:
                 or not 0 <= class_id <= num_classes
             ):
                 raise ValueError(
-                    f"class id {shortened(label)} does not exist: ids are 0 to {num_classes - 1}, and {num_classes} for no class."
+                    f"class id {shown(label)} does not exist: ids are 0 to {num_classes - 1}, and {num_classes} for no class."
                 )
             ids.append(int(class_id))
         return ids
@@ -64,7 +65,7 @@ class ClassNames:
         if not found:
             names = list(self.id2label.values())
             known = ", ".join(map(repr, names[:10])) or "none: the pipeline has no id2label"
-            raise ValueError(f"unknown class name {shortened(name)}; known are {known}{', ...' * (len(names) > 10)}.")
+            raise ValueError(f"unknown class name {shown(name)}; known are {known}{', ...' * (len(names) > 10)}.")
         return found[0]
 
 

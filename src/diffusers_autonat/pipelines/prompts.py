@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers.utils import logging
 
-from .checks import shortened
+from ..messages import shown
 from .first_step import FirstStep
 from .guided import Condition
 
@@ -188,7 +188,7 @@ class PromptMixin:
             if texts is None or isinstance(texts, str):
                 continue
             if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-                raise ValueError(f"{name} = {shortened(texts)} must be a text or a list of texts.")
+                raise ValueError(f"{name} = {shown(texts)} must be a text or a list of texts.")
             if not texts:
                 raise ValueError(f"{name} is empty: give at least one text.")
         for name, states in (("prompt_embeds", prompt_embeds), ("negative_prompt_embeds", negative_prompt_embeds)):
@@ -196,7 +196,7 @@ class PromptMixin:
                 continue
             wanted = (config.context_length, config.context_dim)
             if not isinstance(states, torch.Tensor) or states.ndim != 3 or tuple(states.shape[1:]) != wanted:
-                found = list(states.shape) if isinstance(states, torch.Tensor) else shortened(states)
+                found = list(states.shape) if isinstance(states, torch.Tensor) else shown(states)
                 raise ValueError(f"{name} must be states [batch, {wanted[0]}, {wanted[1]}], got {found}.")
             if not len(states):
                 raise ValueError(f"{name} is empty: give the states of at least one text.")

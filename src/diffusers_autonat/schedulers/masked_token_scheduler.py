@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from reprlib import repr as shortened
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 
+from ..messages import shown
 from ..strategies import GenerationStrategy, Strategy, as_strategies, by_steps, whole_steps
 from .masked_sampling import column, draw_tokens, gumbel_noise, mask_count
 
@@ -87,15 +87,13 @@ class MaskedTokenScheduler(SchedulerMixin, ConfigMixin):
     def __init__(self, mask_token_id: int = 1024, strategies: list[dict[str, list[float]]] | None = None):
         if not isinstance(mask_token_id, int) or isinstance(mask_token_id, bool) or mask_token_id < 1:
             raise ValueError(
-                f"mask_token_id = {shortened(mask_token_id)} must be a positive whole number: the codebook size."
+                f"mask_token_id = {shown(mask_token_id)} must be a positive whole number: the codebook size."
             )
         # diffusers takes what is passed by position for a default, which `from_config` of another order would leave out.
         self.register_to_config(_use_default_values=[])
         if strategies is not None:
             if not isinstance(strategies, (list, tuple)):
-                raise ValueError(
-                    f"strategies = {shortened(strategies)} must be a list with one for each number of steps."
-                )
+                raise ValueError(f"strategies = {shown(strategies)} must be a list with one for each number of steps.")
             stored = [self._own(s if isinstance(s, Strategy) else self._from_dict(s)) for s in strategies]
             by_steps(stored)  # refuses two for one number of steps
             # Plain lists survive JSON to the last digit, whatever the caller passed.

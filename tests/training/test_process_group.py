@@ -11,7 +11,7 @@ import os, sys
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from diffusers_autonat.training.processes import end_training, free_process_groups
+from diffusers_autonat.training.process_group import end_training, free_process_groups
 
 def train():
     accelerator = Accelerator(cpu=True)
