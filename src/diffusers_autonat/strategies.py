@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -328,10 +328,15 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} is not JSON: {error}.") from None
 
 
+def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    """A sequence, but neither a text nor bytes, which are sequences too."""
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview))
+
+
 def _schedule(name: str, values: Any) -> tuple[float, ...]:
     """The values of all steps as floats; a ValueError that names field, step and value."""
     items = values.tolist() if isinstance(values, (np.ndarray, torch.Tensor)) else values
-    if not isinstance(items, Sequence) or isinstance(items, (str, bytes, bytearray, memoryview)):
+    if not is_list(items):
         raise ValueError(f"{name} must be a list of floats, one per step, got {shown(values)}.")
     return tuple(_number(f"{name}[{t}]", value) for t, value in enumerate(items))
 

@@ -326,6 +326,7 @@ def test_the_generic_class_finds_ours_through_the_folder(pipe, tmp_path):
     [
         ([5], {}, "class id 5 does not exist: ids are 0 to 3"),
         (b"\0", {}, r"class id b'\\x00' does not exist"),
+        (memoryview(b"\0"), {}, r"class id <memory at .* does not exist"),
         ([-1], {}, "class id -1"),
         ([0.5], {}, "class id 0.5"),
         (["horse"], {}, "unknown class name 'horse'; known are"),

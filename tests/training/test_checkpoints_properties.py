@@ -1,6 +1,5 @@
 """Whatever happens to files of checkpoints: what is resumed is what was saved, or one line says why nothing is."""
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,13 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.test_checkpoints import Training, resume, same
+from tests.training.test_tokens_properties import BYTES, change, cut, delete, lengthen
 
 
 STEPS = 3
 names = st.sampled_from(
     ["checkpoint.json", "state.json", "model.safetensors", "optimizer.safetensors", "ema.safetensors"]
 )
-changes = st.tuples(st.integers(1, STEPS), names, st.sampled_from(["cut", "grown", "bit", "missing"]), st.floats(0, 1))
+damage = st.tuples(
+    st.integers(1, STEPS), names, st.sampled_from([cut, change, delete, lengthen]), BYTES, st.integers(0, 255)
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,28 +32,14 @@ def trained(tmp_path_factory):
     return folder, states
 
 
-def damage(path: Path, how: str, place: float) -> None:
-    data = bytearray(path.read_bytes())
-    at = min(int(place * len(data)), len(data) - 1)
-    if how == "missing":
-        path.unlink()
-    elif how == "cut":
-        os.truncate(path, at)
-    elif how == "grown":
-        path.write_bytes(data + data[: at + 1])
-    else:
-        data[at] ^= 1 << at % 8
-        path.write_bytes(data)
-
-
-@given(st.lists(changes, min_size=1, max_size=4, unique_by=lambda change: change[:2]))
+@given(st.lists(damage, min_size=1, max_size=4, unique_by=lambda one: one[:2]))
 def test_what_is_resumed_was_saved(trained, damages):
     folder, states = trained
     with tempfile.TemporaryDirectory() as place:
         shutil.copytree(folder, place, dirs_exist_ok=True)
-        for step, name, how, where in damages:
-            damage(Path(place, f"checkpoint-{step}", name), how, where)
-        whole = [step for step in states if step not in {change[0] for change in damages}]
+        for step, name, how, where, value in damages:
+            how(Path(place, f"checkpoint-{step}", name), where, value)
+        whole = [step for step in states if step not in {one[0] for one in damages}]
         try:
             training, step = resume(Path(place))
         except ValueError as error:

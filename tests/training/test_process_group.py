@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 
-# Ends a training again and again: with accelerate's own `end_training` it hangs within ten rounds.
+# Ends a training again and again: with accelerate's own `end_training` one of them hangs.
 TRAININGS = """
 import os, sys
 import torch

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..messages import shown
+from ..strategies import is_list
 
 
 ClassLabels: TypeAlias = int | str | Sequence[int | str] | torch.Tensor
@@ -38,12 +39,11 @@ class ClassNames:
         """
         if isinstance(class_labels, (torch.Tensor, np.ndarray)):
             class_labels = class_labels.tolist()
-        if isinstance(class_labels, (str, bytes, bytearray)) or not isinstance(class_labels, Sequence):
-            class_labels = [class_labels]  # type: ignore[list-item]
-        if not class_labels:
+        labels = class_labels if is_list(class_labels) else [class_labels]
+        if not labels:
             raise ValueError("class_labels is empty: name at least one class.")
         ids = []
-        for label in class_labels:
+        for label in labels:
             class_id = self._id_of(label) if isinstance(label, str) else label
             if isinstance(class_id, (torch.Tensor, np.ndarray)) and class_id.ndim == 0:
                 class_id = class_id.item()
