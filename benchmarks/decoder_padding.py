@@ -15,13 +15,12 @@ import time
 
 import torch
 from diffusers import VQModel
-from timing import interleaved, median_and_spread
+from timing import interleaved, made_with, median_and_spread
 
 from diffusers_autonat.cost.paper import TOKENIZER
 from diffusers_autonat.files import write_json
 from diffusers_autonat.loading import default_device
 from diffusers_autonat.models.tokenizer import decode_tokens, padding_blocks, skip_padding_blocks
-from diffusers_autonat.provenance import hardware, versions
 
 
 def build() -> VQModel:
@@ -55,7 +54,7 @@ def main():
     result = {"median_ratio": median, "spread": spread, "ratios": ratios,
               "seconds": [dict(zip(taken, one)) for one in zip(*taken.values())], "images_equal": equal,
               "skipped_blocks": padding_blocks(skipping), "batch_size": args.batch_size, "device": device,
-              "hardware": hardware(), "versions": versions("torch", "diffusers")}  # fmt: skip
+              **made_with()}  # fmt: skip
     write_json(args.output, result)
     seconds = {name: median_and_spread(values)[0] for name, values in taken.items()}
     print(f"decoding takes {seconds['skipping']:.3f} s instead of {seconds['stock']:.3f} s: {median:.2f} of it")

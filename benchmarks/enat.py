@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from diffusers import VQModel
 from diffusers.models.attention_dispatch import attention_backend
-from timing import interleaved, median_and_spread
+from timing import interleaved, made_with, median_and_spread
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusers_autonat import (
@@ -28,7 +28,6 @@ from diffusers_autonat.files import write_json
 from diffusers_autonat.loading import default_device
 from diffusers_autonat.models.transformer_enat import ENATTransformer2DModelOutput
 from diffusers_autonat.pipelines.guided import GuidedTransformer
-from diffusers_autonat.provenance import hardware, versions
 
 
 class WithoutReuse(ENATTransformer2DModel):
@@ -98,7 +97,7 @@ def main():
     strategies = {name: heuristic(args.num_inference_steps) for name, (_, heuristic) in VARIANTS.items()}
     costs = {name: step_costs(model_class, strategies[name]) for name, (model_class, _) in VARIANTS.items()}
     result = {"num_inference_steps": args.num_inference_steps, "num_tokens": 256, "device": device,
-              "hardware": hardware(), "versions": versions("torch", "diffusers"), "rounds": args.rounds,
+              **made_with(), "rounds": args.rounds,
               "macs": {name: {"steps": steps, "total": sum(steps)} for name, steps in costs.items()}, "times": []}  # fmt: skip
     for name, steps in costs.items():
         print(

@@ -14,13 +14,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from timing import interleaved, median_and_spread
+from timing import interleaved, made_with, median_and_spread
 
 from diffusers_autonat import AutoNATPipeline
 from diffusers_autonat.files import write_json
 from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.pipelines.first_step import FirstStepCache
-from diffusers_autonat.provenance import hardware, versions
 
 
 def draw(
@@ -81,8 +80,7 @@ def main():
                               f"{row[way]['times_as_fast']:.2f} times as fast;", "of {:,} images {:.2%} and of tokens {:.3%}"
                               .format(len(drawn["own"]), *row[way]["turned"].values()), "differ")  # fmt: skip
                     rows.append(row)
-                    write_json(args.output, {"rows": rows, "device": device, "hardware": hardware(),
-                                             "versions": versions("torch", "diffusers")})  # fmt: skip
+                    write_json(args.output, {"rows": rows, "device": device, **made_with()})  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from diffusers import (
     UVit2DModel,
     VQModel,
 )
-from timing import interleaved, median_and_spread, seconds
+from timing import interleaved, made_with, median_and_spread, seconds
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -53,7 +53,6 @@ from diffusers_autonat.export import export_pipeline
 from diffusers_autonat.files import write_json
 from diffusers_autonat.loading import default_device
 from diffusers_autonat.pipelines.first_step import FirstStepCache
-from diffusers_autonat.provenance import hardware, versions
 from diffusers_autonat.strategy_files import read_strategy
 
 
@@ -403,8 +402,7 @@ def main():
                         ways |= {name: OTHERS[name](batch, dtype, device, model == "tiny") for name in args.others}
                     case = {"model": model, "pixels": pixels, "steps": steps, "batch_size": batch, "dtype": dtype_name}
                     rows += rows_of(ways, args.rounds, peaks[dtype_name], case)
-                    write_json(args.output, {"rows": rows, "peaks": peaks, "device": device, "hardware": hardware(),
-                                             "versions": versions("torch", "diffusers")})  # fmt: skip
+                    write_json(args.output, {"rows": rows, "peaks": peaks, "device": device, **made_with("onnxruntime", "openvino", "torchao")})  # fmt: skip
     print(table(rows))
     with open(args.output.removesuffix(".json") + ".md", "w") as file:
         file.write(table(rows) + "\n")

@@ -13,13 +13,12 @@ import argparse
 from functools import partial
 
 import torch
-from timing import interleaved, median_and_spread
+from timing import interleaved, made_with, median_and_spread
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler, UViTTransformer2DModel
 from diffusers_autonat.files import write_json
 from diffusers_autonat.loading import default_device
 from diffusers_autonat.plots import fit_power, plot_growth
-from diffusers_autonat.provenance import hardware, versions
 
 
 # Width and blocks; S and L are the paper's.
@@ -93,7 +92,7 @@ def main():
         shown = ", ".join(f"{v}: {s:.3f} s" for v, s in zip(CURVES[axis], rows[-1]["seconds_per_image"]))
         print(f"{axis:7} exponent {rows[-1]['exponent']:.2f}: {shown}")
         write_json(args.output, {"rows": rows, "middle": middle, "dtype": args.dtype, "device": device,
-                                 "hardware": hardware(), "versions": versions("torch", "diffusers")})  # fmt: skip
+                                 **made_with()})  # fmt: skip
     curves = {LABELS[row["axis"]]: (row["sizes"], row["seconds_per_image"]) for row in rows}
     plot_growth(curves, args.output.removesuffix(".json") + ".png")
 

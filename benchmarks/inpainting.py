@@ -18,6 +18,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import make_image_grid, numpy_to_pil
 from PIL import Image, ImageOps
+from timing import made_with
 from tqdm.auto import tqdm
 
 from diffusers_autonat import AutoNATInpaintPipeline
@@ -26,7 +27,7 @@ from diffusers_autonat.image_datasets import ImageTransform, load_images
 from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.metrics import load_extractor
 from diffusers_autonat.models.tokenizer import encode_images
-from diffusers_autonat.provenance import hardware, pipeline_hash, versions
+from diffusers_autonat.provenance import pipeline_hash
 
 
 # Top, bottom, left and right of the hole, as shares of the side.
@@ -116,7 +117,7 @@ def main():
     write_json(args.output, {
         "rows": rows, "num_images": len(images), "seed": args.seed, "holes": HOLES, "judge": judge.identity(),
         "pipelines": {name: pipeline_hash(pipe) for name, pipe in pipelines.items()},
-        "hardware": hardware(), "versions": versions("torch", "diffusers"),
+        **made_with(),
     })  # fmt: skip
 
     columns = torch.stack(

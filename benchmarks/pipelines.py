@@ -12,13 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from timing import interleaved, median_and_spread
+from timing import interleaved, made_with, median_and_spread
 
 from diffusers_autonat import AutoNATPipeline
 from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.files import write_json
 from diffusers_autonat.loading import default_device, load_pipeline
-from diffusers_autonat.provenance import hardware, versions
 
 
 def generate(pipe: AutoNATPipeline, steps: int, batch_size: int) -> None:
@@ -54,7 +53,7 @@ def main():
                 })  # fmt: skip
                 print(f"T = {steps}, batch {batch_size:3}: {name:26} {cost.total / 1e6:8.1f} M multiply-accumulates,",
                       f"{median:8.1f} images/s")  # fmt: skip
-    result = {"rows": rows, "device": device, "hardware": hardware(), "versions": versions("torch", "diffusers")}
+    result = {"rows": rows, "device": device, **made_with()}
     write_json(args.output, result)
 
 

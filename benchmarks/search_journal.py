@@ -18,10 +18,10 @@ from pathlib import Path
 from unittest import mock
 
 import optuna
+from timing import made_with
 
 from diffusers_autonat import GenerationStrategy
 from diffusers_autonat.files import write_json
-from diffusers_autonat.provenance import hardware, versions
 from diffusers_autonat.search import (
     FixedStepsSpace,
     StrategyObjective,
@@ -93,7 +93,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), args.sizes, args.timed)
     write_json(args.output, {"rows": rows, "timed": args.timed, "num_parameters": len(SPACE.parameters),
-                             "hardware": hardware(), "versions": versions("diffusers-autonat", "optuna")})  # fmt: skip
+                             **made_with("diffusers-autonat", "optuna")})  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -19,14 +19,13 @@ import copy
 import torch
 import torch.nn.functional as F
 from decoder_padding import build as build_tokenizer
-from timing import interleaved, median_and_spread
+from timing import interleaved, made_with, median_and_spread
 
 from diffusers_autonat import UViTTransformer2DModel
 from diffusers_autonat.files import write_json
 from diffusers_autonat.loading import default_device
 from diffusers_autonat.models.tokenizer import decode_tokens, skip_padding_blocks
 from diffusers_autonat.models.transformer_enat import gather_tokens
-from diffusers_autonat.provenance import hardware, versions
 from diffusers_autonat.schedulers.masked_sampling import draw_tokens, gumbel_noise, log_confidence
 
 
@@ -164,8 +163,7 @@ def main():
                 })  # fmt: skip
                 print(f"{dtype_name}, batch {batch}: {name:9} {ratio:5.2f} times as fast (least: {min(first) / min(second):.2f}),",
                       f"saves {saves:7.2%} of a pass, mean difference {difference:.1e}")  # fmt: skip
-    write_json(args.output, {"rows": rows, "model": args.model, "device": device, "hardware": hardware(),
-                             "versions": versions("torch", "diffusers")})  # fmt: skip
+    write_json(args.output, {"rows": rows, "model": args.model, "device": device, **made_with()})  # fmt: skip
 
 
 if __name__ == "__main__":

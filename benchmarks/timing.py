@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import distributions
+from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
+
+from diffusers_autonat.provenance import hardware, versions
 
 
 def seconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
@@ -65,3 +71,11 @@ def median_and_spread(values: list[float]) -> tuple[float, float]:
     """The median, and how far the largest is above the smallest as a share of it."""
     median = statistics.median(values)
     return median, (max(values) - min(values)) / median
+
+
+def made_with(*others: str) -> dict[str, object]:
+    """What a file of results says of how it was made: command, machine, and versions, those of `others` where installed."""
+    installed = {distribution.name for distribution in distributions()}
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    packages = ["torch", "diffusers", *(name for name in others if name in installed)]
+    return {"command": command, "hardware": hardware(), "versions": versions(*packages)}

@@ -11,11 +11,10 @@ import argparse
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_dispatch import AttentionBackendName
-from timing import interleaved, median_and_spread
+from timing import interleaved, made_with, median_and_spread
 
 from diffusers_autonat import UViTTransformer2DModel
 from diffusers_autonat.files import write_json
-from diffusers_autonat.provenance import hardware, versions
 
 
 # Sizes of the model, and a batch that two cores do in seconds
@@ -62,8 +61,7 @@ def main():
     result = {
         "rows": rows,
         "threads": torch.get_num_threads(),
-        "hardware": hardware(),
-        "versions": versions("torch", "diffusers"),
+        **made_with(),
     }
     write_json(args.output, result)
 

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from timing import in_turn, median_and_spread, seconds
+from timing import in_turn, made_with, median_and_spread, seconds
 
 from diffusers_autonat import UViTTransformer2DModel
 from diffusers_autonat.files import write_json
 from diffusers_autonat.loading import default_device
-from diffusers_autonat.provenance import hardware, versions
 from diffusers_autonat.training.loop import History
 from diffusers_autonat.training.tokens import load_token_set
 
@@ -81,7 +80,7 @@ def main():
     ratios = [one["script"] / one["bare"] for one in rounds]
     median, spread = median_and_spread(ratios)
     result = {"median_ratio": median, "spread": spread, "ratios": ratios, "rounds": rounds, "batch_size": args.batch_size,
-              "steps": args.steps, "hardware": hardware(), "versions": versions("torch", "diffusers", "accelerate")}  # fmt: skip
+              "steps": args.steps, **made_with("accelerate")}  # fmt: skip
     write_json(args.output, result)
     print(f"train_autonat.py runs at {median:.2f} of the bare loop's images/s")
 

@@ -28,6 +28,7 @@ def test_inpainting(monkeypatch, tmp_path, fashion_mnist):
         "inpainting.py", str(tmp_path / "pipeline"), "--judge", str(tmp_path / "judge"), "--data", str(tmp_path / "data"),
         "--num-images", "12", "--steps", "4", "--output", str(tmp_path / "result.json"),
     ])  # fmt: skip
+    monkeypatch.syspath_prepend(BENCHMARKS)
     runpy.run_path(str(BENCHMARKS / "inpainting.py"), run_name="__main__")
     result = json.loads((tmp_path / "result.json").read_text())
     rows = result["rows"]

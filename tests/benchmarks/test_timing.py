@@ -72,3 +72,10 @@ def test_pipelines(timing, tmp_path, monkeypatch):
     assert [(row["pipeline"], row["steps"], row["batch_size"]) for row in rows] == [("one", 4, 2), ("two", 4, 2)]
     for row in rows:
         assert len(row["rounds"]) == 3 and sorted(row["rounds"])[1] == row["images_per_second"] and row["macs"] > 0
+
+
+def test_results_tell_their_command_machine_and_versions(timing, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/some/where/benchmarks/growth.py", "--axes", "a b"])
+    made = timing.made_with("optuna", "no-such-package")
+    assert made["command"] == "python benchmarks/growth.py --axes 'a b'"
+    assert made["hardware"] and list(made["versions"]) == ["python", "torch", "diffusers", "optuna"]
