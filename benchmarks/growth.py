@@ -94,7 +94,8 @@ def main():
         write_json(args.output, {"rows": rows, "middle": middle, "dtype": args.dtype, "device": device,
                                  **made_with()})  # fmt: skip
     curves = {LABELS[row["axis"]]: (row["sizes"], row["seconds_per_image"]) for row in rows}
-    plot_growth(curves, args.output.removesuffix(".json") + ".png")
+    title = f"AutoNAT-{args.model}, {args.dtype}, {args.tokens} tokens, T = {args.steps}, batch {args.batch}, one of them changed"
+    plot_growth(curves, args.output.removesuffix(".json") + ".png", title=title)
 
 
 if __name__ == "__main__":

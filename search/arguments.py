@@ -7,7 +7,7 @@ import logging
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from diffusers_autonat import NATScheduler, TrainingStrategy
 from diffusers_autonat.command_line import number, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.commands.arguments import check_writable
+from diffusers_autonat.hub import check_upload, open_repository, push_folder
 from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.metrics import (
     LABEL_POLICIES,
@@ -28,9 +29,11 @@ from diffusers_autonat.metrics import (
     read_captions,
 )
 from diffusers_autonat.pipelines.prompts import takes_prompts
+from diffusers_autonat.search.card import UPLOADED, save_search_card
 from diffusers_autonat.search.constraints import Constraint
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import METRICS
+from diffusers_autonat.search.report import read_provenance
 from diffusers_autonat.search.spaces import generation_start, resample_strategy
 from diffusers_autonat.search.training import CandidateTrainer
 from diffusers_autonat.strategy_files import read_strategies
@@ -49,6 +52,16 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--storage", help=f"journal file or database URL; default: {DEFAULT_JOURNAL} in --output")
     group.add_argument("--study-name", help="default: made of the script's own arguments")
     group.add_argument("--output", required=True, help="folder for what the search finds")
+
+
+def add_upload_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("upload")
+    group.add_argument(
+        "--push-to-hub", metavar="REPO", help="upload what was found, a scheduler, to this Hub repository"
+    )
+    group.add_argument(
+        "--license", default="unknown", help="of what was found, for its card: an identifier of the Hub"
+    )
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -218,6 +231,43 @@ def judge_of(args: argparse.Namespace, pipeline: Any = None) -> Judge:
     )
 
 
+def open_upload(args: argparse.Namespace) -> None:
+    """Make the repository that `--push-to-hub` names, so that a wrong token or name is known before the search."""
+    if args.push_to_hub:
+        args.push_to_hub = open_repository(args.push_to_hub, "--push-to-hub")
+
+
+def save_card(args: argparse.Namespace, base: str, pipeline: Any, origin: dict[str, Any], compared: dict[int, Any],
+              notes: Sequence[str] = ()) -> None:  # fmt: skip
+    """
+    The card beside what was found for a pipeline.
+
+    Args:
+        base: Folder or Hub id of the pipeline. origin: What the strategies that were found have in common in `search.json`.
+        compared, notes: As `save_search_card` has them.
+    """
+    measured_by = (
+        f"Extractor: {Path(args.feature_extractor).name} (weights {origin['extractor']}); "
+        f"reference: {Path(args.reference).name} (hash {origin['reference']})."
+    )
+    if "second_extractor" in origin:
+        measured_by += (
+            f" Second extractor, which the search did not see: {Path(args.second_feature_extractor).name} (weights "
+            f"{origin['second_extractor']}; reference {origin['second_reference']})."
+        )
+    output = Path(args.output)
+    save_search_card(
+        output, args.push_to_hub or output.resolve().name, base, pipeline, pipeline.scheduler, read_provenance(output), compared,
+        measured_by, args.license, notes,
+    )  # fmt: skip
+
+
+def upload(args: argparse.Namespace) -> None:
+    """What was found, where that is wanted: neither the journal nor the candidates."""
+    if args.push_to_hub:
+        push_folder(args.push_to_hub, args.output, "Found by a search", UPLOADED)
+
+
 def as_identity(candidates: dict[str, TrainingStrategy]) -> dict[str, Any]:
     """Training strategies as part of a study's identity: a study scores the same ones each time."""
     return {"candidates": {label: candidate.to_dict() for label, candidate in candidates.items()}}
@@ -246,6 +296,8 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--second-feature-extractor sees the confirmation's images, and --confirm-top 0 makes none")
     if args.study_name is not None and not args.study_name.strip():
         raise ValueError("--study-name is empty: leave it out, or give a name")
+    if getattr(args, "push_to_hub", None):
+        check_upload(args.push_to_hub, "--push-to-hub")
 
 
 def main_of_script(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:

@@ -22,15 +22,19 @@ from arguments import (
     add_start_arguments,
     add_study_arguments,
     add_training_arguments,
+    add_upload_arguments,
     as_identity,
     candidate_trainer,
     judge_of,
     main_of_script,
+    open_upload,
     parse_args_before_dashes,
+    save_card,
     start_label,
     start_strategy,
     storage_location,
     title_of,
+    upload,
 )
 
 from diffusers_autonat import GenerationStrategy, TrainingStrategy
@@ -63,6 +67,7 @@ def parse_args():
     add_training_arguments(parser)
     add_evaluation_arguments(parser)
     add_study_arguments(parser)
+    add_upload_arguments(parser)
     return parse_args_before_dashes(parser)
 
 
@@ -131,6 +136,7 @@ def run(args):
     training = TrainingStrategy(args.start_alpha, args.start_beta)
     training_space(training, args.alphas, args.betas)
     judge = judge_of(args)
+    open_upload(args)
     output = Path(args.output)
     alternation = Alternation(
         args, storage, judge, train, args.study_name or f"alternating-T{args.num_inference_steps}"
@@ -163,19 +169,26 @@ def run(args):
 
     # 3. The strategy for the model that is to be used
     pipeline = judge.load_pipeline(args.final_pipeline or train(training))
-    first = start_strategy(args, args.num_inference_steps, pipeline)
+    first, searches = start_strategy(args, args.num_inference_steps, pipeline), len(rounds)
+    rows = [[row.replace(": ", ", after the search of "), f"{one:.4f}"] for row, one in values.items()]
     if args.final_pipeline:
         found = alternation.generation("final-generation", pipeline, strategy)
-        strategy, value = found.strategy, found.value
+        strategy, value, searches = found.strategy, found.value, searches + 1
+        rows.append(["the bigger model", f"{value:.4f}"])
     origin = origin_of(
         judge.confirm_identity(), pipeline, study=alternation.name, metric_name=judge.value_name, value=value,
-        training=training.to_dict(), confirmed=True,
+        training=training.to_dict(), confirmed=True, sampler=args.sampler,
+        search={"num_images": args.num_images, "seed": args.seed, "num_trials": searches * args.num_trials},
     )  # fmt: skip
+    note = f"The model was trained with p(r) = {describe(training)}, which was found in turn with the strategy."
     with writing(output):
         save_strategy(output, pipeline.scheduler, strategy, origin)
-    plot_schedules({"found": strategy, start_label(args): first}, output / "schedules.png",
-                   title_of(args.final_pipeline or describe(training), args.num_inference_steps))  # fmt: skip
+        plot_schedules({"found": strategy, start_label(args): first}, output / "schedules.png",
+                       title_of(args.final_pipeline or describe(training), args.num_inference_steps))  # fmt: skip
+        compared = {args.num_inference_steps: (["measured", judge.value_name], rows)}
+        save_card(args, args.final_pipeline or str(train(training)), pipeline, origin, compared, [note])
     print(f"{judge.value_name} {value:.4f}: {describe(training)} and {output}/scheduler_config.json")
+    upload(args)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,17 @@ from arguments import (
     add_evaluation_arguments,
     add_start_arguments,
     add_study_arguments,
+    add_upload_arguments,
     judge_of,
     load_judged,
     main_of_script,
+    open_upload,
+    save_card,
     start_label,
     start_strategy,
     storage_location,
     title_of,
+    upload,
 )
 
 from diffusers_autonat import NATScheduler
@@ -30,10 +34,8 @@ from diffusers_autonat.command_line import Parser, positive, print_table
 from diffusers_autonat.commands.arguments import check_writable
 from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.files import write_json
-from diffusers_autonat.hub import check_upload, open_repository, push_folder
 from diffusers_autonat.plots import plot_front, plot_schedules, plot_search
 from diffusers_autonat.provenance import pipeline_hash
-from diffusers_autonat.search.card import UPLOADED, save_search_card
 from diffusers_autonat.search.gains import comparison, gains_of, unseen
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
 from diffusers_autonat.search.judge import Judge
@@ -71,16 +73,11 @@ def parse_args():
     parser.add_argument("--num-trials", type=positive, default=300, help="of all workers together")
     parser.add_argument("--rungs", type=positive, nargs="+", help="numbers of images at which bad trials are given up")
     parser.add_argument("--write-to-pipeline", action="store_true", help="store the result in the pipeline folder too")
-    parser.add_argument(
-        "--push-to-hub", metavar="REPO", help="upload what was found, a scheduler, to this Hub repository"
-    )
-    parser.add_argument(
-        "--license", default="unknown", help="of what was found, for its card: an identifier of the Hub"
-    )
     parser.add_argument("--force", action="store_true", help="store it there even if what is stored is better")
     add_start_arguments(parser)
     add_evaluation_arguments(parser)
     add_study_arguments(parser)
+    add_upload_arguments(parser)
     args = parser.parse_args()
     args.sampler = args.sampler or ("finite-difference" if args.objective == "distance" else "nsga2")
     return args
@@ -109,8 +106,6 @@ def check(args):
         raise ValueError(f"--rungs go with one objective and the samplers {able}, not {args.sampler}")
     if args.rungs and (sorted(set(args.rungs)) != args.rungs or args.rungs[-1] >= args.num_images):
         raise ValueError(f"--rungs {args.rungs} must rise and stay below --num-images {args.num_images}")
-    if args.push_to_hub:
-        check_upload(args.push_to_hub, "--push-to-hub")
     if args.write_to_pipeline:
         if not Path(args.pipeline, "scheduler").is_dir():
             raise ValueError(f"--write-to-pipeline: {args.pipeline} is not a local pipeline folder")
@@ -151,8 +146,7 @@ def run(args):
         space = make_space(args.sampler, starts[0], free, args.knots)
         starts = [space.start]
     first = space.first_points() if with_cost else None
-    if args.push_to_hub:  # now, so that a wrong token or name is known before the search
-        args.push_to_hub = open_repository(args.push_to_hub, "--push-to-hub")
+    open_upload(args)
     sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed, first)
     judge = judge_of(args, pipeline)
     score = judge.score(pipeline, args.rungs)
@@ -264,22 +258,9 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
         values = {trial.number: trial.values[0] for trial in complete_trials(found.study)}
         title = title_of(args.pipeline, args.num_inference_steps[0], args.num_images)
         plot_search(values, output / "history.png", name, title=f"{title}, {args.sampler}")
-    measured_by = (
-        f"Extractor: {Path(args.feature_extractor).name} (weights {origin['extractor']}); "
-        f"reference: {Path(args.reference).name} (hash {origin['reference']})."
-    )
-    if "second_extractor" in origin:
-        measured_by += (
-            f" Second extractor, which the search did not see: {Path(args.second_feature_extractor).name} (weights "
-            f"{origin['second_extractor']}; reference {origin['second_reference']})."
-        )
-    save_search_card(
-        output, args.push_to_hub or output.resolve().name, args.pipeline, pipeline, pipeline.scheduler,
-        read_provenance(output), tables, measured_by, args.license, notes,
-    )  # fmt: skip
+    save_card(args, args.pipeline, pipeline, origin, tables, notes)
     print(f"Written to {output}" + (f" and into {args.pipeline}/scheduler" if args.write_to_pipeline else ""))
-    if args.push_to_hub:
-        push_folder(args.push_to_hub, output, "Found by a search", UPLOADED)
+    upload(args)
 
 
 if __name__ == "__main__":

@@ -149,6 +149,22 @@ def test_a_training_is_pushed_with_its_card(hub, tiny, image_folder, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_judge_is_pushed_with_its_card_and_judges_from_there(hub, tiny, image_folder, tmp_path):
+    words = ["--train_data_dir", image_folder, "--num_train_epochs", 1, "--train_batch_size", 16, "--hidden_sizes", 32, "--depths", 1,
+             "--output_dir", tmp_path / "judge", "--push_to_hub", "--license", "mit"]  # fmt: skip
+    done = hub.run([ROOT / "training" / "train_classifier.py", *words], tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    metadata, card = metadata_of(hub, "me/judge"), hub.repos["me/judge"]["README.md"].decode()
+    assert metadata["library_name"] == "transformers" and metadata["pipeline_tag"] == "image-classification"
+    assert 0 <= results_of(metadata)["accuracy"]["value"] <= 1 and str(tmp_path) not in card
+    assert "--feature-extractor me/judge " in card
+    code = "from diffusers_autonat.metrics import load_extractor; print(load_extractor('me/judge').name)"
+    done = hub.run(["-c", code], tmp_path)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr[-2000:]
+    assert_no_token(hub, done, tmp_path)
+
+
+@pytest.mark.slow
 def test_an_adapter_names_its_base(hub, tiny, image_folder, tmp_path):
     four = tmp_path / "four"
     for label in range(4):

@@ -142,3 +142,15 @@ def test_growth_finds_the_exponent(tmp_path):
     assert plots.fit_power(sizes, costs) == pytest.approx((1.5, 0.01))
     plots.plot_growth({"tokens": (sizes, costs), "steps": ([1, 2, 4], [1.0, 1.9, 4.2])}, tmp_path / "growth.png")
     assert Image.open(tmp_path / "growth.png").width > 400
+
+
+def test_ratios_have_a_panel_for_each_case_and_whiskers_over_all_rounds(tmp_path, figures):
+    panels = {"small": {"published": [1.0, 1.0], "ours": [1.2, 1.6]}, "large": {"ours": [2.0, 2.0, 5.0]}}
+    plots.plot_ratios(panels, tmp_path / "ratios.png", title="Speed")
+    [figure] = figures
+    small, large = figure.axes
+    assert figure.get_suptitle() == "Speed" and small.get_title("left") == "small"
+    assert [bar.get_width() for bar in small.patches] == pytest.approx([1.0, 1.4])
+    whisker = large.collections[0].get_segments()[0]
+    assert [bar.get_width() for bar in large.patches] == [2.0] and whisker[:, 0].tolist() == [2.0, 5.0]
+    assert [label.get_text() for label in small.get_yticklabels()] == ["published", "ours"]

@@ -36,9 +36,11 @@ from diffusers_autonat.training.data import (
     random_flip,
     train_and_test,
 )
+from diffusers_autonat.training.judge_card import judge_card
 from diffusers_autonat.training.judges import check_stages, save_judge
 from diffusers_autonat.training.loop import MAX_SEED
 from diffusers_autonat.training.process_group import end_training
+from diffusers_autonat.training.uploads import add_upload_arguments, check_uploads, open_upload, upload
 
 
 def parse_args():
@@ -67,6 +69,7 @@ def parse_args():
     )
     parser.add_argument("--weight_decay", type=number(0), default=0.02, help="of AdamW")
     parser.add_argument("--seed", type=whole(0, MAX_SEED), default=0, help="of the weights and the order of images")
+    add_upload_arguments(parser)
     args = parser.parse_args()
     args.input_size = args.input_size or max(args.resolution, 48)
     return args
@@ -103,6 +106,7 @@ def main():
     end_with_launcher()
     check_stages(args.hidden_sizes, args.depths)
     writable_folder(args.output_dir)
+    check_uploads(args)
     accelerator = Accelerator()
     set_seed(args.seed)
     if args.label_column is None:
@@ -117,6 +121,8 @@ def main():
     loader = DataLoader(ReadableImages(train, transform), args.train_batch_size, shuffle=True, drop_last=True)
     if len(loader) < accelerator.num_processes:
         raise ValueError(f"{len(train)} images do not fill one batch of {args.train_batch_size} per process.")
+    if accelerator.is_main_process:
+        open_upload(args)
     described = ", ".join(f"{len(images):,} ({what})" for what, images in tests.items())
     accelerator.print(f"{len(train):,} images to train on, {described} to test on, {len(names)} classes")
 
@@ -171,8 +177,10 @@ def main():
             "seed": args.seed,
             "wall_time_s": round(time.time() - start),
         }
-        save_judge(args.output_dir, model, args.input_size, num_channels, result)
+        card = judge_card(args, names, result)
+        save_judge(args.output_dir, model, args.input_size, num_channels, result, card)
         print(json.dumps(result))
+        upload(args, args.output_dir)
     end_training(accelerator)
 
 

@@ -341,6 +341,7 @@ def plot_growth(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     path: str | Path,
     label: str = "seconds for an image",
+    title: str | None = None,
 ) -> None:
     """How a cost grows, one panel for each thing that grows, on logarithmic axes: what was measured, and the power of the size
     that fits it best.
@@ -348,7 +349,7 @@ def plot_growth(
     Args:
         curves: Sizes and costs, by what the sizes are of.
         path: Of the picture; its folder is made.
-        label: What the costs are.
+        label: What the costs are. title: Above all panels.
     """
     plt = _pyplot()
     figure, axes = plt.subplots(
@@ -365,6 +366,52 @@ def plot_growth(
         axis.minorticks_off()
         axis.legend(frameon=False)
     axes[0, 0].set_ylabel(label)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def plot_ratios(
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    path: str | Path,
+    label: str = "times as fast",
+    base: float = 1.0,
+    title: str | None = None,
+) -> None:
+    """
+    Ratios of speed as bars, one panel for each case: the median of the rounds, with a whisker from the least to the largest.
+
+    Args:
+        panels: Of each case the ratios of each way, one for a round. path: Of the picture; its folder is made.
+        label: What the ratios say. base: Where the line is of what everything is compared with.
+        title: Above all panels.
+    """
+    plt = _pyplot()
+    heights = [0.5 + 0.32 * len(ways) for ways in panels.values()]
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(6.8, 0.6 + sum(heights)), height_ratios=heights, squeeze=False, sharex=True,
+        layout="constrained",
+    )  # fmt: skip
+    for axis, (case, ways) in zip(axes[:, 0], panels.items()):
+        medians = [float(np.median(ratios)) for ratios in ways.values()]
+        whiskers = [
+            [m - min(r) for m, r in zip(medians, ways.values())],
+            [max(r) - m for m, r in zip(medians, ways.values())],
+        ]
+        axis.barh(list(ways), medians, xerr=whiskers, color="C0", error_kw={"ecolor": "0.35", "elinewidth": 1})
+        for row, (median, ratios) in enumerate(zip(medians, ways.values())):
+            axis.annotate(
+                f"{median:.2f}", (max(ratios), row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
+            )
+        axis.axvline(base, color="C3", linestyle="--", linewidth=1.2)
+        axis.set_title(case, fontsize=10, loc="left")
+        axis.invert_yaxis()
+        axis.set_axisbelow(True)
+        axis.grid(alpha=0.3, axis="x")
+    axes[0, 0].set_xlim(0, 1.12 * max(max(ratios) for ways in panels.values() for ratios in ways.values()))
+    axes[-1, 0].set_xlabel(label)
+    if title:
+        figure.suptitle(title, fontsize=11)
     _save(figure, path)
 
 

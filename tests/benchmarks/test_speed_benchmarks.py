@@ -8,9 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from diffusers_autonat import GenerationStrategy
+from diffusers_autonat.image_datasets import load_images
 from diffusers_autonat.models.tokenizer import decode_tokens
+from diffusers_autonat.training.tokenizing import tokenize_dataset
 from tests.conftest import tiny_pipeline
 
 
@@ -21,11 +24,15 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def run(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(BENCHMARKS)
 
-    def run(script: str, *arguments: object) -> list[dict]:
+    def run(script: str, *arguments: object) -> list[dict] | dict:
         output = tmp_path / "result.json"
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments), "--output", str(output)])
         runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
-        return json.loads(output.read_text())["rows"]
+        result = json.loads(output.read_text())
+        assert (
+            result["command"].startswith(f"python benchmarks/{script} ") and result["hardware"] and result["versions"]
+        )
+        return result.get("rows", result)
 
     return run
 
@@ -48,15 +55,26 @@ def test_the_published_way_is_the_same_sampler(monkeypatch):
         torch.testing.assert_close(published, decode_tokens(pipe.vqvae, tokens[:1]), rtol=1e-4, atol=1e-4)
 
 
-def test_generate(run, tmp_path):
+def test_generate(run, tmp_path, monkeypatch):
     rows = run(
         "generate.py", "--models", "tiny", "--steps", 2, "--batch-sizes", 1, "--dtypes", "bfloat16", "--rounds", 1,
         "--peak-size", 64, "--others", "DiT-XL/2", "aMUSEd-256", "--options", "kept first step",
+        "fused qkv, kept first step",
     )  # fmt: skip
-    assert [row["way"] for row in rows] == ["published", "ours", "ours, kept first step", "DiT-XL/2", "aMUSEd-256"]
+    assert [row["way"] for row in rows] == [
+        "published", "ours", "ours, kept first step", "ours, fused qkv, kept first step", "DiT-XL/2", "aMUSEd-256"
+    ]  # fmt: skip
     assert rows[0]["ratio"] == 1 and all(row["share_of_peak"] > 0 and row["dtype"] == "bfloat16" for row in rows)
     assert rows[2]["operations"] < rows[1]["operations"]  # two passes less
     assert (tmp_path / "result.md").read_text().count("\n") == 2 + len(rows)
+
+    files = [str(tmp_path / "result.json")] * 2
+    monkeypatch.setattr(sys, "argv", ["plot_generate.py", *files, "--output", str(tmp_path / "result.png")])
+    made = runpy.run_path(str(BENCHMARKS / "plot_generate.py"), run_name="__main__")
+    assert Image.open(tmp_path / "result.png").width > 400
+    [(case, ways)] = made["ratios_of"](rows).items()
+    assert case == ("tiny", 256, 2, 1, "bfloat16") and ways["published"] == [1.0]
+    assert ways["ours"] == [pytest.approx(row["ratio"]) for row in rows[1:2]]
 
 
 def test_first_step(run, tmp_path):
@@ -98,3 +116,26 @@ def test_growth(run, tmp_path):
     assert [row["axis"] for row in rows] == ["tokens", "batch", "steps"]
     assert all(len(row["seconds_per_image"]) == len(row["sizes"]) for row in rows)
     assert (tmp_path / "result.png").stat().st_size > 5_000
+
+
+def test_tokenizing_overhead(run, idx_folder, tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path / "tiny")
+    result = run(
+        "tokenizing_overhead.py", "--data", idx_folder, "--pipeline", tmp_path / "tiny", "--resolution", 28, "--batch-size", 32,
+        "--num-images", 48, "--rounds", 2,
+    )  # fmt: skip
+    assert result["num_images"] == 48 and len(result["ratios"]) == 2 and result["median_ratio"] > 0
+
+
+@pytest.mark.slow
+def test_training_overhead(run, idx_folder, tmp_path):
+    pipe = tiny_pipeline()
+    pipe.save_pretrained(tmp_path / "tiny")
+    tokenize_dataset(
+        load_images(train_data_dir=str(idx_folder)), pipe.vqvae, tmp_path / "tokens", 28, show_progress=False
+    )
+    result = run(
+        "training_overhead.py", "--tokens", tmp_path / "tokens", "--vqvae", tmp_path / "tiny" / "vqvae", "--batch-size", 8,
+        "--steps", 10, "--rounds", 1, "--dtype", "bfloat16", "--compiled",
+    )  # fmt: skip
+    assert result["dtype"] == "bfloat16" and len(result["ratios"]) == len(result["compiled_over_script"]) == 1

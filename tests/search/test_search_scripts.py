@@ -327,6 +327,12 @@ def test_both_strategies_are_searched_in_turn(candidates, tmp_path, in_process, 
     assert stored == GenerationStrategy.from_dict(rounds[-1]["strategy"])
     for name in ("rounds.png", "schedules.png", "search.json"):
         assert (tmp_path / name).stat().st_size > 500
+    card = (tmp_path / "README.md").read_text()
+    assert (
+        "p(r) = Beta(1, 1)" in card
+        and "| round 2, after the search of training | " in card
+        and "random | 4 of 12" in card
+    )
     studies = trials_count(tmp_path)
     in_process(args, "search_alternating.py")  # everything is there already
     assert trials_count(tmp_path) == studies and "Round 2" in capsys.readouterr().out

@@ -263,6 +263,9 @@ def test_classifier_of_own_colour_images_needs_no_sizes_and_no_test_split(
     ((what, tested),) = result["tested_on"].items()
     assert what == "10% of train, held out" and result["train_images"] + tested["images"] == 64
     assert tested["accuracy"] == result["test_accuracy"]
+    card = (tmp_path / "judge" / "README.md").read_text()
+    assert f"| 10% of train, held out | {tested['images']} | {tested['accuracy']:.2%} |" in card
+    assert "0 left; 1 right." in card and "library_name: transformers" in card and "license: unknown" in card
 
 
 def test_vqgan_saves_no_weights_that_are_not_finite(idx_folder, tmp_path, monkeypatch, capsys):

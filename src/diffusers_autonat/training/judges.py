@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, ViTImageProcessorPil
 
+from ..cards import save_card
 from ..files import whole_folder, write_json
 
 
@@ -18,13 +19,19 @@ def check_stages(hidden_sizes: Sequence[int], depths: Sequence[int]) -> None:
 
 
 def save_judge(
-    output: str | Path, model: PreTrainedModel, side: int, num_channels: int, result: dict[str, Any]
+    output: str | Path,
+    model: PreTrainedModel,
+    side: int,
+    num_channels: int,
+    result: dict[str, Any],
+    card: str | None = None,
 ) -> None:
     """
     The model, its preprocessing and `training.json`, all or nothing.
 
     Args:
         side: Of the images that the model sees, in pixels, from -1 to 1. result: What `training.json` tells.
+        card: Text of README.md, if there is to be one.
     """
     with whole_folder(output) as folder:
         model.save_pretrained(folder)
@@ -32,3 +39,5 @@ def save_judge(
             size={"height": side, "width": side}, image_mean=[0.5] * num_channels, image_std=[0.5] * num_channels
         ).save_pretrained(folder)
         write_json(folder / "training.json", result)
+        if card is not None:
+            save_card(folder, card)

@@ -71,9 +71,9 @@ def save_model_card(
         "accuracy": (last["token_accuracy"], "masked-token accuracy, training images, end of training"),
     }
     data = metadata(
-        args.license, tags, _dataset_ids(args.dataset_name), condition.pipeline_tag,
+        args.license, tags, dataset_ids(args.dataset_name), condition.pipeline_tag,
         base_model=base, base_model_relation="adapter" if args.rank else "finetune", name=name,
-        results=[result(kind, value, _data_name(args), called, condition.pipeline_tag) for kind, (value, called) in measured.items()],
+        results=[result(kind, value, data_name(args), called, condition.pipeline_tag) for kind, (value, called) in measured.items()],
     )  # fmt: skip
     load, parameters = name, transformer.num_parameters()
     if args.rank:
@@ -177,9 +177,9 @@ def save_tokenizer_card(folder: Path, vqvae: Any, args: Any) -> None:
         "codes_used": "codes in use, end of training",
     }
     data = metadata(
-        args.license, ["vqgan", "image-tokenizer"], _dataset_ids(args.dataset_name), "image-feature-extraction",
+        args.license, ["vqgan", "image-tokenizer"], dataset_ids(args.dataset_name), "image-feature-extraction",
         base_model=args.pretrained_model_name_or_path, base_model_relation="finetune", name=name,
-        results=[result(key, last[key], _data_name(args), called, "image-feature-extraction") for key, called in measured.items()],
+        results=[result(key, last[key], data_name(args), called, "image-feature-extraction") for key, called in measured.items()],
     )  # fmt: skip
     side = 2 ** (len(config.block_out_channels) - 1)
     settings = {
@@ -209,14 +209,14 @@ def save_tokenizer_card(folder: Path, vqvae: Any, args: Any) -> None:
     save_card(folder, text)
 
 
-def _dataset_ids(name: str | None) -> list[str]:
+def dataset_ids(name: str | None) -> list[str]:
     """The data set's id on the Hub; nothing where it is a folder of this machine."""
     return [name] if name and not Path(name).is_absolute() and not Path(name).exists() else []
 
 
-def _data_name(args: Any) -> str:
+def data_name(args: Any) -> str:
     """What cards call the images: their id on the Hub, or words, as a folder's name may tell of this machine."""
-    return args.dataset_name if _dataset_ids(args.dataset_name) else "images of who trained it"
+    return args.dataset_name if dataset_ids(args.dataset_name) else "images of who trained it"
 
 
 def _training(args: Any, info: TokenSetInfo, strategy: TrainingStrategy, history: list[dict], processes: int) -> str:

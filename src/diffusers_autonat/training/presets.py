@@ -1,7 +1,7 @@
 """Settings of the trainings by the size of the data, as `--preset` names them; what is given beside it goes before.
 
-`tiny` is for hundreds to a few thousand images of up to 64 pixels, and is what the shipped Fashion-MNIST models and the tutorial's
-were trained with; `small` for tens of thousands of up to 128 pixels; `paper` is the papers' own training on ImageNet at 256.
+`tiny` is for hundreds to a few thousand images of up to 64 pixels: the sizes of the shipped Fashion-MNIST models, trained for a
+tenth as long; `small` for tens of thousands of up to 128 pixels; `paper` is the papers' own training on ImageNet at 256.
 """
 
 from __future__ import annotations

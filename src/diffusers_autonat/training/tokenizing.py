@@ -6,11 +6,13 @@ import collections
 import hashlib
 import itertools
 import math
+import os
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +44,9 @@ from .tokens import (
 
 
 COMPARED = 16  # images, evenly spaced, whose hash tells one data set from another
+READERS = min(8, os.cpu_count() or 1)  # threads that read images
+
+Row, Read = TypeVar("Row"), TypeVar("Read")
 
 
 def tokenize_dataset(
@@ -104,7 +109,8 @@ def tokenize_dataset(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SHARD_FILE).unlink(missing_ok=True)  # it stands for a whole shard only
     whole = _whole_parts(folder, info)
-    read, encode = _reader(info, image_column, label_column, vqvae.config.in_channels), _encoder(vqvae, flips)
+    read = _reader(info, image_column, label_column, vqvae.config.in_channels, batch_size)
+    encode = _encoder(vqvae, flips)
     copies = 1 + flips  # rows of an image
     seen = sum(one.num_images + one.num_unreadable for one in whole.values())
     with tqdm(total=length, initial=seen, unit="image", disable=not show_progress) as progress:
@@ -300,7 +306,7 @@ def _missing(
             yield number, part
 
 
-def _reader(info: TokenSetInfo, image_column: str, label_column: str | None, num_channels: int) -> Any:
+def _reader(info: TokenSetInfo, image_column: str, label_column: str | None, num_channels: int, ahead: int) -> Any:
     met: set[int] = set()  # labels: of a stream they cannot be checked before
 
     def read(
@@ -308,23 +314,43 @@ def _reader(info: TokenSetInfo, image_column: str, label_column: str | None, num
     ) -> Iterator[tuple[np.ndarray, int, list[str]]]:
         """Images as uint8 arrays with their label and captions; those that cannot be read are counted in `part`."""
         unreadable = UnreadableImages("the data set")
-        for index, row in enumerate(rows, first):
+
+        def pixels(row: tuple[int, dict[str, Any]]) -> np.ndarray | UnreadableImage:
+            index, stored = row[0], row[1][image_column] or {}
+            name = stored.get("path") or f"image {index} of the shard"
+            try:
+                return image_to_array(stored, info.resolution, num_channels, name)
+            except UnreadableImage as error:
+                return error
+
+        for (index, row), image in _read_ahead(pixels, enumerate(rows, first), ahead):
             label = _label(row[label_column], index) if label_column else -1
             met.add(label)
             check_labels(np.array([*met]), info.label_names, f"image {index}")
             captions = _captions(row[info.caption_column], index) if info.caption_column else []
-            try:
-                stored = row[image_column] or {}
-                name = stored.get("path") or f"image {index} of the shard"
-                image = image_to_array(stored, info.resolution, num_channels, name)
-            except UnreadableImage as error:
-                unreadable.add(error)
+            if isinstance(image, UnreadableImage):
+                unreadable.add(image)
                 part.num_unreadable, part.unreadable = unreadable.num_unreadable, unreadable.names
             else:
                 part.num_images += 1
                 yield image, label, captions
 
     return read
+
+
+def _read_ahead(read: Callable[[Row], Read], rows: Iterable[Row], ahead: int) -> Iterator[tuple[Row, Read]]:
+    """Each row with what `read` makes of it, in their order; threads read `ahead` of them while the caller works."""
+    pool, waiting = ThreadPoolExecutor(READERS), collections.deque()
+    try:
+        for row in rows:
+            waiting.append((row, pool.submit(read, row)))
+            if len(waiting) > ahead:
+                done, made = waiting.popleft()
+                yield done, made.result()
+        for done, made in waiting:
+            yield done, made.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _encoder(vqvae: VQModel, flips: bool) -> Any:
