@@ -55,11 +55,11 @@ def bare(info, args, device: str) -> float:
     return steps * batch_size / seconds(lambda: train(steps))
 
 
-def script(args, backend: str = "no") -> float:
+def script(args) -> float:
     with tempfile.TemporaryDirectory() as folder:
         sizes = [word for name, value in SIZES[args.model].items() for word in (f"--{name}", str(value))]
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--num_processes", "1",
-                  "--dynamo_backend", backend, "--mixed_precision", "no" if args.dtype == "float32" else "bf16"]  # fmt: skip
+                  "--dynamo_backend", "no", "--mixed_precision", "no" if args.dtype == "float32" else "bf16"]  # fmt: skip
         command = [*launch, SCRIPT, "--train_data_dir", args.tokens, "--vqvae", args.vqvae, "--output_dir", folder,
                    "--use_ema", *sizes, "--train_batch_size", str(args.batch_size), "--max_train_steps", str(args.steps + 10),
                    "--logging_steps", "10", "--validation_steps", "1000000"]  # fmt: skip
@@ -74,9 +74,6 @@ def main():
     parser.add_argument("--vqvae", required=True)
     parser.add_argument("--model", choices=SIZES, default="tiny")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument(
-        "--compiled", action="store_true", help="also the script by `accelerate launch --dynamo_backend inductor`"
-    )
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20, help="a round, of each")
     parser.add_argument("--rounds", type=int, default=5)
@@ -85,16 +82,13 @@ def main():
     device = default_device()
     info = load_token_set(args.tokens)[1]
     measures = {"bare": lambda: bare(info, args, device), "script": lambda: script(args)}
-    if args.compiled:
-        measures["compiled script"] = lambda: script(args, "inductor")
     rounds = []
     for one in in_turn(measures, args.rounds):
         rounds.append(one)
         print(one, flush=True)
     ratios = [one["script"] / one["bare"] for one in rounds]
     median, spread = median_and_spread(ratios)
-    compiled = [one["compiled script"] / one["script"] for one in rounds] if args.compiled else []
-    result = {"median_ratio": median, "spread": spread, "ratios": ratios, "compiled_over_script": compiled, "rounds": rounds, "model": args.model,
+    result = {"median_ratio": median, "spread": spread, "ratios": ratios, "rounds": rounds, "model": args.model,
               "dtype": args.dtype, "batch_size": args.batch_size, "steps": args.steps, **made_with("accelerate")}  # fmt: skip
     write_json(args.output, result)
     print(f"train_autonat.py runs at {median:.2f} of the bare loop's images/s")

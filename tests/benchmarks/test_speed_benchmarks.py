@@ -136,6 +136,6 @@ def test_training_overhead(run, idx_folder, tmp_path):
     )
     result = run(
         "training_overhead.py", "--tokens", tmp_path / "tokens", "--vqvae", tmp_path / "tiny" / "vqvae", "--batch-size", 8,
-        "--steps", 10, "--rounds", 1, "--dtype", "bfloat16", "--compiled",
+        "--steps", 10, "--rounds", 1, "--dtype", "bfloat16",
     )  # fmt: skip
-    assert result["dtype"] == "bfloat16" and len(result["ratios"]) == len(result["compiled_over_script"]) == 1
+    assert result["dtype"] == "bfloat16" and len(result["ratios"]) == 1
