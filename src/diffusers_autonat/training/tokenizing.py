@@ -9,7 +9,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,7 +46,8 @@ from .tokens import (
 COMPARED = 16  # images, evenly spaced, whose hash tells one data set from another
 READERS = min(8, os.cpu_count() or 1)  # threads that read images
 
-Row, Read = TypeVar("Row"), TypeVar("Read")
+Row = TypeVar("Row")
+Read = TypeVar("Read")
 
 
 def tokenize_dataset(
@@ -340,7 +341,8 @@ def _reader(info: TokenSetInfo, image_column: str, label_column: str | None, num
 
 def _read_ahead(read: Callable[[Row], Read], rows: Iterable[Row], ahead: int) -> Iterator[tuple[Row, Read]]:
     """Each row with what `read` makes of it, in their order; threads read `ahead` of them while the caller works."""
-    pool, waiting = ThreadPoolExecutor(READERS), collections.deque()
+    pool = ThreadPoolExecutor(READERS)
+    waiting: collections.deque[tuple[Row, Future[Read]]] = collections.deque()
     try:
         for row in rows:
             waiting.append((row, pool.submit(read, row)))
