@@ -35,8 +35,7 @@ def main():
     device = default_device()
     vqvae = VQModel.from_pretrained(args.pipeline, subfolder="vqvae").eval().to(device)
     images = load_images(train_data_dir=args.data, max_samples=args.num_images)
-    read = load_images(train_data_dir=args.data, max_samples=args.num_images)
-    read.set_transform(ImageTransform(args.resolution, vqvae.config.in_channels, "image", None))
+    read = images.with_transform(ImageTransform(args.resolution, vqvae.config.in_channels, "image", None))
     batches = torch.stack(read[:]["pixel_values"]).split(args.batch_size)
 
     @torch.no_grad()

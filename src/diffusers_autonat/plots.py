@@ -375,16 +375,15 @@ def plot_ratios(
     panels: Mapping[str, Mapping[str, Sequence[float]]],
     path: str | Path,
     label: str = "times as fast",
-    base: float = 1.0,
     title: str | None = None,
 ) -> None:
     """
     Ratios of speed as bars, one panel for each case: the median of the rounds, with a whisker from the least to the largest.
+    A line stands at 1, as fast as what all are compared with.
 
     Args:
         panels: Of each case the ratios of each way, one for a round. path: Of the picture; its folder is made.
-        label: What the ratios say. base: Where the line is of what everything is compared with.
-        title: Above all panels.
+        label: What the ratios say. title: Above all panels.
     """
     plt = _pyplot()
     heights = [0.5 + 0.32 * len(ways) for ways in panels.values()]
@@ -403,7 +402,7 @@ def plot_ratios(
             axis.annotate(
                 f"{median:.2f}", (max(ratios), row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
             )
-        axis.axvline(base, color="C3", linestyle="--", linewidth=1.2)
+        axis.axvline(1, color="C3", linestyle="--", linewidth=1.2)
         axis.set_title(case, fontsize=10, loc="left")
         axis.invert_yaxis()
         axis.set_axisbelow(True)

@@ -2,7 +2,7 @@
 
 from .card import code_block, escape, make_card, save_card, shell_command, table
 from .pipeline_card import add_card, pipeline_card
-from .sections import PAPERS, classes, hub_id, license_section, metadata, result, shown_name, usage
+from .sections import PAPERS, classes, hub_id, license_fields, license_section, metadata, result, shown_name, usage
 
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "code_block",
     "escape",
     "hub_id",
+    "license_fields",
     "license_section",
     "make_card",
     "metadata",

@@ -48,8 +48,7 @@ def metadata(
         relation = {"base_model_relation": base_model_relation}
     return ModelCardData(
         library_name="diffusers",
-        license=license,
-        license_name="see-license-section" if license == "other" else None,
+        **license_fields(license),
         pipeline_tag=pipeline_tag,
         datasets=list(datasets) or None,
         base_model=base_model,
@@ -130,6 +129,11 @@ def classes(id2label: Mapping[int, str] | None, num_classes: int) -> str:
     if len(id2label) <= 20:
         return f"## Classes\n\n{names}."
     return f"## Classes\n\n<details><summary>all {len(id2label)}, with their ids</summary>\n\n{names}.\n\n</details>"
+
+
+def license_fields(license: str | None) -> dict[str, Any]:
+    """A license as metadata have it: `other` points to the card's section."""
+    return {"license": license, "license_name": "see-license-section" if license == "other" else None}
 
 
 def license_section(license: str | None) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from ..cards import classes, code_block, license_section, make_card, result, shell_command, table
+from ..cards import classes, code_block, license_fields, license_section, make_card, result, shell_command, table
 from ..cards.sections import LIBRARY
-from ..provenance import hardware, versions
-from .model_card import data_name, dataset_ids
+from ..provenance import hardware
+from .model_card import data_name, dataset_ids, launched, shown_versions
 from .uploads import model_name
 
 
@@ -28,8 +27,7 @@ def judge_card(args: Any, names: Sequence[str], trained: Mapping[str, Any]) -> s
     loaded = json.dumps(name, ensure_ascii=False)
     data = ModelCardData(
         library_name="transformers",
-        license=args.license,
-        license_name="see-license-section" if args.license == "other" else None,
+        **license_fields(args.license),
         pipeline_tag=task,
         datasets=dataset_ids(args.dataset_name) or None,
         tags=["evaluation"],
@@ -41,12 +39,10 @@ def judge_card(args: Any, names: Sequence[str], trained: Mapping[str, Any]) -> s
     )
     tested = [[what, f"{one['images']:,}", f"{one['accuracy']:.2%}"] for what, one in trained["tested_on"].items()]
     settings = {
-        "command": f"`{shell_command(['accelerate', 'launch', *sys.argv])}`",
+        "command": launched(),
         "images": f"{trained['train_images']:,}, seen {trained['epochs']} times",
         "wall time": f"{trained['wall_time_s'] / 60:.0f} minutes, on {hardware()}",
-        "versions": ", ".join(
-            f"{one} {number}" for one, number in versions("torch", "transformers", "accelerate").items()
-        ),
+        "versions": shown_versions("torch", "transformers", "accelerate"),
         "seed": str(trained["seed"]),
     }
     return make_card(

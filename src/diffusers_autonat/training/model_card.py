@@ -131,11 +131,11 @@ def save_policy_card(folder: Path, pipeline: AutoNATPipeline, args: Any, guard: 
         ],
     )
     settings = {
-        "command": f"`{shell_command(['accelerate', 'launch', *sys.argv])}`",
+        "command": launched(),
         "updates x images": f"{rows[-1]['step']:,} x {args.images_per_update:,}",
         "wall time": f"{sum(row['update_seconds'] for row in history) / 60:.0f} minutes of updates, on {hardware()}, "
         f"{processes} process(es)",
-        "versions": ", ".join(f"{one} {v}" for one, v in versions("torch", "diffusers", "accelerate").items()),
+        "versions": shown_versions("torch", "diffusers", "accelerate"),
         "seed": str(args.seed),
     }
     text = make_card(
@@ -183,11 +183,11 @@ def save_tokenizer_card(folder: Path, vqvae: Any, args: Any) -> None:
     )  # fmt: skip
     side = 2 ** (len(config.block_out_channels) - 1)
     settings = {
-        "command": f"`{shell_command(['accelerate', 'launch', *sys.argv])}`",
+        "command": launched(),
         "steps": f"{int(last['step']):,}",
         "at the end": f"absolute error {last['l1']:.4f}, {last['codes_used']:.0f} of {config.num_vq_embeddings} codes in use",
         "machine": hardware(),
-        "versions": ", ".join(f"{one} {v}" for one, v in versions("torch", "diffusers", "accelerate").items()),
+        "versions": shown_versions("torch", "diffusers", "accelerate"),
         "seed": str(args.seed),
     }
     loaded = json.dumps(name, ensure_ascii=False)
@@ -209,6 +209,16 @@ def save_tokenizer_card(folder: Path, vqvae: Any, args: Any) -> None:
     save_card(folder, text)
 
 
+def launched() -> str:
+    """The command line of the script that runs, as a card shows it: without this machine's folders."""
+    return f"`{shell_command(['accelerate', 'launch', *sys.argv])}`"
+
+
+def shown_versions(*packages: str) -> str:
+    """Installed versions as a card shows them."""
+    return ", ".join(f"{package} {number}" for package, number in versions(*packages).items())
+
+
 def dataset_ids(name: str | None) -> list[str]:
     """The data set's id on the Hub; nothing where it is a folder of this machine."""
     return [name] if name and not Path(name).is_absolute() and not Path(name).exists() else []
@@ -225,16 +235,14 @@ def _training(args: Any, info: TokenSetInfo, strategy: TrainingStrategy, history
     speeds = sorted(row["images_per_second"] for row in history)
     speed = speeds[len(speeds) // 2]
     rows = {
-        "command": f"`{shell_command(['accelerate', 'launch', *sys.argv])}`",
+        "command": launched(),
         "images": f"{info.num_images:,} ({info.num_unreadable} unreadable), {info.resolution} px, "
         f"flips {'yes' if info.flips else 'no'}",
         "steps x batch": f"{steps:,} x {batch} = {steps * batch:,} images seen",
         "mask ratios p(r)": str(strategy.to_dict()),
         "loss, token accuracy at the end": f"{last['loss']:.3f}, {last['token_accuracy']:.1%}",
         "wall time": f"{steps * batch / speed / 60:.0f} minutes, {speed:.0f} images/s, on {hardware()}, {processes} process(es)",
-        "versions": ", ".join(
-            f"{one} {number}" for one, number in versions("torch", "diffusers", "accelerate").items()
-        ),
+        "versions": shown_versions("torch", "diffusers", "accelerate"),
         "seed": str(args.seed),
     }
     return "## Training\n\n" + table(["", ""], rows.items())
