@@ -231,14 +231,14 @@ def int8_torch(pipe: AutoNATPipeline) -> AutoNATPipeline:
     return pipe
 
 
-def exported(format: str, int8: bool, pipe: AutoNATPipeline) -> AutoNATPipeline:
+def exported(format: str, pipe: AutoNATPipeline, **int8: bool) -> AutoNATPipeline:
     """In another runtime: ONNX Runtime in float32 whatever the row's dtype, OpenVINO in the row's."""
     dtype = pipe.transformer.dtype if format == "openvino" else None
     with TemporaryDirectory() as folder:
         pipe = copy_of(pipe)
         whole = AutoNATPipeline(copy.deepcopy(pipe.vqvae).float(), pipe.transformer.float(), pipe.scheduler)
         whole.save_pretrained(f"{folder}/torch")
-        export_pipeline(f"{folder}/torch", f"{folder}/{format}", format, int8, report=lambda _: None)
+        export_pipeline(f"{folder}/torch", f"{folder}/{format}", format, **int8, report=lambda _: None)
         made = AutoNATPipeline.from_pretrained(f"{folder}/{format}", **({} if dtype is None else {"dtype": dtype}))
         made.set_progress_bar_config(disable=True)
         return made
@@ -246,10 +246,11 @@ def exported(format: str, int8: bool, pipe: AutoNATPipeline) -> AutoNATPipeline:
 
 OPTIONS = {
     "fused qkv": fused, "compiled": compiled, "fp8 storage": fp8_storage, "int8, torchao": int8_torchao,
-    "int8, torch": int8_torch, "onnx": partial(exported, "onnx", False), "onnx, int8": partial(exported, "onnx", True),
-    "openvino": partial(exported, "openvino", False), "openvino, int8": partial(exported, "openvino", True),
+    "int8, torch": int8_torch, "onnx": partial(exported, "onnx"), "onnx, int8": partial(exported, "onnx", int8=True),
+    "openvino": partial(exported, "openvino"), "openvino, int8": partial(exported, "openvino", int8=True),
+    "openvino, int8 with decoder": partial(exported, "openvino", int8=True, int8_decoder=True),
 }  # fmt: skip
-KEPT = "kept first step"  # by itself, or after the name of another option: "openvino, kept first step"
+KEPT, ONE_CLASS = ADDITIONS = ("kept first step", "one class")  # also after another option: "openvino, one class"
 # What the counter does not see is the same work.
 UNCOUNTED = {name for name in OPTIONS if name not in ("fused qkv", "fp8 storage")}
 
@@ -271,21 +272,24 @@ def ways_of(model: str, pixels: int, steps: int, batch: int, dtype: torch.dtype,
     pipe = AutoNATPipeline(vqvae.to(dtype), copy.deepcopy(transformer).to(dtype), NATScheduler())
     pipe.set_progress_bar_config(disable=True)
     ways["ours"] = Way(partial(ours, pipe, strategy, labels))
-    if batch > 1:
-        ways["ours, one class"] = Way(partial(ours, pipe, strategy, labels[:1] * batch))
     pipes = {"": pipe}
     for name in args.options:
-        option = name.removesuffix(KEPT).removesuffix(", ")
+        option, addition = parts_of(name)
         if option not in pipes:
             pipes[option] = OPTIONS[option](pipe)
-        draw = partial(ours, pipes[option], strategy, labels)
-        counted_as = "ours" if option in UNCOUNTED else None
-        if name.endswith(KEPT):
+        draw = partial(ours, pipes[option], strategy, labels[:1] * batch if addition == ONE_CLASS else labels)
+        if addition == KEPT:
             draw = with_first_step_kept(draw)
             draw()
-            counted_as = f"ours, {KEPT}" if option in UNCOUNTED else None
+        counted_as = ", ".join(filter(None, ["ours", addition])) if option in UNCOUNTED else None
         ways[f"ours, {name}"] = Way(draw, counted_as)
     return ways
+
+
+def parts_of(name: str) -> tuple[str, str]:
+    """Of "openvino, one class" the option and what is added to it; either can be empty."""
+    addition = next((one for one in ADDITIONS if name.endswith(one)), "")
+    return name.removesuffix(addition).removesuffix(", "), addition
 
 
 # What else a user would pick, from diffusers
@@ -391,16 +395,19 @@ def main():
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1])
     parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--options", nargs="*", default=[KEPT, "fused qkv"],
-                        choices=[KEPT, *OPTIONS, *(f"{name}, {KEPT}" for name in OPTIONS)],
-                        metavar="OPTION", help=f"of {', '.join(OPTIONS)}; '{KEPT}' alone, or after one: 'onnx, {KEPT}'")  # fmt: skip
+                        choices=[*OPTIONS, *ADDITIONS, *(f"{name}, {one}" for name in OPTIONS for one in ADDITIONS)],
+                        metavar="OPTION", help=f"of {', '.join(OPTIONS)}; {' or '.join(ADDITIONS)}, alone or after one: 'onnx, {KEPT}'")  # fmt: skip
     parser.add_argument("--others", nargs="*", default=[], choices=list(OTHERS))
     parser.add_argument("--strategy", help="a strategy file, of the numbers of steps that are asked for")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peak-size", type=int, default=4096, help="side of the matrices whose product is the peak")
     parser.add_argument("--output", default="generate.json", help="JSON; a table lies beside it, with the suffix .md")
     args = parser.parse_args()
-    if any(name.endswith(f", {KEPT}") for name in args.options) and KEPT not in args.options:
-        parser.error(f"--options: operations of '..., {KEPT}' are those of '{KEPT}', which has to be there too")
+    for option, addition in map(parts_of, args.options):
+        if option and addition and addition not in args.options:
+            parser.error(
+                f"--options: operations of '{option}, {addition}' are those of '{addition}', which has to be there too"
+            )
     device, rows = default_device(), []
     peaks = {name: matrix_peak(getattr(torch, name), device, args.peak_size) for name in args.dtypes}
     for name, peak in peaks.items():

@@ -125,6 +125,18 @@ def test_int8_is_near(kind, format, tmp_path):
     assert draw(loaded).shape == (5, 49)
 
 
+def test_a_decoder_in_int8_is_near_and_leaves_the_transformer_alone(tmp_path):
+    skip_without("openvino", int8=True)
+    pipe = make_pipeline("uvit")
+    pipe.save_pretrained(tmp_path / "pipeline")
+    export_pipeline(tmp_path / "pipeline", tmp_path / "int8", "openvino", int8_decoder=True, report=lambda _: None)
+    loaded = load_pipeline(tmp_path / "int8")
+    assert torch.equal(draw(loaded), draw(pipe))
+    images, expected = draw(loaded, output_type="pt"), draw(pipe, output_type="pt")
+    error = (images - expected).abs().mean().item()
+    assert 1e-6 < error < 0.02
+
+
 def test_text(tmp_path):
     pipe = tiny_text_pipeline()
     pipe.save_pretrained(tmp_path / "pipeline")
@@ -156,6 +168,7 @@ def test_the_command_and_what_it_refuses(tmp_path, capsys):
     for words, said in (
         (["export", str(tmp_path / "onnx"), "--format", "onnx", "--output", str(tmp_path / "y")], "exported already"),
         (["export", "/nowhere", "--format", "onnx", "--output", str(tmp_path / "y")], "/nowhere"),
+        ([*command, str(tmp_path / "y"), "--int8-decoder"], "take --format openvino"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(words)

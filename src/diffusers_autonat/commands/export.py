@@ -12,7 +12,7 @@ def run(args: argparse.Namespace) -> None:
     from ..export import export_pipeline
 
     check_writable(args.output)
-    export_pipeline(args.pipeline, args.output, args.format, args.int8)
+    export_pipeline(args.pipeline, args.output, args.format, args.int8, args.int8_decoder)
     print(f"saved to {args.output}")
 
 
@@ -23,5 +23,6 @@ def register(commands) -> None:
     command.add_argument("pipeline", help="folder or Hub id")
     command.add_argument("--format", required=True, choices=("onnx", "openvino"), help="what runs it")
     command.add_argument("--int8", action="store_true", help="the transformer's products in int8; see docs/export.md")
+    command.add_argument("--int8-decoder", action="store_true", help="the decoder's convolutions in int8 (openvino)")
     command.add_argument("--output", required=True, help="folder; files of the same names in it are replaced")
     command.set_defaults(run=run)

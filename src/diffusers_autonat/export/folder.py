@@ -23,8 +23,9 @@ CALLS, IMAGES = 4, 4  # that scales of int8 are found from: each call makes so m
 
 
 def export_pipeline(
-    name: str | Path, output: str | Path, format: str, int8: bool = False, report: Callable[[str], Any] = print
-) -> None:
+    name: str | Path, output: str | Path, format: str, int8: bool = False, int8_decoder: bool = False,
+    report: Callable[[str], Any] = print,
+) -> None:  # fmt: skip
     """
     Write a pipeline whose transformer and decoder are graphs; scheduler, strategies, class names, text encoder and policy stay
     as they are. `from_pretrained`, and every command that takes a pipeline, load the folder as any other.
@@ -33,22 +34,29 @@ def export_pipeline(
 
     Args:
         name: Folder, or id on the Hub. output: Folder to write. format: Of `FORMATS`.
-        int8: Put the transformer's products in int8. report: Told what is done.
+        int8: Put the transformer's products in int8. int8_decoder: And the decoder's convolutions, where the format is
+            calibrated. report: Told what is done.
 
     Raises:
         ValueError: A library is missing, or this pipeline cannot be exported so.
     """
     writer = FORMATS[format]
-    for library in writer.libraries + (writer.int8_libraries if int8 else ()):
+    in_int8 = {"transformer": int8, "vqvae": int8_decoder}
+    for library in writer.libraries + (writer.int8_libraries if any(in_int8.values()) else ()):
         require(library, writer.extra)
     pipe = load_pipeline(name)
     _check(name, pipe)
-    if int8 and writer.is_calibrated and pipe.transformer.config.context_dim is not None:
+    if any(in_int8.values()) and writer.is_calibrated and pipe.transformer.config.context_dim is not None:
         raise ValueError(f"{name} draws from text, and int8 of {format} is calibrated on classes: take --format onnx.")
+    if int8_decoder and not writer.is_calibrated:
+        raise ValueError(f"int8 of a decoder is calibrated, and {format} is not: take --format openvino.")
 
     graphs = {"transformer": trace_transformer(pipe.transformer)}
     if pipe.vqvae is not None and not isinstance(pipe, AutoNATInpaintPipeline):
         graphs["vqvae"] = trace_decoder(pipe.vqvae, pipe.transformer.config.sample_size**2)
+    elif int8_decoder:
+        raise ValueError(f"{name} keeps its tokenizer, if any, in torch: leave --int8-decoder out.")
+    seen: dict[str, list[Inputs]] = {component: [] for component in graphs}
     with whole_folder(output) as folder:
         for component, traced in graphs.items():
             report(f"exporting the {component}")
@@ -56,10 +64,11 @@ def export_pipeline(
             place.mkdir()
             getattr(pipe, component).save_config(place)
             writer.write(traced, place)
-            if int8 and component == "transformer":
-                report("finding int8 weights")
-                seen = _inputs_seen(traced.runner.from_pretrained(place), pipe) if writer.is_calibrated else []
-                writer.to_int8(place, seen)
+            if component == "transformer" and any(in_int8.values()) and writer.is_calibrated:
+                seen = _inputs_seen(traced.runner.from_pretrained(place), pipe)
+            if in_int8[component]:
+                report(f"finding int8 weights of the {component}")
+                writer.to_int8(place, seen[component])
             pipe.register_modules(**{component: traced.runner.from_pretrained(place)})
         pipe.save_pretrained(folder)
 
@@ -73,12 +82,13 @@ def _check(name: str | Path, pipe: Any) -> None:
         )
 
 
-def _inputs_seen(transformer: Any, pipe: Any) -> list[Inputs]:
-    """What a transformer's graph is given, step by step, while images of classes spread over all are drawn."""
-    graph, seen = transformer.graph, []
+def _inputs_seen(transformer: Any, pipe: Any) -> dict[str, list[Inputs]]:
+    """What a transformer's graph is given, step by step, while images of classes spread over all are drawn, and then a decoder's."""
+    graph = transformer.graph
+    seen: dict[str, list[Inputs]] = {"transformer": [], "vqvae": []}
 
     def record(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        seen.append(inputs)
+        seen["transformer"].append(inputs)
         return graph(**inputs)
 
     transformer.graph = record
@@ -88,6 +98,7 @@ def _inputs_seen(transformer: Any, pipe: Any) -> list[Inputs]:
     labels = [i * num_classes // images for i in range(images)]
     generator = torch.Generator().manual_seed(0)
     for start in range(0, images, IMAGES):
-        drawing(labels[start : start + IMAGES], generator=generator, output_type="latent")
+        drawn = drawing(labels[start : start + IMAGES], generator=generator, output_type="latent").images
+        seen["vqvae"].append({"tokens": drawn})
     transformer.graph = graph
     return seen
