@@ -231,9 +231,10 @@ def int8_torch(pipe: AutoNATPipeline) -> AutoNATPipeline:
     return pipe
 
 
-def exported(format: str, pipe: AutoNATPipeline, **int8: bool) -> AutoNATPipeline:
+def exported(format: str, pipe: AutoNATPipeline, dtype: torch.dtype | None = None, **int8: bool) -> AutoNATPipeline:
     """In another runtime: ONNX Runtime in float32 whatever the row's dtype, OpenVINO in the row's."""
-    dtype = pipe.transformer.dtype if format == "openvino" else None
+    if format == "openvino":
+        dtype = dtype or pipe.transformer.dtype
     with TemporaryDirectory() as folder:
         pipe = copy_of(pipe)
         whole = AutoNATPipeline(copy.deepcopy(pipe.vqvae).float(), pipe.transformer.float(), pipe.scheduler)

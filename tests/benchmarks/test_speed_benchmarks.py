@@ -89,6 +89,26 @@ def test_first_step(run, tmp_path):
         assert rows[0][way]["turned"] == {"images": 0, "tokens": 0} and rows[0][way]["times_as_fast"] > 0
 
 
+def test_low_precision(run):
+    cards = BENCHMARKS.parent / "model_cards"
+    judge = cards / "fashion-mnist-classifier"
+    [same, other] = run(
+        "low_precision.py", cards / "autonat-fashion-mnist", "--judge", judge, "--reference", judge / "fashion-mnist-test.npz",
+        "--ways", "float32", "bfloat16", "--steps", 4, "--images", 100,
+    )  # fmt: skip
+    assert same["tokens"] == same["images"] == 1 and same["decoding"] == 0 and same["class_consistency"] > 0.8
+    assert 0.7 < other["tokens"] < 1 and 0 < other["decoding"] < 2
+
+
+@pytest.mark.slow
+def test_allocator(run):
+    rows = run("allocator.py", "--model", "tiny", "--rounds", 1)
+    assert {row["work"] for row in rows} == {"generate", "train"} and rows[0]["ratio"] == 1
+    assert {"glibc", "glibc, keeping"} <= {row["allocator"] for row in rows} and all(
+        row["seconds"][0] > 0 for row in rows
+    )
+
+
 def test_step_parts(run):
     rows = run("step_parts.py", "--model", "tiny", "--batch-sizes", 1, "--dtypes", "float32", "--rounds", 1)
     assert [row["part"] for row in rows] == ["decoder", "guidance", "ranks", "head", "draw"]
