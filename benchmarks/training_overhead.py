@@ -59,7 +59,8 @@ def script(args) -> float:
     with tempfile.TemporaryDirectory() as folder:
         sizes = [word for name, value in SIZES[args.model].items() for word in (f"--{name}", str(value))]
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--num_processes", "1",
-                  "--dynamo_backend", "no", "--mixed_precision", "no" if args.dtype == "float32" else "bf16"]  # fmt: skip
+                  "--num_cpu_threads_per_process", str(torch.get_num_threads()), "--dynamo_backend", "no",
+                  "--mixed_precision", "no" if args.dtype == "float32" else "bf16"]  # fmt: skip
         command = [*launch, SCRIPT, "--train_data_dir", args.tokens, "--vqvae", args.vqvae, "--output_dir", folder,
                    "--use_ema", *sizes, "--train_batch_size", str(args.batch_size), "--max_train_steps", str(args.steps + 10),
                    "--logging_steps", "10", "--validation_steps", "1000000"]  # fmt: skip

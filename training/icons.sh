@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 out=${1:?output folder}
 encoder=${2:?folder of the text encoder}
 shift 2
-launch="accelerate launch --num_machines 1 --num_processes 1 --dynamo_backend no --mixed_precision"
+launch="accelerate launch --num_machines 1 --num_processes 1 --num_cpu_threads_per_process $(nproc) --dynamo_backend no --mixed_precision"
 data="--train_data_dir $out/data --resolution 32"
 
 # Without skin tones: with them, more than half of the drawings would be of people that differ in nothing else.

@@ -46,6 +46,7 @@ from diffusers_autonat.training.checks import (
     forget_folder,
     require_finite,
     require_memory,
+    warn_of_idle_cores,
     warn_of_steps,
     writable_folder,
 )
@@ -62,6 +63,7 @@ from diffusers_autonat.training.loop import (
 )
 from diffusers_autonat.training.lora import AdapterState, add_adapter, save_adapter
 from diffusers_autonat.training.model_card import save_model_card
+from diffusers_autonat.training.prepared import plain_model
 from diffusers_autonat.training.presets import AUTONAT_PRESETS, parse_with_preset
 from diffusers_autonat.training.process_group import end_training
 from diffusers_autonat.training.recipes import RECIPES, Recipe, recipe_name, taken_by
@@ -265,6 +267,7 @@ def main():
         project_config=ProjectConfiguration(args.output_dir, str(Path(args.output_dir, args.logging_dir))),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )
+    warn_of_idle_cores(accelerator)
     sharded = accelerator.distributed_type == DistributedType.FSDP
     if sharded and args.use_ema and (args.resume_from_checkpoint or objective.needs_average):
         raise ValueError(
@@ -322,7 +325,7 @@ def main():
         num_training_steps=max_steps * world,
     )  # fmt: skip
     model, optimizer, loader, lr_scheduler = accelerator.prepare(model, optimizer, loader, lr_scheduler)
-    learned = {"adapter": AdapterState(accelerator.unwrap_model(model))} if args.rank else {"transformer": model}
+    learned = {"adapter": AdapterState(plain_model(accelerator, model))} if args.rank else {"transformer": model}
     parts, ema = learned | {"optimizer": optimizer, "lr_scheduler": lr_scheduler}, None
     if args.use_ema:
         ema = EMAModel(trained_parameters(model), decay=args.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
@@ -336,7 +339,7 @@ def main():
     if ema is not None:
         ema.to(accelerator.device)  # a checkpoint is read to the CPU
     if objective.needs_average:
-        objective.averaged = averaged_model(accelerator.unwrap_model(model), ema)
+        objective.averaged = averaged_model(plain_model(accelerator, model), ema)
     history = History(Path(args.output_dir, "history.jsonl"), first_step, accelerator.is_main_process)
     parameters = sum(p.numel() for p in trained_parameters(model))
     accelerator.print(

@@ -27,6 +27,7 @@ from diffusers_autonat.training.checks import (
     require_finite,
     require_finite_weights,
     require_memory,
+    warn_of_idle_cores,
     writable_folder,
 )
 from diffusers_autonat.training.data import (
@@ -39,6 +40,7 @@ from diffusers_autonat.training.data import (
 from diffusers_autonat.training.judge_card import judge_card
 from diffusers_autonat.training.judges import check_stages, save_judge
 from diffusers_autonat.training.loop import MAX_SEED
+from diffusers_autonat.training.prepared import plain_model
 from diffusers_autonat.training.process_group import end_training
 from diffusers_autonat.training.uploads import add_upload_arguments, check_uploads, open_upload, upload
 
@@ -108,6 +110,7 @@ def main():
     writable_folder(args.output_dir)
     check_uploads(args)
     accelerator = Accelerator()
+    warn_of_idle_cores(accelerator)
     set_seed(args.seed)
     if args.label_column is None:
         raise ValueError("a classifier learns labels: name their column with --label_column.")
@@ -161,7 +164,7 @@ def main():
             progress.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.3f}")
 
     if accelerator.is_main_process:
-        model = accelerator.unwrap_model(model)
+        model = plain_model(accelerator, model)
         require_finite_weights(model, steps)
         model.cpu()
         tested_on = {}

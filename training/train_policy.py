@@ -22,7 +22,7 @@ from accelerate.utils import ProjectConfiguration, set_seed
 from tqdm.auto import tqdm
 
 from diffusers_autonat import AdaptivePolicyModel, AutoNATPipeline
-from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, whole
+from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.files import whole_folder
 from diffusers_autonat.launcher import end_with_launcher
 from diffusers_autonat.loading import load_pipeline
@@ -36,11 +36,12 @@ from diffusers_autonat.metrics import (
 from diffusers_autonat.pipelines.checks import check_policy
 from diffusers_autonat.strategy_files import read_strategy
 from diffusers_autonat.training.checkpoints import Checkpoints, check_resume
-from diffusers_autonat.training.checks import forget_folder, require_finite, writable_folder
+from diffusers_autonat.training.checks import forget_folder, require_finite, warn_of_idle_cores, writable_folder
 from diffusers_autonat.training.folder_lock import hold_folder
 from diffusers_autonat.training.loop import MAX_SEED, History, seed_step
 from diffusers_autonat.training.model_card import save_policy_card
 from diffusers_autonat.training.policy_gradient import ActorCritic, exploration, joined, ppo_loss, rollout
+from diffusers_autonat.training.prepared import plain_model
 from diffusers_autonat.training.process_group import end_training
 from diffusers_autonat.training.reward_guard import PolicyValidation, RewardGuard
 from diffusers_autonat.training.rewards import (
@@ -232,6 +233,7 @@ def main():
         log_with=args.report_to,
         project_config=ProjectConfiguration(args.output_dir, str(Path(args.output_dir, args.logging_dir))),
     )
+    warn_of_idle_cores(accelerator)
     world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     if args.images_per_update % world:
         raise ValueError(f"--images_per_update {args.images_per_update} does not divide among {world} processes.")
@@ -274,7 +276,7 @@ def main():
         betas=(args.adam_beta1, args.adam_beta2),
     )
     model, optimizer = accelerator.prepare(model, optimizer)
-    plain = accelerator.unwrap_model(model)
+    plain = plain_model(accelerator, model)
     reward = make_reward(args, accelerator, extractor, reference, extractors, pipeline)
     guard = RewardGuard(args.guard_validations, args.min_class_consistency)
     parts = {"policy": model, "optimizer": optimizer, "guard": guard, **reward.parts()}
@@ -392,5 +394,5 @@ def main():
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors(), warning_lines():
         main()

@@ -31,11 +31,18 @@ from diffusers_autonat.metrics import CANDIDATES, r_precision
 from diffusers_autonat.metrics.captions import find_caption_column
 from diffusers_autonat.provenance import model_hash
 from diffusers_autonat.training.checkpoints import Checkpoints, check_resume
-from diffusers_autonat.training.checks import require_finite, require_finite_weights, require_memory, writable_folder
+from diffusers_autonat.training.checks import (
+    require_finite,
+    require_finite_weights,
+    require_memory,
+    warn_of_idle_cores,
+    writable_folder,
+)
 from diffusers_autonat.training.data import add_data_arguments, add_test_arguments, images_of, train_and_test
 from diffusers_autonat.training.folder_lock import hold_folder
 from diffusers_autonat.training.judges import check_stages, save_judge
 from diffusers_autonat.training.loop import MAX_SEED, History, endless_batches, seed_step
+from diffusers_autonat.training.prepared import plain_model
 from diffusers_autonat.training.process_group import end_training
 from diffusers_autonat.training.text_condition import load_text_encoder
 
@@ -171,6 +178,7 @@ def main():
     writable_folder(args.output_dir)
     check_resume(args.output_dir, args.resume_from_checkpoint)
     accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True))
+    warn_of_idle_cores(accelerator)
     if accelerator.is_main_process:
         hold_folder(args.output_dir)
     set_seed(args.seed)
@@ -206,7 +214,7 @@ def main():
         optimizer, args.learning_rate, total_steps=max_steps * accelerator.num_processes + 1
     )
     pairs, optimizer, loader, lr_scheduler = accelerator.prepare(pairs, optimizer, loader, lr_scheduler)
-    plain = accelerator.unwrap_model(pairs)
+    plain = plain_model(accelerator, pairs)
     parts = {"judge": pairs, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
     checkpoints = Checkpoints(accelerator, args.output_dir, parts, total_limit=2)
     first_step = checkpoints.resume(args.resume_from_checkpoint, max_steps)

@@ -36,6 +36,7 @@ from diffusers_autonat.training.checks import (
     require_levels,
     require_memory,
     warn_of_codebook,
+    warn_of_idle_cores,
     warn_of_steps,
     writable_folder,
 )
@@ -50,6 +51,7 @@ from diffusers_autonat.training.loop import (
     seed_step,
 )
 from diffusers_autonat.training.model_card import save_tokenizer_card
+from diffusers_autonat.training.prepared import plain_model
 from diffusers_autonat.training.presets import VQGAN_PRESETS, parse_with_preset
 from diffusers_autonat.training.process_group import end_training
 from diffusers_autonat.training.uploads import add_upload_arguments, check_uploads, open_upload, upload
@@ -220,6 +222,7 @@ def main():
         project_config=ProjectConfiguration(args.output_dir, str(Path(args.output_dir, args.logging_dir))),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )
+    warn_of_idle_cores(accelerator)
     if accelerator.is_main_process:
         hold_folder(args.output_dir)
         open_upload(args)
@@ -262,7 +265,7 @@ def main():
     autoencoder, discriminator, optimizer, discriminator_optimizer, loader, lr_scheduler = accelerator.prepare(
         autoencoder, discriminator, optimizer, discriminator_optimizer, loader, lr_scheduler
     )
-    plain, plain_discriminator = accelerator.unwrap_model(autoencoder), accelerator.unwrap_model(discriminator)
+    plain, plain_discriminator = plain_model(accelerator, autoencoder), plain_model(accelerator, discriminator)
     codebook = plain.vqvae.quantize.embedding.weight
     usage = CodebookUsage(len(codebook), accelerator.device)
     require_fitting(validation[:1].to(accelerator.device), plain, plain_discriminator, perceptual)

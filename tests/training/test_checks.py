@@ -1,6 +1,8 @@
 import errno
 import os
+import re
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from diffusers_autonat.training.checks import (
     require_levels,
     require_memory,
     warn_of_codebook,
+    warn_of_idle_cores,
     warn_of_steps,
     writable_folder,
 )
@@ -93,3 +96,17 @@ def test_what_a_training_never_reaches_is_warned_of():
         UserWarning, match="--codebook_size 1024 is more than 650 images of 49 tokens can fill.*take 512"
     ):
         warn_of_codebook(1024, 650, 49)
+
+
+@pytest.mark.parametrize("device, processes, threads, warned", [
+    ("cpu", 1, 1, "1 of 4 cores.*num_cpu_threads_per_process 4"), ("cpu", 2, 1, "2 of 4 cores.*num_cpu_threads_per_process 2"),
+    ("cpu", 1, 3, None), ("cpu", 4, 1, None), ("cuda", 1, 1, None),
+])  # fmt: skip
+def test_idle_cores_are_told(device, processes, threads, warned, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)), raising=False)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes, is_main_process=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_idle_cores(accelerator)
+    assert [re.search(warned or "$^", str(warning.message)) is not None for warning in caught] == [True] * bool(warned)

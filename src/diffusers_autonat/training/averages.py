@@ -6,6 +6,9 @@ from accelerate import Accelerator
 from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
 from torch import nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
+
+from .prepared import plain_model
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -28,12 +31,13 @@ def averaged_copy(accelerator: Accelerator, model, ema: EMAModel | None) -> Mode
         ema.store(trained_parameters(model))
         ema.copy_to(trained_parameters(model))
     state = accelerator.get_state_dict(model)
+    consume_prefix_in_state_dict_if_present(state, "_orig_mod.")  # of a compiled one
     weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
     if ema is not None:
         ema.restore(trained_parameters(model))
     if not accelerator.is_main_process:
         return None
-    copy = _of_the_same_shape(accelerator.unwrap_model(model))
+    copy = _of_the_same_shape(plain_model(accelerator, model))
     copy.load_state_dict(weights)
     return copy.eval()
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from ..files import whole_folder, write_json
 from ..provenance import file_hash
+from .prepared import plain_model
 
 
 FORMAT = 1
@@ -82,7 +83,10 @@ class Checkpoints:
         total_limit: int | None = None,
     ):
         self.accelerator, self.output_dir, self.total_limit = accelerator, Path(output_dir), total_limit
-        self.parts = {name: _unwrapped(accelerator, part) for name, part in parts.items()}
+        self.parts = {
+            name: plain_model(accelerator, part) if isinstance(part, torch.nn.Module) else part
+            for name, part in parts.items()
+        }
         if accelerator.scaler is not None:
             self.parts[OPTIONAL] = accelerator.scaler
 
@@ -308,10 +312,6 @@ def _sharded_as(value: Any, reference: Any) -> Any:
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(value.to(reference.device), reference.device_mesh, reference.placements)
-
-
-def _unwrapped(accelerator: Accelerator, part: Any) -> Any:
-    return accelerator.unwrap_model(part) if isinstance(part, torch.nn.Module) else part
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 
@@ -76,6 +77,18 @@ def require_levels(resolution: int, block_out_channels: Sequence[int], norm_num_
         raise ValueError(
             f"--norm_num_groups {norm_num_groups} does not divide the {undivided[0]} channels of a level: take "
             f"{math.gcd(norm_num_groups, *block_out_channels)}, or other --block_out_channels."
+        )
+
+
+def warn_of_idle_cores(accelerator: Accelerator) -> None:
+    """Warn where half of a CPU or more would stand idle: `accelerate launch` gives a process one thread unless told otherwise."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes, threads = accelerator.num_processes, torch.get_num_threads()
+    if accelerator.device.type == "cpu" and accelerator.is_main_process and 2 * processes * threads <= cores:
+        warnings.warn(
+            f"{processes * threads} of {cores} cores are used: start with accelerate launch --num_cpu_threads_per_process "
+            f"{cores // processes}, or with OMP_NUM_THREADS={cores // processes}.",
+            stacklevel=2,
         )
 
 

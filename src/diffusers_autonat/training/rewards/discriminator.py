@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from ...metrics import FeatureExtractor
 from ...metrics.sources import image_samples
+from ..prepared import plain_model
 from .base import Reward
 
 
@@ -88,7 +89,7 @@ class DiscriminatorReward(Reward):
     def __call__(self, seen: list[Any], class_labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         self.model.eval()  # spectral norms are not estimated further
         with torch.no_grad():
-            scores = self.accelerator.unwrap_model(self.model)(torch.cat(seen), self._known(class_labels)).sigmoid()
+            scores = plain_model(self.accelerator, self.model)(torch.cat(seen), self._known(class_labels)).sigmoid()
         return scores, {"fake_score": self.accelerator.gather(scores).mean().item()}
 
     def learn(self, seen: list[Any], class_labels: Tensor) -> dict[str, float]:
