@@ -14,7 +14,6 @@ import subprocess
 import sys
 from ctypes.util import find_library
 from functools import partial
-from types import SimpleNamespace
 
 import torch
 from generate import ways_of
@@ -34,16 +33,14 @@ ALLOCATORS = {
 
 def generating(model: str, dtype: str) -> float:
     """Seconds of an image of T = 8."""
-    options = SimpleNamespace(strategy=None, options=[])
-    draw = ways_of(MODELS[model], 256, 8, 1, getattr(torch, dtype), "cpu", options)["ours"].draw
+    draw = ways_of(MODELS[model], 256, 8, 1, getattr(torch, dtype), "cpu")["ours"].draw
     draw()
     return min(seconds(draw) for _ in range(3))
 
 
 def training(model: str, dtype: str) -> float:
     """Seconds of a step with 8 images."""
-    sizes = SimpleNamespace(model=model, batch_size=8, steps=4, dtype=dtype)
-    return 8 / bare(SimpleNamespace(sample_size=16, codebook_size=1024), sizes, "cpu")
+    return 8 / bare(model, dtype, batch_size=8, steps=4, sample_size=16, codebook_size=1024, device="cpu")
 
 
 WORK = {"generate": generating, "train": training}

@@ -18,7 +18,7 @@ and their number in a second is given as a share of that peak.
 
 import argparse
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -256,7 +256,10 @@ KEPT, ONE_CLASS = ADDITIONS = ("kept first step", "one class")  # also after ano
 UNCOUNTED = {name for name in OPTIONS if name not in ("fused qkv", "fp8 storage")}
 
 
-def ways_of(model: str, pixels: int, steps: int, batch: int, dtype: torch.dtype, device: str, args) -> dict[str, Way]:
+def ways_of(
+    model: str, pixels: int, steps: int, batch: int, dtype: torch.dtype, device: str, options: Sequence[str] = (),
+    strategy_file: str | None = None,
+) -> dict[str, Way]:  # fmt: skip
     """The published way and ours, of one set of weights."""
     torch.manual_seed(0)
     model_class, config = MODELS[model, pixels]
@@ -266,7 +269,7 @@ def ways_of(model: str, pixels: int, steps: int, batch: int, dtype: torch.dtype,
         if getattr(block, "conv_shortcut", None) is not None:
             torch.nn.init.zeros_(block.conv_shortcut.weight)
             torch.nn.init.zeros_(block.conv_shortcut.bias)
-    strategy = read_strategy(args.strategy, steps) if args.strategy else strategy_of(model, steps)
+    strategy = read_strategy(strategy_file, steps) if strategy_file else strategy_of(model, steps)
     labels = [(127 * i + 7) % transformer.config.num_classes for i in range(batch)]
     ways = {"published": Way(partial(published, transformer, decode, strategy, labels, dtype, device))}
 
@@ -274,7 +277,7 @@ def ways_of(model: str, pixels: int, steps: int, batch: int, dtype: torch.dtype,
     pipe.set_progress_bar_config(disable=True)
     ways["ours"] = Way(partial(ours, pipe, strategy, labels))
     pipes = {"": pipe}
-    for name in args.options:
+    for name in options:
         option, addition = parts_of(name)
         if option not in pipes:
             pipes[option] = OPTIONS[option](pipe)
@@ -418,7 +421,7 @@ def main():
             dtype = getattr(torch, dtype_name)
             for steps in args.steps:
                 for batch in args.batch_sizes:
-                    ways = ways_of(model, pixels, steps, batch, dtype, device, args)
+                    ways = ways_of(model, pixels, steps, batch, dtype, device, args.options, args.strategy)
                     if pixels == 256:
                         ways |= {name: OTHERS[name](batch, dtype, device, model == "tiny") for name in args.others}
                     case = {"model": model, "pixels": pixels, "steps": steps, "batch_size": batch, "dtype": dtype_name}

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from generate import exported, fp8_storage, int8_torch
+from generate import OPTIONS
 from timing import made_with
 from tqdm.auto import tqdm
 
@@ -32,19 +32,14 @@ def in_bfloat16(pipe: AutoNATPipeline) -> AutoNATPipeline:
     return load_pipeline(pipe.name_or_path, dtype=torch.bfloat16)
 
 
-openvino = partial(exported, "openvino")
 WAYS: dict[str, Callable[[AutoNATPipeline], AutoNATPipeline]] = {
     "float32": lambda pipe: pipe,
     "bfloat16": in_bfloat16,
-    "fp8 storage": lambda pipe: fp8_storage(in_bfloat16(pipe)),
-    "int8, torch": int8_torch,
-    "onnx": partial(exported, "onnx"),
-    "onnx, int8": partial(exported, "onnx", int8=True),
-    "openvino": openvino,
-    "openvino, bfloat16": partial(openvino, dtype=torch.bfloat16),
-    "openvino, int8": partial(openvino, int8=True),
-    "openvino, int8 with decoder": partial(openvino, int8=True, int8_decoder=True),
-}
+    "fp8 storage": lambda pipe: OPTIONS["fp8 storage"](in_bfloat16(pipe)),
+    "openvino, bfloat16": partial(OPTIONS["openvino"], dtype=torch.bfloat16),
+    **{name: OPTIONS[name] for name in ("int8, torch", "onnx", "onnx, int8", "openvino", "openvino, int8",
+                                        "openvino, int8 with decoder")},
+}  # fmt: skip
 
 
 @torch.no_grad()
@@ -72,20 +67,21 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", default="low_precision.json")
     args = parser.parse_args()
-    judge, rows = load_extractor(args.judge), []
+    judge, rows, pipelines = load_extractor(args.judge), [], {}
     reference = load_reference(args.reference, judge)
     for name in args.pipelines:
         pipe = load_pipeline(name)
-        expected, _ = draw(pipe, args)
+        pipelines[name] = pipeline_hash(pipe)
+        in_float32 = draw(pipe, args)
         for way in tqdm(args.ways, desc=Path(name).name):
             other = WAYS[way](pipe)
-            tokens, images = draw(other, args)
+            tokens, images = in_float32 if other is pipe else draw(other, args)
             with torch.no_grad():
                 decoded = torch.cat([pipe.decode_latents(some) for some in tokens.split(args.batch_size)])
             features, logits = judge(images)
             distance = FrechetDistance(reference)
             distance.update(features)
-            equal = tokens == expected
+            equal = tokens == in_float32[0]
             labels = torch.arange(args.images) % pipe.transformer.config.num_classes
             row = {
                 "pipeline": Path(name).name, "way": way, "tokens": equal.float().mean().item(),
@@ -95,11 +91,11 @@ def main():
             }  # fmt: skip
             rows.append(row)
             tqdm.write(", ".join(f"{value:.4g}" if isinstance(value, float) else value for value in row.values()))
-        write_json(args.output, {
-            "rows": rows, "steps": args.steps, "num_images": args.images, "batch_size": args.batch_size, "seed": args.seed,
-            "pipelines": {name: pipeline_hash(load_pipeline(name)) for name in args.pipelines}, "judge": judge.identity(),
-            "reference": reference.hash, **made_with("onnxruntime", "openvino", "nncf"),
-        })  # fmt: skip
+            write_json(args.output, {
+                "rows": rows, "steps": args.steps, "num_images": args.images, "batch_size": args.batch_size, "seed": args.seed,
+                "pipelines": pipelines, "judge": judge.identity(), "reference": reference.hash,
+                **made_with("onnxruntime", "openvino", "nncf"),
+            })  # fmt: skip
 
 
 if __name__ == "__main__":

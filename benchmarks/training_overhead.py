@@ -33,14 +33,14 @@ SIZES = {
 }
 
 
-def bare(info, args, device: str) -> float:
-    sizes, batch_size, steps = SIZES[args.model], args.batch_size, args.steps
-    model = UViTTransformer2DModel(info.sample_size, codebook_size=info.codebook_size, num_classes=10, **sizes).to(
-        device
-    )
-    precision = nullcontext() if args.dtype == "float32" else torch.autocast(device, getattr(torch, args.dtype))
+def bare(
+    name: str, dtype: str, batch_size: int, steps: int, sample_size: int, codebook_size: int, device: str
+) -> float:
+    """Images a second of a model of `SIZES`."""
+    model = UViTTransformer2DModel(sample_size, codebook_size=codebook_size, num_classes=10, **SIZES[name]).to(device)
+    precision = nullcontext() if dtype == "float32" else torch.autocast(device, getattr(torch, dtype))
     optimizer = torch.optim.AdamW(model.parameters(), 4e-4)
-    tokens = torch.randint(info.codebook_size, (batch_size, info.sample_size**2), device=device)
+    tokens = torch.randint(codebook_size, (batch_size, sample_size**2), device=device)
     labels = torch.randint(10, (batch_size,), device=device)
 
     def train(number: int) -> None:
@@ -82,7 +82,8 @@ def main():
     args = parser.parse_args()
     device = default_device()
     info = load_token_set(args.tokens)[1]
-    measures = {"bare": lambda: bare(info, args, device), "script": lambda: script(args)}
+    sizes = (args.model, args.dtype, args.batch_size, args.steps, info.sample_size, info.codebook_size)
+    measures = {"bare": lambda: bare(*sizes, device), "script": lambda: script(args)}
     rounds = []
     for one in in_turn(measures, args.rounds):
         rounds.append(one)

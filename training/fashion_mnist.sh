@@ -4,9 +4,10 @@
 # Then `python model_cards/make_cards.py outputs/fashion-mnist --data ...` writes the shipped folders.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}  # else a launcher gives a process one thread
 data=${1:?folder of the Fashion-MNIST IDX files}
 out=${2:?output folder}
-launch="accelerate launch --num_machines 1 --num_processes 1 --num_cpu_threads_per_process $(nproc) --mixed_precision no --dynamo_backend no"
+launch="accelerate launch --num_machines 1 --num_processes 1 --mixed_precision no --dynamo_backend no"
 
 # The perceptual network is not the judge: other width, depth, input size and seed, and the judge never takes part in training.
 [ -f "$out/perceptual/config.json" ] || $launch training/train_classifier.py --train_data_dir "$data" --random_flip \
@@ -36,7 +37,7 @@ $tokenize --vqvae "$out/vqgan/vqvae" --output_dir "$out/tokens"
 
 # Twice 1,024,000 images, the second time from where the first has ended: a cosine that begins anew gains more than a longer
 # one. No label smoothing: at sampling temperature 1 it would put a tenth of all drawn tokens anywhere in the codebook.
-train="accelerate launch --num_machines 1 --num_processes 1 --num_cpu_threads_per_process $(nproc) --mixed_precision ${PRECISION:-bf16} --dynamo_backend no
+train="accelerate launch --num_machines 1 --num_processes 1 --mixed_precision ${PRECISION:-bf16} --dynamo_backend no
     training/train_autonat.py --train_data_dir $out/tokens --vqvae $out/vqgan/vqvae --dropout 0 --label_smoothing 0 --use_ema
     --ema_decay 0.9995 --train_batch_size 256 --max_train_steps 4000 --lr_scheduler cosine --lr_warmup_steps 100 --adam_beta1 0.9
     --adam_beta2 0.98 --validation_steps 1000 --checkpointing_steps 150 --checkpoints_total_limit 2 --resume_from_checkpoint latest"

@@ -5,10 +5,11 @@
 # Names of steps after these two do only those: bash training/icons.sh OUT ENCODER drawings perceptual vqgan
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}  # else a launcher gives a process one thread
 out=${1:?output folder}
 encoder=${2:?folder of the text encoder}
 shift 2
-launch="accelerate launch --num_machines 1 --num_processes 1 --num_cpu_threads_per_process $(nproc) --dynamo_backend no --mixed_precision"
+launch="accelerate launch --num_machines 1 --num_processes 1 --dynamo_backend no --mixed_precision"
 data="--train_data_dir $out/data --resolution 32"
 
 # Without skin tones: with them, more than half of the drawings would be of people that differ in nothing else.

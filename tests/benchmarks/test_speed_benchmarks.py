@@ -4,7 +4,6 @@ import json
 import runpy
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -43,9 +42,7 @@ def test_the_published_way_is_the_same_sampler(monkeypatch):
 
     greedy = GenerationStrategy([0.8, 0.5, 0.2, 0.0], [0.0] * 4, [0.0] * 4, [0.0, 0.5, 1.0, 1.5])
     monkeypatch.setattr(generate, "strategy_of", lambda model, steps: greedy)
-    ways = generate.ways_of(
-        "tiny", 256, 4, 2, torch.float32, "cpu", SimpleNamespace(strategy=None, options=["fused qkv, one class"])
-    )
+    ways = generate.ways_of("tiny", 256, 4, 2, torch.float32, "cpu", ["fused qkv, one class"])
     assert list(ways) == ["published", "ours", "ours, fused qkv, one class"]
     assert len(set(ways["ours"].draw.args[2])) == 2 and len(set(ways["ours, fused qkv, one class"].draw.args[2])) == 1
     tokens = ways["published"].draw(output="tokens")

@@ -41,12 +41,12 @@ def export_pipeline(
         ValueError: A library is missing, or this pipeline cannot be exported so.
     """
     writer = FORMATS[format]
-    in_int8 = {"transformer": int8, "vqvae": int8_decoder}
-    for library in writer.libraries + (writer.int8_libraries if any(in_int8.values()) else ()):
+    in_int8 = {component for component, wanted in (("transformer", int8), ("vqvae", int8_decoder)) if wanted}
+    for library in writer.libraries + (writer.int8_libraries if in_int8 else ()):
         require(library, writer.extra)
     pipe = load_pipeline(name)
     _check(name, pipe)
-    if any(in_int8.values()) and writer.is_calibrated and pipe.transformer.config.context_dim is not None:
+    if in_int8 and writer.is_calibrated and pipe.transformer.config.context_dim is not None:
         raise ValueError(f"{name} draws from text, and int8 of {format} is calibrated on classes: take --format onnx.")
     if int8_decoder and not writer.is_calibrated:
         raise ValueError(f"int8 of a decoder is calibrated, and {format} is not: take --format openvino.")
@@ -64,9 +64,9 @@ def export_pipeline(
             place.mkdir()
             getattr(pipe, component).save_config(place)
             writer.write(traced, place)
-            if component == "transformer" and any(in_int8.values()) and writer.is_calibrated:
+            if component == "transformer" and in_int8 and writer.is_calibrated:
                 seen = _inputs_seen(traced.runner.from_pretrained(place), pipe)
-            if in_int8[component]:
+            if component in in_int8:
                 report(f"finding int8 weights of the {component}")
                 writer.to_int8(place, seen[component])
             pipe.register_modules(**{component: traced.runner.from_pretrained(place)})
