@@ -27,8 +27,8 @@ vqgan() {
     [ -f "$out/vqgan/vqvae/config.json" ] || $launch bf16 training/train_vqgan.py $data --label_column none --random_flip \
         --block_out_channels 48 96 96 --layers_per_block 1 --norm_num_groups 8 --codebook_size 1024 --codebook_dim 16 \
         --perceptual_model "$out/perceptual" --perceptual_weight 2 --l2_weight 1 \
-        --adversarial_weight 0.4 --adversarial_start 3000 --discriminator_hidden_size 32 --revive_steps 100 \
-        --learning_rate 1.2e-3 --lr_warmup_steps 100 --adam_beta1 0.8 --adam_beta2 0.95 --train_batch_size 32 --max_train_steps 12000 \
+        --adversarial_weight 0.4 --adversarial_start 2500 --discriminator_hidden_size 32 --revive_steps 100 \
+        --learning_rate 1.2e-3 --lr_warmup_steps 100 --adam_beta1 0.8 --adam_beta2 0.95 --train_batch_size 32 --max_train_steps 8000 \
         --validation_steps 500 --checkpointing_steps 250 --resume_from_checkpoint latest --output_dir "$out/vqgan"
 }
 

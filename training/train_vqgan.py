@@ -246,6 +246,9 @@ def main():
     model.quantize.beta = args.commitment_weight
     discriminator = PatchDiscriminator(channels, args.discriminator_hidden_size)
     perceptual = PerceptualLoss(args.perceptual_model).to(accelerator.device) if args.perceptual_model else None
+    for network in (autoencoder, discriminator, perceptual):
+        if network is not None:
+            network.to(memory_format=torch.channels_last)  # convolutions need no reordering of their input
     betas = (args.adam_beta1, args.adam_beta2)
     optimizer = torch.optim.AdamW(autoencoder.parameters(), args.learning_rate, betas, weight_decay=0.0)
     discriminator_lr = args.discriminator_learning_rate or args.learning_rate
@@ -302,7 +305,8 @@ def main():
         loss = args.l1_weight * loss_l1 + args.l2_weight * F.mse_loss(reconstruction, images)
         logs = {"l1": loss_l1.detach(), "quantization": quantization_loss.detach()}
         if perceptual is not None:
-            loss_perceptual = perceptual(reconstruction, images)
+            with accelerator.autocast():  # accelerate does so for the networks it has prepared only
+                loss_perceptual = perceptual(reconstruction, images)
             loss = loss + args.perceptual_weight * loss_perceptual
             logs["perceptual"] = loss_perceptual.detach()
         adversarial = args.adversarial_weight > 0 and step > args.adversarial_start

@@ -77,7 +77,7 @@ class PerceptualLoss(nn.Module):
             images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
         states = self.model((images - self.mean) / self.std, output_hidden_states=True).hidden_states
         # Convolutional models give [B, C, h, w], transformers [B, N, C]: the channel axis differs.
-        return [F.normalize(state, dim=1 if state.ndim == 4 else -1, eps=1e-6) for state in states]
+        return [F.normalize(state.float(), dim=1 if state.ndim == 4 else -1, eps=1e-6) for state in states]
 
     def forward(self, reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
