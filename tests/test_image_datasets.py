@@ -178,6 +178,37 @@ def test_a_flat_folder_has_no_labels_and_needs_no_word(files):
         load_images(train_data_dir=str(files[0]), label_column="kind")
 
 
+def lay_out(folder, fashion_mnist, names):
+    """An image of Fashion-MNIST under each of the names."""
+    for image, name in zip(fashion_mnist[0], names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / name)
+
+
+@pytest.mark.parametrize("folders", [("bus", "train"), ("bus", "tram"), ("data/test", "data/bus")])
+def test_names_of_images_and_classes_make_no_splits(fashion_mnist, tmp_path, folders):
+    names = [f"{folder}/{name}.png" for folder in folders for name in ("train-1", "test, old", "val", "4")]
+    lay_out(tmp_path / "own", fashion_mnist, names)
+    dataset = load_images(train_data_dir=str(tmp_path / "own"))
+    assert len(dataset) == 8 and set(label_names(dataset, "label")) == {folder.split("/")[-1] for folder in folders}
+    with pytest.raises(ValueError, match="no test images found"):
+        load_images(train_data_dir=str(tmp_path / "own"), split="test")
+
+
+@pytest.mark.parametrize("inside", ["", "photos/"])
+def test_folders_named_after_splits_are_splits(fashion_mnist, tmp_path, inside):
+    names = [
+        f"{inside}{split}/{kind}/{i}.png"
+        for split in ("train", "test-set")
+        for kind in ("bus", "train")
+        for i in (0, 1)
+    ]
+    lay_out(tmp_path / "own", fashion_mnist, [*names, f"{inside}train/bus/test.png"])
+    for split, count in (("train", 5), ("test", 4)):
+        dataset = load_images(train_data_dir=str(tmp_path / "own"), split=split)
+        assert len(dataset) == count and label_names(dataset, "label") == ["bus", "train"]
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_texts_beside_images_become_classes(files, kind):
     folder, names = files

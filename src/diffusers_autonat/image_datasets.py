@@ -7,9 +7,11 @@ nothing after this file knows where the images came from.
 from __future__ import annotations
 
 import errno
+import glob
 import gzip
 import math
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -42,6 +44,11 @@ FASHION_MNIST_CLASSES = [
 
 IMAGE, LABEL = "image", "label"  # what columns are called where nothing is said
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# As `datasets` tells splits by the names of folders: one of these words, alone or set off.
+SPLIT = re.compile(
+    r"(?:.*[-._ 0-9])?(?:(?P<train>train|training)|(?P<validation>validation|valid|val|dev)|(?P<test>test|testing|eval|evaluation))"
+    r"(?:[-._ 0-9].*)?"
+)
 PATIENCE = 20  # so many images that cannot be read are passed over before their share counts
 
 
@@ -108,6 +115,7 @@ def load_images(
         dataset_name: a dataset on the Hub, or any name or path that `datasets.load_dataset` takes.
         train_data_dir: a local folder: Fashion-MNIST IDX files; images, sorted into one sub-folder per class, or flat, or with
             a metadata.csv, .jsonl or .parquet beside them whose `file_name` names them; Parquet files; webdataset's .tar files.
+            Sub-folders that are all named after splits (`train`, `test`) are splits.
         split: `train`, `test`, or any split the dataset has.
         image_column: the column of images; where there is no `image`, the only one that holds images is taken for it.
         label_column: the column of classes, or None for unlabelled images; webdataset's `cls` is taken for `label`, and a folder
@@ -156,7 +164,9 @@ def _load_folder(
     try:
         if _holds_shards(folder):
             return load_dataset(str(folder), split=split, streaming=streaming)
-        return load_dataset("imagefolder", data_dir=str(folder), split=split, streaming=streaming)
+        return load_dataset(
+            "imagefolder", data_dir=name, data_files=_files_of_splits(folder), split=split, streaming=streaming
+        )
     except Exception as error:
         for cause in _causes(error):
             if isinstance(cause, OSError) and cause.errno in DISK_FULL:
@@ -169,6 +179,26 @@ def _holds_shards(folder: Path) -> bool:
     files = [path for pattern in ("*", "*/*") for path in folder.glob(pattern)]
     shards = any(path.suffix in (".parquet", ".tar") and path.stem != "metadata" for path in files)
     return shards and not any(path.suffix.lower() in ImageFolder.EXTENSIONS for path in files)
+
+
+def _files_of_splits(folder: Path, above: str = "") -> dict[str, list[str]]:
+    """
+    Patterns of the files of each split: sub-folders that are all named after splits are splits, else everything is `train`.
+
+    `datasets` by itself would go by every name: an image "train-01.png" would be all that is left of a folder, and a class
+    "train" of a split `test` would be trained on.
+    """
+    folders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    splits = [match for match in map(SPLIT.fullmatch, folders) if match]
+    if folders and len(splits) == len(folders):
+        files: dict[str, list[str]] = {}
+        for name, match in zip(folders, splits):
+            [split] = (split for split, word in match.groupdict().items() if word)
+            files.setdefault(split, []).append(f"{above}{glob.escape(name)}/**")
+        return files
+    if len(folders) == 1 and not any(path.suffix.lower() in ImageFolder.EXTENSIONS for path in folder.iterdir()):
+        return _files_of_splits(folder / folders[0], f"{above}{glob.escape(folders[0])}/")
+    return {"train": ["**"]}
 
 
 def _usual_names(dataset: Any, image_column: str, label_column: str | None) -> Any:
