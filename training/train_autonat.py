@@ -47,6 +47,7 @@ from diffusers_autonat.training.checks import (
     require_finite,
     require_memory,
     warn_of_idle_cores,
+    warn_of_slow_precision,
     warn_of_steps,
     writable_folder,
 )
@@ -268,6 +269,7 @@ def main():
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )
     warn_of_idle_cores(accelerator)
+    warn_of_slow_precision(accelerator, args.mixed_precision)
     sharded = accelerator.distributed_type == DistributedType.FSDP
     if sharded and args.use_ema and (args.resume_from_checkpoint or objective.needs_average):
         raise ValueError(

@@ -37,6 +37,7 @@ from diffusers_autonat.training.checks import (
     require_memory,
     warn_of_codebook,
     warn_of_idle_cores,
+    warn_of_slow_precision,
     warn_of_steps,
     writable_folder,
 )
@@ -223,6 +224,7 @@ def main():
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )
     warn_of_idle_cores(accelerator)
+    warn_of_slow_precision(accelerator, args.mixed_precision)
     if accelerator.is_main_process:
         hold_folder(args.output_dir)
         open_upload(args)

@@ -17,6 +17,7 @@ from diffusers_autonat.training.checks import (
     require_memory,
     warn_of_codebook,
     warn_of_idle_cores,
+    warn_of_slow_precision,
     warn_of_steps,
     writable_folder,
 )
@@ -110,3 +111,16 @@ def test_idle_cores_are_told(device, processes, threads, warned, monkeypatch):
         warnings.simplefilter("always")
         warn_of_idle_cores(accelerator)
     assert [re.search(warned or "$^", str(warning.message)) is not None for warning in caught] == [True] * bool(warned)
+
+
+@pytest.mark.parametrize("device, has_bfloat16, asked_for, precision, warned", [
+    ("cpu", True, None, "no", True), ("cpu", True, "no", "no", False), ("cpu", True, None, "bf16", False),
+    ("cpu", False, None, "no", False), ("cuda", True, None, "no", False),
+])  # fmt: skip
+def test_float32_is_told_where_bfloat16_is_faster(device, has_bfloat16, asked_for, precision, warned, monkeypatch):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": has_bfloat16})
+    accelerator = SimpleNamespace(device=torch.device(device), mixed_precision=precision, is_main_process=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_slow_precision(accelerator, asked_for)
+    assert ["--mixed_precision bf16" in str(warning.message) for warning in caught] == [True] * warned

@@ -92,6 +92,17 @@ def warn_of_idle_cores(accelerator: Accelerator) -> None:
         )
 
 
+def warn_of_slow_precision(accelerator: Accelerator, asked_for: str | None) -> None:
+    """Warn of float32 that nobody `asked_for` on a CPU whose bfloat16 is faster; on one without it, bfloat16 crawls."""
+    has_bfloat16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
+    in_float32 = asked_for is None and accelerator.mixed_precision == "no"
+    if accelerator.device.type == "cpu" and has_bfloat16 and in_float32 and accelerator.is_main_process:
+        warnings.warn(
+            "trains in float32, and this processor multiplies bfloat16 faster: --mixed_precision bf16 takes about half of the time.",
+            stacklevel=2,
+        )
+
+
 def warn_of_steps(
     max_steps: int, lr_warmup_steps: int, learning_rate: float, adversarial_start: int | None = None
 ) -> None:
