@@ -16,7 +16,7 @@ import torch
 
 from diffusers_autonat import NATScheduler, TrainingStrategy
 from diffusers_autonat.command_line import number, one_line_errors, positive, warning_lines, whole
-from diffusers_autonat.commands.arguments import check_writable
+from diffusers_autonat.commands.arguments import add_text_encoder_argument, check_writable
 from diffusers_autonat.hub import check_upload, open_repository, push_folder
 from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.metrics import (
@@ -62,6 +62,11 @@ def add_upload_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--license", default="unknown", help="of what was found, for its card: an identifier of the Hub"
     )
+
+
+def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pipeline", help="folder or Hub id")
+    add_text_encoder_argument(parser)
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -173,7 +178,7 @@ def candidate_trainer(args: argparse.Namespace) -> CandidateTrainer:
 
 def load_judged(args: argparse.Namespace) -> Any:
     """The pipeline that `args.pipeline` names, as its images are to be made."""
-    return load_pipeline(args.pipeline, getattr(torch, args.dtype), default_device())
+    return load_pipeline(args.pipeline, getattr(torch, args.dtype), default_device(), args.text_encoder)
 
 
 def captions_of(args: argparse.Namespace, pipeline: Any = None) -> CaptionConditions | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import optuna
 from arguments import (
     add_evaluation_arguments,
+    add_pipeline_arguments,
     add_start_arguments,
     add_study_arguments,
     add_training_arguments,
@@ -65,7 +66,7 @@ def parse_args():
         if run in (concurrent, training):
             add_training_arguments(command)
         else:
-            command.add_argument("pipeline", help="folder or Hub id")
+            add_pipeline_arguments(command)
         if run is baseline:
             command.add_argument(
                 "--lambdas",

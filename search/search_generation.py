@@ -14,6 +14,7 @@ from pathlib import Path
 
 from arguments import (
     add_evaluation_arguments,
+    add_pipeline_arguments,
     add_start_arguments,
     add_study_arguments,
     add_upload_arguments,
@@ -57,7 +58,7 @@ STORED = "stored"  # label of what the pipeline has
 
 def parse_args():
     parser = Parser(description=__doc__)
-    parser.add_argument("pipeline", help="folder or Hub id")
+    add_pipeline_arguments(parser)
     parser.add_argument(
         "--num-inference-steps", type=positive, nargs="+", default=[8], help="several with a cost only"
     )

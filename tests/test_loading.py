@@ -8,6 +8,7 @@ import torch
 
 from diffusers_autonat import AutoNATPipeline
 from diffusers_autonat.loading import load_pipeline
+from tests.pipelines.text_encoders import save_without_encoder, tiny_encoder, tiny_text_pipeline, tiny_tokenizer
 
 
 SHIPPED = "model_cards/enat-fashion-mnist"
@@ -33,3 +34,37 @@ def test_an_unreachable_name_is_one_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="nobody/nothing is no folder of a pipeline, and none can be reached"):
         load_pipeline("nobody/nothing")
+
+
+def test_a_text_encoder_that_is_stored_elsewhere(tmp_path):
+    encoder = save_without_encoder(tmp_path / "text", tmp_path / "encoder")
+    alone = load_pipeline(tmp_path / "text")
+    assert alone.text_encoder is None and alone.tokenizer is None
+    pipe = load_pipeline(tmp_path / "text", torch.bfloat16, text_encoder=encoder)
+    assert pipe.text_encoder.dtype == pipe.transformer.dtype == torch.bfloat16
+    pipe, whole = load_pipeline(tmp_path / "text", text_encoder=encoder), tiny_text_pipeline()
+    for one in (pipe, whole):
+        one.set_progress_bar_config(disable=True)
+    drawn = [
+        one("a red boat", generator=torch.Generator().manual_seed(0), output_type="latent").images
+        for one in (pipe, whole)
+    ]
+    assert torch.equal(*drawn)
+
+
+def test_a_text_encoder_that_does_not_belong_is_refused(tmp_path):
+    encoder = save_without_encoder(tmp_path / "text", tmp_path / "encoder")
+    tiny_text_pipeline().save_pretrained(tmp_path / "whole")
+    tiny_encoder(width=24).save_pretrained(tmp_path / "wide")
+    tiny_tokenizer().save_pretrained(tmp_path / "wide")
+    for folder, name, message in (
+        (SHIPPED, encoder, "draws from classes: leave the text encoder .*encoder out"),
+        (tmp_path / "whole", encoder, "has a text encoder: leave .*encoder out"),
+        (
+            tmp_path / "text",
+            str(tmp_path / "wide"),
+            "wide has states of width 24, and the transformer was trained on 16",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_pipeline(folder, text_encoder=name)

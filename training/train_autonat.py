@@ -39,6 +39,7 @@ from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
 from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.files import whole_folder
 from diffusers_autonat.launcher import end_with_launcher
+from diffusers_autonat.loading import load_text_encoder
 from diffusers_autonat.provenance import model_hash
 from diffusers_autonat.training.averages import averaged_copy, averaged_model, trained_parameters
 from diffusers_autonat.training.checkpoints import Checkpoints, check_resume
@@ -68,7 +69,7 @@ from diffusers_autonat.training.prepared import plain_model
 from diffusers_autonat.training.presets import AUTONAT_PRESETS, parse_with_preset
 from diffusers_autonat.training.process_group import end_training
 from diffusers_autonat.training.recipes import RECIPES, Recipe, recipe_name, taken_by
-from diffusers_autonat.training.text_condition import TextCondition, load_text_encoder
+from diffusers_autonat.training.text_condition import TextCondition
 from diffusers_autonat.training.tokenizing import tokenize_dataset
 from diffusers_autonat.training.tokens import is_token_set, load_token_set, warn_unreadable
 from diffusers_autonat.training.uploads import add_upload_arguments, check_uploads, open_upload, upload

@@ -27,6 +27,7 @@ from transformers import ConvNextConfig, VisionTextDualEncoderConfig, VisionText
 from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.image_datasets import ImageTransform, ReadableImages, num_channels_of
 from diffusers_autonat.launcher import end_with_launcher
+from diffusers_autonat.loading import load_text_encoder
 from diffusers_autonat.metrics import CANDIDATES, r_precision
 from diffusers_autonat.metrics.captions import find_caption_column
 from diffusers_autonat.provenance import model_hash
@@ -44,7 +45,6 @@ from diffusers_autonat.training.judges import check_stages, save_judge
 from diffusers_autonat.training.loop import MAX_SEED, History, endless_batches, seed_step
 from diffusers_autonat.training.prepared import plain_model
 from diffusers_autonat.training.process_group import end_training
-from diffusers_autonat.training.text_condition import load_text_encoder
 
 
 NUMBER = "number of the image"  # a column: which captions it has

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import is_offline_mode
+from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer, CLIPTextModel
 from transformers.utils import logging
 
 from . import pipelines
+from .pipelines.prompts import takes_prompts
 
 
 @contextmanager
@@ -31,7 +33,24 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_pipeline(name: str | Path, dtype: torch.dtype | None = None, device: str | None = None) -> Any:
+def load_text_encoder(name: str, of_pipeline: bool = False) -> tuple[Any, Any]:
+    """A text encoder and its tokenizer, from a folder or the Hub; `of_pipeline`: those of a pipeline.
+
+    Raises:
+        ValueError: It is no text encoder.
+        OSError: There is no such folder.
+    """
+    encoder, tokenizer = ({"subfolder": part} if of_pipeline else {} for part in ("text_encoder", "tokenizer"))
+    config = AutoConfig.from_pretrained(name, **encoder)
+    # A whole CLIP, images included, has a text model that is loaded alone.
+    model_class = CLIPTextModel if config.model_type == "clip" else AutoModelForTextEncoding
+    model = model_class.from_pretrained(name, **encoder)
+    return model.eval().requires_grad_(False), AutoTokenizer.from_pretrained(name, **tokenizer)
+
+
+def load_pipeline(
+    name: str | Path, dtype: torch.dtype | None = None, device: str | None = None, text_encoder: str | None = None
+) -> Any:
     """
     Load the pipeline class that `model_index.json` names, as `from_pretrained` of that class does.
 
@@ -39,9 +58,11 @@ def load_pipeline(name: str | Path, dtype: torch.dtype | None = None, device: st
         name: Folder, or id on the Hub.
         dtype: Of all components; by default as they are stored, in float32.
         device: Where to; by default it stays on the CPU.
+        text_encoder: Folder or id of the text encoder, where the pipeline is saved without the one that it was trained with.
 
     Raises:
-        ValueError: There is no such pipeline, or it is not one of this package; says which classes are.
+        ValueError: There is no such pipeline, or it is not one of this package; says which classes are. Or a text encoder is
+            given to one that has its own, or draws from classes.
     """
     folder = Path(name)
     if folder.exists() and not (folder / "model_index.json").exists():
@@ -58,4 +79,25 @@ def load_pipeline(name: str | Path, dtype: torch.dtype | None = None, device: st
     if class_name not in pipelines.__all__:
         raise ValueError(f"{name} holds a {class_name}; the pipelines of this package are {pipelines.__all__}.")
     pipeline = getattr(pipelines, class_name).from_pretrained(name, **({} if dtype is None else {"dtype": dtype}))
+    if text_encoder is not None:
+        add_text_encoder(pipeline, text_encoder, dtype)
     return pipeline if device is None else pipeline.to(device)
+
+
+def add_text_encoder(pipeline: Any, name: str, dtype: torch.dtype | None = None) -> None:
+    """Give a pipeline that draws from text, and is without one, the encoder of that name, in `dtype` (default: as stored).
+
+    Raises:
+        ValueError: It has its own, draws from classes, or was trained with another one.
+    """
+    if not takes_prompts(pipeline):
+        raise ValueError(f"the pipeline draws from classes: leave the text encoder {name} out.")
+    if pipeline.text_encoder is not None:
+        raise ValueError(f"the pipeline has a text encoder: leave {name} out.")
+    encoder, tokenizer = load_text_encoder(name)
+    width, wanted = encoder.config.hidden_size, pipeline.transformer.config.context_dim
+    if width != wanted:
+        raise ValueError(
+            f"the text encoder {name} has states of width {width}, and the transformer was trained on {wanted}."
+        )
+    pipeline.register_modules(text_encoder=encoder if dtype is None else encoder.to(dtype), tokenizer=tokenizer)

@@ -6,7 +6,7 @@ import pytest
 
 from diffusers_autonat.cli import main
 from tests.conftest import save_tiny_study
-from tests.pipelines.text_encoders import tiny_text_pipeline
+from tests.pipelines.text_encoders import save_without_encoder, tiny_text_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,15 @@ def test_the_report_says_what_was_asked_for(place, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
     assert "not comparable" in (out := capsys.readouterr().out) and "the images were of other captions" in out
+
+
+def test_a_pipeline_without_text_encoder_is_given_one(place, tmp_path):
+    encoder = save_without_encoder(place / "alone", tmp_path / "encoder")
+    captions = ("--captions", place / "captions.txt")
+    main(command(place, tmp_path / "whole.json", *captions))
+    main(command(place, tmp_path / "alone.json", *captions, "--text-encoder", encoder, pipeline="alone"))
+    whole, alone = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("whole", "alone"))
+    assert alone["values"] == whole["values"] and alone["pipeline"] == whole["pipeline"] | {"name": "alone"}
 
 
 def test_its_tokenizer_is_measured_without_prompts(place, idx_folder, tmp_path):

@@ -4,7 +4,7 @@ from PIL import Image
 
 from diffusers_autonat import GenerationStrategy, NATScheduler
 from diffusers_autonat.cli import main
-from tests.pipelines.text_encoders import tiny_text_pipeline
+from tests.pipelines.text_encoders import save_without_encoder, tiny_text_pipeline
 
 
 @pytest.fixture
@@ -102,5 +102,11 @@ def test_prompts_make_rows_too(folder, tmp_path, capsys):
     for wrong in (words, [*words, "--class-labels", "1"], [*words, "--class-labels", "1", "--prompts", "a boat"]):
         with pytest.raises(SystemExit, match="draws from text: give --prompts, and no --class-labels"):
             main(wrong)
+    encoder, alone = save_without_encoder(tmp_path / "alone", tmp_path / "encoder"), tmp_path / "alone.png"
+    words = ["generate", str(tmp_path / "alone"), "--prompts", "a red boat", "the lake", "a tree", "--num-images", "2"]
+    main([*words, "--text-encoder", encoder, "--output", str(alone)])
+    assert alone.read_bytes() == output.read_bytes()
+    with pytest.raises(SystemExit, match="load it with `text_encoder=` and `tokenizer=` .in the shell --text-encoder"):
+        main([*words, "--output", str(alone)])
     with pytest.raises(SystemExit, match="draws from classes: give --class-labels, and no --prompts"):
         main(["generate", folder, "--prompts", "a boat", "--output", str(output)])

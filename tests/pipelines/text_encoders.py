@@ -67,3 +67,13 @@ def tiny_text_pipeline(kind: str = "clip") -> AutoNATTextToImagePipeline:
     pipe = AutoNATTextToImagePipeline(tiny_vqvae(), transformer, scheduler, tiny_encoder(kind), tiny_tokenizer())
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def save_without_encoder(folder, encoder) -> str:
+    """Save `tiny_text_pipeline` to a folder, its text encoder and tokenizer to another, whose name is returned."""
+    pipe = tiny_text_pipeline()
+    pipe.text_encoder.save_pretrained(encoder)
+    pipe.tokenizer.save_pretrained(encoder)
+    pipe.register_modules(text_encoder=None, tokenizer=None)
+    pipe.save_pretrained(folder)
+    return str(encoder)

@@ -5,9 +5,10 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, ViTConfig, ViTModel
 
+from diffusers_autonat.loading import load_text_encoder
 from diffusers_autonat.pipelines.prompts import encode_texts
 from diffusers_autonat.training import text_states
-from diffusers_autonat.training.text_condition import TextCondition, load_text_encoder
+from diffusers_autonat.training.text_condition import TextCondition
 from diffusers_autonat.training.text_states import TextStates, number_captions
 from diffusers_autonat.training.tokens import TokenSetInfo
 from tests.pipelines.text_encoders import LENGTH, WIDTH, tiny_encoder, tiny_text_pipeline, tiny_tokenizer

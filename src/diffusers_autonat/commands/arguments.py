@@ -29,6 +29,15 @@ def add_generation_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of noise, and of classes that are drawn")
 
 
+def add_text_encoder_argument(parser: argparse._ActionsContainer) -> None:
+    """For pipelines that are saved without the text encoder they were trained with."""
+    parser.add_argument(
+        "--text-encoder",
+        metavar="NAME",
+        help="folder or Hub id, of a pipeline that draws from text and is stored without",
+    )
+
+
 def chosen_strategy(args: argparse.Namespace, pipeline: Any) -> Any:
     """The strategy that is given by `--strategy` or `--heuristic`; None where the pipeline's own is to be used.
 

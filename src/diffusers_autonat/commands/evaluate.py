@@ -211,10 +211,13 @@ def open_pipeline(args: argparse.Namespace, state: Any) -> tuple[Any, dict[str, 
     """The pipeline with its strategy checked, and what the report says of it."""
     import torch
 
-    from ..loading import load_pipeline
+    from ..loading import add_text_encoder, load_pipeline
+    from ..pipelines.prompts import takes_prompts
     from ..provenance import model_hash
 
     pipe = load_pipeline(args.pipeline)
+    if args.text_encoder and takes_prompts(pipe) and pipe.text_encoder is None:  # else it is the judge's alone
+        add_text_encoder(pipe, args.text_encoder)
     strategy = chosen_strategy(args, pipe)
     pipe.plan(args.num_inference_steps, strategy, None, torch.device("cpu"))
     name = Path(args.pipeline).resolve().name if Path(args.pipeline).is_dir() else args.pipeline
@@ -235,8 +238,8 @@ def open_pipeline(args: argparse.Namespace, state: Any) -> tuple[Any, dict[str, 
 
 def open_text_tower(args: argparse.Namespace, pipe: Any) -> Any:
     """The part of the feature extractor that reads captions; it may need a text encoder, by default the pipeline's."""
+    from ..loading import load_text_encoder
     from ..metrics import TextTower
-    from ..training.text_condition import load_text_encoder
 
     if args.text_encoder:
         return TextTower(args.feature_extractor, *load_text_encoder(args.text_encoder))
@@ -345,7 +348,8 @@ def register(commands) -> None:
                        help="some of fid,fid_error,kid,kid_error,is,prdc,class,per_class,r_precision")  # fmt: skip
     add_extractor_arguments(group)
     group.add_argument("--text-encoder", metavar="NAME",
-                       help="of a --feature-extractor that reads captions and stores none; default: the pipeline's")  # fmt: skip
+                       help="of a pipeline or a --feature-extractor that reads captions and stores none; default of the "
+                       "latter: the pipeline's")  # fmt: skip
     group.add_argument("--batch-size", type=positive, default=128,
                        help="images generated before they are measured; changes nothing but memory")  # fmt: skip
     group = command.add_argument_group("results")

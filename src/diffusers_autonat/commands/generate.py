@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from ..command_line import positive
-from .arguments import add_generation_arguments, check_writable, chosen_strategy
+from .arguments import add_generation_arguments, add_text_encoder_argument, check_writable, chosen_strategy
 
 
 def run(args: argparse.Namespace) -> None:
@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> None:
     from ..pipelines.prompts import takes_prompts
 
     check_writable(args.output)
-    pipe = load_pipeline(args.pipeline, device=default_device())
+    pipe = load_pipeline(args.pipeline, device=default_device(), text_encoder=args.text_encoder)
     strategy = chosen_strategy(args, pipe)
     rows = args.prompts
     if takes_prompts(pipe):
@@ -56,6 +56,7 @@ def register(commands) -> None:
     command.add_argument("--class-labels", nargs="*", default=[], help="ids or names; default: the first ten classes")
     command.add_argument("--prompts", nargs="+", default=[], metavar="TEXT", help="of a pipeline that draws from text")
     command.add_argument("--num-images", type=positive, default=4, help="for each class or prompt")
+    add_text_encoder_argument(command)
     add_generation_arguments(command)
     command.add_argument("--output", required=True, metavar="FILE", help="the picture; one of that name is replaced")
     command.set_defaults(run=run)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..command_line import positive
-from .arguments import add_generation_arguments, check_writable, chosen_strategy
+from .arguments import add_generation_arguments, add_text_encoder_argument, check_writable, chosen_strategy
 
 
 # What a history of `train_vqgan.py` or `train_autonat.py` holds, as a reader knows it.
@@ -123,7 +123,7 @@ def plot_steps(args: argparse.Namespace) -> None:
     from ..pipelines.prompts import takes_prompts
     from ..pipelines.step_record import StepRecord
 
-    pipe = load_pipeline(args.pipeline, device=default_device())
+    pipe = load_pipeline(args.pipeline, device=default_device(), text_encoder=args.text_encoder)
     strategy = chosen_strategy(args, pipe)
     wanted = args.prompt if takes_prompts(pipe) else args.class_label
     if wanted is None:
@@ -173,4 +173,5 @@ def register(commands) -> None:
             one.add_argument("pipeline", help="folder or Hub id")
             one.add_argument("--class-label", help="id or name")
             one.add_argument("--prompt", metavar="TEXT", help="of a pipeline that draws from text")
+            add_text_encoder_argument(one)
             add_generation_arguments(one)

@@ -181,7 +181,10 @@ class PromptMixin:
         if (prompt is None) == (prompt_embeds is None):
             raise ValueError("give either `prompt` or `prompt_embeds`, and not both.")
         if prompt_embeds is None and (self.text_encoder is None or self.tokenizer is None):
-            raise ValueError("the pipeline has no text_encoder and tokenizer for a prompt: give `prompt_embeds`.")
+            raise ValueError(
+                "the pipeline has no text_encoder and tokenizer for a prompt: load it with `text_encoder=` and `tokenizer=` "
+                "(in the shell --text-encoder), or give `prompt_embeds`."
+            )
         if negative_prompt is not None and negative_prompt_embeds is not None:
             raise ValueError("give `negative_prompt` or `negative_prompt_embeds`, and not both.")
         for name, texts in (("prompt", prompt), ("negative_prompt", negative_prompt)):

@@ -11,7 +11,6 @@ from datasets import Dataset
 from diffusers import DiffusionPipeline, ModelMixin, VQModel
 from diffusers.utils import make_image_grid
 from PIL import Image
-from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer, CLIPTextModel
 
 from ..cards import escape
 from ..pipelines.pipeline_autonat_text_to_image import AutoNATTextToImagePipeline
@@ -21,21 +20,6 @@ from .tokens import TokenSetInfo, collate_tokens
 
 
 NUM_PROMPTS = 8  # of a grid of samples
-
-
-def load_text_encoder(name: str, of_pipeline: bool = False) -> tuple[Any, Any]:
-    """A text encoder and its tokenizer, from a folder or the Hub; `of_pipeline`: those of a pipeline.
-
-    Raises:
-        ValueError: It is no text encoder.
-        OSError: There is no such folder.
-    """
-    encoder, tokenizer = ({"subfolder": part} if of_pipeline else {} for part in ("text_encoder", "tokenizer"))
-    config = AutoConfig.from_pretrained(name, **encoder)
-    # A whole CLIP, images included, has a text model that is loaded alone.
-    model_class = CLIPTextModel if config.model_type == "clip" else AutoModelForTextEncoding
-    model = model_class.from_pretrained(name, **encoder)
-    return model.eval().requires_grad_(False), AutoTokenizer.from_pretrained(name, **tokenizer)
 
 
 @dataclass(frozen=True)
