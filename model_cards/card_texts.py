@@ -118,9 +118,9 @@ def how_to_use(model: Generator) -> str:
 
 def samples(model: Generator) -> str:
     return (
-        "![eight samples of each class at T = 8, seed 0](samples.png)\n\n"
-        "A row for each class. The picture is what\n"
-        f"`diffusers-autonat generate {model.name} --num-images 8 --seed 0 --output samples.png` draws."
+        "![of each class two test images, and five images drawn from the same noise with T = 4 and with T = 8](samples.png)\n\n"
+        "On the left the first two test images of each class; then the first five images that are drawn of it, of noise of their own\n"
+        "each, the same for both numbers of steps. None is chosen."
     )
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 import card_texts
 import torch
 from card_texts import AUTONAT, CLASSIFIER_METADATA, DATASETS, ENAT, Generator
-from diffusers.utils import make_image_grid
 from huggingface_hub import ModelCardData
 from PIL import Image
 
@@ -28,8 +27,9 @@ from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler
 from diffusers_autonat.cards import classes, make_card, metadata, result, save_card
 from diffusers_autonat.cli import main as diffusers_autonat
 from diffusers_autonat.files import write_json, write_text
+from diffusers_autonat.image_datasets import IMAGE, LABEL, load_images
 from diffusers_autonat.loading import load_pipeline
-from diffusers_autonat.plots import plot_history
+from diffusers_autonat.plots import plot_history, plot_samples
 from diffusers_autonat.provenance import hardware, pipeline_hash
 from diffusers_autonat.search.report import PROVENANCE, save_strategy
 from diffusers_autonat.training.loop import History
@@ -43,6 +43,7 @@ TOKENIZER_BATCH = 32
 DTYPE = "bfloat16"  # of the reports, as of the searches
 RECIPE = f"{DTYPE}, Beta(12, 3), EMA 0.9995"
 ENLARGE = 3
+STEPS, REAL, DRAWN = (4, 8), 2, 5  # numbers of steps that are stored; images of each class in the picture
 
 
 def read(path: Path) -> dict:
@@ -123,13 +124,22 @@ def tuned_heuristics(model: Generator) -> dict[int, dict]:
     return tuned
 
 
-def draw_pictures(model: Generator, pipe: AutoNATPipeline, history: list[dict]) -> None:
+def draw_samples(model: Generator, pipe: AutoNATPipeline, data: str) -> None:
+    """Of each class: the first test images, and as many drawn from the same noise with T = 4 and T = 8 as have room."""
     pipe.set_progress_bar_config(disable=True)
-    images = pipe(
-        list(range(10)), num_inference_steps=8, num_images_per_prompt=8, generator=torch.Generator().manual_seed(0)
-    ).images
-    images = [image.resize((image.width * ENLARGE, image.height * ENLARGE), 0) for image in images]
-    make_image_grid(images, rows=10, cols=8).save(model.folder / "samples.png")
+    labels = list(pipe.id2label)
+    test = load_images(train_data_dir=data, split="test")
+    rows = [[row for row, label in enumerate(test[LABEL]) if label == one][:REAL] for one in labels]
+    groups = {"test images": [[test[row][IMAGE] for row in chosen] for chosen in rows]}
+    for steps in STEPS:
+        generators = [torch.Generator().manual_seed(i) for i in range(len(labels) * DRAWN)]
+        images = pipe(labels, num_inference_steps=steps, num_images_per_prompt=DRAWN, generator=generators).images
+        groups[f"T = {steps}"] = [images[i : i + DRAWN] for i in range(0, len(images), DRAWN)]
+    plot_samples(groups, list(pipe.id2label.values()), model.folder / "samples.png")
+
+
+def draw_pictures(model: Generator, pipe: AutoNATPipeline, history: list[dict], data: str) -> None:
+    draw_samples(model, pipe, data)
     plot_history(history, model.folder / "training.png", {"loss": "loss", "token_accuracy": "masked-token accuracy"})
 
 
@@ -153,7 +163,7 @@ def evaluate_strategies(model: Generator, heuristics: list[GenerationStrategy], 
 
 def reports(model: Generator) -> dict[str, dict]:
     """The reports in the folder, in the order of the card's table."""
-    names = [f"T{steps}{of}" for steps in (4, 8) for of in ("", "-heuristic")]
+    names = [f"T{steps}{of}" for steps in STEPS for of in ("", "-heuristic")]
     files = {name: model.folder / "evaluation" / f"{name}.json" for name in ("reconstructions", *names)}
     return {name: read(file) for name, file in files.items() if file.exists()}
 
@@ -254,7 +264,7 @@ def make_generator(model: Generator, run: Path, data: str, num_images: int, seed
     )
     write_text(model.folder / "training" / "history.jsonl", "".join(f"{json.dumps(row)}\n" for row in history))
     reconstructions.save(model.folder / "reconstructions.png")
-    draw_pictures(model, pipe, history)
+    draw_pictures(model, pipe, history, data)
     shutil.copy(run / model.grid, model.folder / "evaluation" / "grid.json")
     size = ["--num-images", str(num_images)]
     evaluate(model, "reconstructions", "--reconstruct", f"{data}:test", *size)

@@ -12,6 +12,7 @@ from diffusers_autonat.plots import (
     plot_extremes,
     plot_front,
     plot_policy,
+    plot_samples,
     plot_schedules,
     plot_search,
     readable,
@@ -154,3 +155,17 @@ def test_ratios_have_a_panel_for_each_case_and_whiskers_over_all_rounds(tmp_path
     whisker = large.collections[0].get_segments()[0]
     assert [bar.get_width() for bar in large.patches] == [2.0] and whisker[:, 0].tolist() == [2.0, 5.0]
     assert [label.get_text() for label in small.get_yticklabels()] == ["published", "ours"]
+
+
+def test_samples_have_names_in_their_margins_and_frames_where_asked(tmp_path, figures):
+    images = [[Image.new("L", (28, 28), 40 * row + 10 * column) for column in range(3)] for row in range(2)]
+    plot_samples(
+        {"real": [row[:1] for row in images], "T = 8": images}, ["Coat", "Bag"], tmp_path / "s.png", framed=[(1, 0)]
+    )
+    real, drawn = figures[-1].axes
+    assert [axis.get_title() for axis in (real, drawn)] == ["real", "T = 8"]
+    assert [label.get_text() for label in real.get_yticklabels()] == ["Coat", "Bag"] and not drawn.get_yticklabels()
+    pixels = drawn.get_images()[0].get_array()
+    assert pixels.shape == (2 * 84, 3 * 84, 3) and pixels[40, 84 + 40].tolist() == [10] * 3
+    assert pixels[84, 2].tolist() == pixels[167, 83].tolist() == [0xE6, 0x9F, 0x00] != pixels[84, 90].tolist()
+    assert Image.open(tmp_path / "s.png").width > 4 * 84

@@ -1,15 +1,16 @@
 """Every picture: schedules of strategies, what a policy does, the course of a search or a training, quality against cost,
-comparisons, the steps of an image. Data in, a file out."""
+comparisons, samples, the steps of an image. Data in, a file out."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from .strategies import Strategy
 
@@ -38,6 +39,8 @@ WITHOUT_LAST = ("remasking_temperatures", "remasking_rates", "entropy_bounds")
 
 # Of Okabe and Ito, which colour-blind readers tell apart.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442"]
+
+DPI = 110
 
 # Runs of several seeds, each a list of (x, best value so far).
 Runs = list[list[tuple[float, float]]]
@@ -294,6 +297,44 @@ def plot_extremes(
     _save(figure, path)
 
 
+def plot_samples(
+    groups: Mapping[str, Sequence[Sequence[Image.Image]]],
+    row_names: Sequence[str],
+    path: str | Path,
+    column_names: Sequence[str] = (),
+    framed: Collection[tuple[int, int]] = (),
+    title: str | None = None,
+) -> None:
+    """Images in rows, one for each class or thing, side by side for each way to make them, with names in the margins.
+
+    Args:
+        groups: By heading, such as "real" and "T = 8", rows of images, all of one size; a group has equal rows.
+        row_names: On the left. path: Of the picture; its folder is made.
+        column_names: Above each group's columns. framed: (row, column), of every group, that stand out.
+        title: Of the whole picture.
+    """
+    plt = _pyplot()
+    image = next(iter(groups.values()))[0][0]
+    side = math.ceil(84 / image.height) * image.height  # a whole factor, so that every pixel stays as it is
+    widths = [len(rows[0]) for rows in groups.values()]
+    size = (sum(widths) * side / DPI + 1.6, len(row_names) * side / DPI + (0.9 if title else 0.6))
+    figure, axes = plt.subplots(
+        1, len(groups), figsize=size, layout="constrained", squeeze=False, gridspec_kw={"width_ratios": widths}
+    )
+    for axis, (heading, rows) in zip(axes[0], groups.items()):
+        axis.imshow(_tiled(rows, side, framed), interpolation="nearest")
+        axis.set_title(heading, fontsize=11)
+        centres = [(number + 0.5) * side for number in range(max(len(rows), len(rows[0])))]
+        axis.set_xticks(centres[: len(column_names)], column_names)
+        names = row_names if axis is axes[0, 0] else ()
+        axis.set_yticks(centres[: len(names)], names)
+        axis.tick_params(length=0, labelsize=9, labeltop=True, labelbottom=False)
+        axis.spines[:].set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize=12)
+    _save(figure, path)
+
+
 def plot_steps(
     images: Sequence[Image.Image], masks: Sequence[np.ndarray], path: str | Path, title: str | None = None
 ) -> None:
@@ -414,6 +455,18 @@ def plot_ratios(
     _save(figure, path)
 
 
+def _tiled(rows: Sequence[Sequence[Image.Image]], side: int, framed: Collection[tuple[int, int]]) -> Image.Image:
+    """Rows of images as one picture; those at the places `framed` have an orange frame."""
+    picture = Image.new("RGB", (len(rows[0]) * side, len(rows) * side), "white")
+    for row, images in enumerate(rows):
+        for column, image in enumerate(images):
+            tile = image.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+            if (row, column) in framed:
+                ImageDraw.Draw(tile).rectangle((0, 0, side - 1, side - 1), outline=COLOURS[1], width=5)
+            picture.paste(tile, (column * side, row * side))
+    return picture
+
+
 def _mask_picture(mask: np.ndarray) -> Image.Image:
     """Grey where a token is masked, blue where it is known."""
     known = np.array([int(COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)], np.uint8)
@@ -453,5 +506,5 @@ def _save(figure: Any, path: str | Path) -> None:
     import matplotlib.pyplot as plt
 
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=DPI)
     plt.close(figure)
