@@ -279,11 +279,11 @@ def training(tokenizer: dict[str, Any], transformer: dict[str, Any], history: li
     steps = [f"{part:,}" for part in transformer["steps"]]
     rows = [
         ("perceptual network", f"RegNet of {perceptual['parameters']:,} parameters, {perceptual['epochs']} epochs, test accuracy "
-         f"{perceptual['test_accuracy']:.1%}", _minutes(perceptual["wall_time_s"])),
+         f"{perceptual['test_accuracy']:.1%}", minutes(perceptual["wall_time_s"])),
         ("tokenizer", f"{' + '.join(f'{part:,}' for part in tokenizer['steps'])} steps of {tokenizer['batch']} images: with 256 "
-         "codes, with 512, then twice with more weight on the perceptual loss; adversarial loss in all", _minutes(tokenizer["seconds"])),
+         "codes, with 512, then twice with more weight on the perceptual loss; adversarial loss in all", minutes(tokenizer["seconds"])),
         ("transformer", f"{' + '.join(steps)} steps of {batch} images ({sum(transformer['steps']) * batch:,} in all), "
-         f"{transformer['recipe']}", _minutes(wall_seconds(history))),
+         f"{transformer['recipe']}", minutes(wall_seconds(history))),
     ]  # fmt: skip
     notes = " ".join(filter(None, (tokenizer["notes"], transformer["notes"])))
     return "\n\n".join([
@@ -310,7 +310,7 @@ def wall_seconds(history: list[dict]) -> float:
     return total
 
 
-def _minutes(seconds: float) -> str:
+def minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min"
 
 

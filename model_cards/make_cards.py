@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import card_texts
 import torch
@@ -77,35 +78,41 @@ def make_classifier(run: Path, data: str, hardware: str) -> None:
     diffusers_autonat(["reference", f"{data}:test", *extractor, "--output", str(REFERENCE)])
 
 
+def ship_in_halves(pipe: Any, folder: Path) -> None:
+    """Write a folder anew, with weights in half precision."""
+    pipe.to(dtype=torch.float16)
+    shutil.rmtree(folder, ignore_errors=True)
+    pipe.save_pretrained(folder)
+    for config in folder.rglob("*.json"):  # where the run lay on this machine is nobody's business
+        content = {key: value for key, value in read(config).items() if key != "_name_or_path"}
+        write_text(config, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def store_found(folder: Path, steps: int, text_encoder: str | None = None) -> None:
+    """The strategy that a search has found for exactly the weights of a folder, where there is one."""
+    found = SEARCHES / f"{folder}-T{steps}"
+    if not found.exists():
+        return
+    origin = read(found / PROVENANCE)[str(steps)]
+    # Its hash is of weights of that dtype.
+    searched = load_pipeline(folder, getattr(torch, origin["dtype"]), text_encoder=text_encoder)
+    if origin["pipeline"] != pipeline_hash(searched):
+        print(f"{found} is of other weights (hash {origin['pipeline']}): the heuristic of T = {steps} is stored.")
+        return
+    scheduler = NATScheduler.from_pretrained(folder, subfolder="scheduler")
+    save_strategy(folder / "scheduler", scheduler, NATScheduler.from_pretrained(found).get_strategy(steps), origin)
+
+
 def save_pipeline(model: Generator, run: Path, chosen: list[GenerationStrategy]) -> tuple[AutoNATPipeline, float]:
     """The shipped folder, new, with found strategies where there are some, and the share of tokens that half precision keeps."""
     pipe = load_pipeline(run / model.parts[-1] / "pipeline")
     pipe.scheduler = NATScheduler(pipe.scheduler.config.mask_token_id, [strategy.to_dict() for strategy in chosen])
     steps = chosen[-1].num_inference_steps
     exact = tokens(pipe, steps)
-    pipe.to(dtype=torch.float16)
-    shutil.rmtree(model.folder, ignore_errors=True)
-    pipe.save_pretrained(model.folder)
-    for config in model.folder.rglob("*.json"):  # where the run lay on this machine is nobody's business
-        content = {key: value for key, value in read(config).items() if key != "_name_or_path"}
-        write_text(config, json.dumps(content, indent=2, sort_keys=True) + "\n")
-    pipe = load_pipeline(model.folder)
-    equal = (tokens(pipe, steps) == exact).float().mean().item()
+    ship_in_halves(pipe, model.folder)
+    equal = (tokens(load_pipeline(model.folder), steps) == exact).float().mean().item()
     for strategy in chosen:
-        steps, found = strategy.num_inference_steps, SEARCHES / f"{model.folder}-T{strategy.num_inference_steps}"
-        if found.exists():
-            origin = read(found / PROVENANCE)[str(steps)]
-            searched = load_pipeline(
-                model.folder, getattr(torch, origin["dtype"])
-            )  # its hash is of weights of that dtype
-            if origin["pipeline"] != pipeline_hash(searched):
-                print(
-                    f"{found} is of other weights (hash {origin['pipeline']}): the heuristic of T = {steps} is stored."
-                )
-                continue
-            pipe.scheduler = NATScheduler.from_pretrained(model.folder, subfolder="scheduler")
-            best = NATScheduler.from_pretrained(found).get_strategy(steps)
-            save_strategy(model.folder / "scheduler", pipe.scheduler, best, origin)
+        store_found(model.folder, strategy.num_inference_steps)
     return load_pipeline(model.folder), equal
 
 

@@ -4,6 +4,7 @@
     python search/experiments.py baseline PIPELINE ...    the heuristic with lambda and k tuned by a grid
     python search/experiments.py samplers PIPELINE ...    samplers at equal numbers of generated images, several seeds
     python search/experiments.py free PIPELINE ...        which of r, tau1, tau2, s matter (Table 6e of the paper)
+    python search/experiments.py orders PIPELINE ...      orders of revealing tokens, each with its own schedules searched
     python search/experiments.py concurrent ... -- ...    p(r) and the generation strategy in one search (Table 6c)
     python search/experiments.py training ... -- ...      p(r): Beta candidates, arccos, fixed 0.8 (Tables 2 and 6a)
 
@@ -23,6 +24,7 @@ from arguments import (
     add_training_arguments,
     as_identity,
     candidate_trainer,
+    given_settings,
     judge_of,
     load_judged,
     main_of_script,
@@ -33,8 +35,18 @@ from arguments import (
     title_of,
 )
 
-from diffusers_autonat import GenerationStrategy, TrainingStrategy
+from diffusers_autonat import (
+    DilatedScheduler,
+    EntropyBoundedScheduler,
+    GenerationStrategy,
+    HaltonScheduler,
+    NATScheduler,
+    RandomScheduler,
+    ReMDMScheduler,
+    TrainingStrategy,
+)
 from diffusers_autonat.command_line import Parser, number, positive
+from diffusers_autonat.cost import CostVaries, pipeline_cost
 from diffusers_autonat.files import write_json
 from diffusers_autonat.metrics import Report
 from diffusers_autonat.plots import plot_bars, plot_curves, plot_schedules
@@ -49,9 +61,18 @@ from diffusers_autonat.search.spaces import SCHEDULE_NAMES, training_space
 from diffusers_autonat.search.strategy_spaces import FixedStepsSpace
 from diffusers_autonat.search.study import complete_trials, open_storage, open_study, run_study, wait_for_workers
 from diffusers_autonat.search.training import describe
+from diffusers_autonat.strategies import Strategy, strategy_from_dict
 from diffusers_autonat.training.recipes import heuristic_of
 
 
+ORDERS = {
+    "confidence": NATScheduler,
+    "Halton": HaltonScheduler,
+    "random": RandomScheduler,
+    "dilated": DilatedScheduler,
+    "entropy-bounded": EntropyBoundedScheduler,
+    "ReMDM": ReMDMScheduler,
+}
 SEEDS = 1_000  # between the seeds of two repetitions, which are also those of their noise
 
 
@@ -59,7 +80,7 @@ def parse_args():
     parser = Parser(description=__doc__)
     commands = parser.add_subparsers(required=True, dest="experiment", metavar="EXPERIMENT")
     several = sampler_names()
-    for run in (baseline, samplers, free, concurrent, training):
+    for run in (baseline, samplers, free, orders, concurrent, training):
         command = commands.add_parser(run.__name__, description=run.__doc__, help=run.__doc__)
         command.set_defaults(run=run)
         command.add_argument("--num-inference-steps", type=positive, default=4, help="T")
@@ -84,7 +105,7 @@ def parse_args():
             )
         else:
             add_start_arguments(command)
-        if run in (samplers, free, concurrent):
+        if run in (samplers, free, orders, concurrent):
             command.add_argument("--num-trials", type=positive, default=300, help="of each search")
         if run is samplers:
             command.add_argument(
@@ -99,6 +120,8 @@ def parse_args():
             )
         if run is free:
             command.add_argument("--sampler", choices=several, default="finite-difference", help="of all searches")
+        if run is orders:
+            command.add_argument("--sampler", choices=several, default="population", help="of all searches")
         if run is concurrent:
             command.add_argument("--sampler", choices=["tpe", "random"], default="tpe", help="p(r) is categorical")
         if run is not training:
@@ -125,11 +148,16 @@ def share_closed(value: float, baseline: float, floor: float | None) -> float | 
 
 def pipeline_identity(args, pipeline) -> dict:
     """What values depend on besides the evaluation."""
-    return {"pipeline": pipeline_hash(pipeline), "num_inference_steps": args.num_inference_steps}
+    order = type(pipeline.scheduler).__name__  # which studies of before there were others do not name
+    return {
+        "pipeline": pipeline_hash(pipeline),
+        "num_inference_steps": args.num_inference_steps,
+        **({} if order == "NATScheduler" else {"order": order}),
+    }
 
 
-def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SCHEDULE_NAMES) -> Found:
-    start = start_strategy(args, args.num_inference_steps, pipeline)
+def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SCHEDULE_NAMES, start=None) -> Found:
+    start = start or start_strategy(args, args.num_inference_steps, pipeline)
     space = make_space(sampler_name, start, free)
     sampler = make_sampler(sampler_name, space.parameters, args.num_trials, seed)
     of_pipeline = pipeline_identity(args, pipeline)
@@ -161,10 +189,13 @@ def check(args) -> None:
         raise ValueError(f"--study-name {args.study_name} names the results too and must not have a /")
     if getattr(args, "floor", None) is not None:
         Report.load(args.floor)
-    if args.experiment in ("samplers", "free") and args.confirm_top < 1:
+    if args.experiment in ("samplers", "free", "orders") and args.confirm_top < 1:
         raise ValueError("--confirm-top 0: searches are compared by confirmed values")
     if args.experiment == "baseline":
         heuristics(args)
+    elif args.experiment == "orders":
+        if args.start != "heuristic":
+            raise ValueError(f"--start {args.start}: each order is searched from its own heuristic; leave it out")
     elif args.start != "stored":
         start = start_strategy(args, args.num_inference_steps, None)
         for name in getattr(args, "samplers", [getattr(args, "sampler", "random")]):
@@ -177,9 +208,9 @@ def check(args) -> None:
         training_space(TrainingStrategy(args.start_alpha, args.start_beta), args.alphas, args.betas)
 
 
-def confirmed_start(args, judge, pipeline, storage, name) -> Scored:
+def confirmed_start(args, judge, pipeline, storage, name, start=None) -> Scored:
     """The start, which all searches of an experiment share and which is hence measured once."""
-    start = start_strategy(args, args.num_inference_steps, pipeline)
+    start = start or start_strategy(args, args.num_inference_steps, pipeline)
     name = f"{name}-start-{args.confirm_images}-{args.confirm_seed}"
     identity = judge.confirm_identity(**pipeline_identity(args, pipeline))
     [scored] = score_candidates(storage, name, identity, {"start": start}, judge.confirm_score(pipeline))
@@ -199,6 +230,7 @@ def row_of(found: Found, start: Scored, floor: float | None) -> dict:
         "study": found.study.study_name, "trials": len(complete_trials(found.study)), "best": best.label,
         "value": best.value, "start_value": start.value, "values": best.record["values"],
         "share_of_gap_closed": share_closed(best.value, start.value, floor), "strategy": best.strategy.to_dict(),
+        "passes": sum(trial.user_attrs.get("passes", 0) for trial in complete_trials(found.study)),
     }  # fmt: skip
 
 
@@ -261,6 +293,43 @@ def free(args, judge, storage, output):
         plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", floor, title)
         save(args, judge, name, {"floor": floor, "rows": rows})
     return name, {"floor": floor, "rows": rows}
+
+
+def start_of_order(args, pipeline) -> Strategy:
+    """The order's own heuristic, guided as NATScheduler's is, so that orders differ in nothing else."""
+    given = {name: value for name, value in given_settings(args).items() if name == "guidance_scale"}
+    if isinstance(pipeline.scheduler, NATScheduler):
+        return start_strategy(args, args.num_inference_steps, pipeline)
+    start = pipeline.scheduler.heuristic(args.num_inference_steps)
+    guidance = GenerationStrategy.cosine(args.num_inference_steps, **given).guidance_scales
+    return type(start).from_dict(start.to_dict() | {"guidance_scales": guidance})
+
+
+def orders(args, judge, storage, output):
+    """orders of revealing tokens, each with its own schedules searched from its own heuristic, at equal images"""
+    pipeline, floor, steps = load_judged(args), floor_of(args, judge), args.num_inference_steps
+    name, rows = args.study_name or f"orders-T{steps}", []
+    for label, order in ORDERS.items():
+        pipeline.scheduler = order(pipeline.scheduler.config.mask_token_id)
+        start = start_of_order(args, pipeline)
+        free = [key for key, values in start.to_dict().items() if any(values)]  # tau2 is 0 where it has no effect
+        before = confirmed_start(args, judge, pipeline, storage, f"{name}-{label}", start)
+        found = one_search(args, judge, pipeline, storage, f"{name}-{label}", args.sampler, args.seed, free, start)
+        row = {"order": label, "free": free, **row_of(found, before, floor), "start_values": before.record["values"]}
+        rows.append({**row, "macs": cost_of(pipeline, row["strategy"])})
+        bars = {row["order"]: row["value"] for row in rows}
+        title = title_of(args.pipeline, steps, args.confirm_images)
+        plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", floor, title)
+        save(args, judge, name, {"floor": floor, "rows": rows})
+    return name, {"floor": floor, "rows": rows}
+
+
+def cost_of(pipeline, strategy: dict) -> float | None:
+    """Multiply-accumulates of an image, where they are the same for all."""
+    try:
+        return pipeline_cost(pipeline, strategy_from_dict(strategy)).total
+    except CostVaries:
+        return None
 
 
 def concurrent(args, judge, storage, output):

@@ -41,7 +41,7 @@ tokens() {
 # No caption is longer than 17 tokens of the encoder.
 autonat() {
     [ -f "$out/autonat/pipeline/README.md" ] || $launch bf16 training/train_autonat.py --train_data_dir "$out/tokens" \
-        --vqvae "$out/vqgan/vqvae" --text_encoder "$encoder" --context_length 24 \
+        --vqvae "$out/vqgan/vqvae" --text_encoder "$encoder" --context_length 20 \
         --hidden_size 224 --num_layers 7 --num_attention_heads 7 --dropout 0.1 --label_smoothing 0 --use_ema --ema_decay 0.9995 \
         --remasking_temperature 2 --guidance_scale 2 --train_batch_size 256 --max_train_steps 4000 --learning_rate 2e-3 \
         --lr_scheduler cosine --lr_warmup_steps 100 --adam_beta1 0.9 --adam_beta2 0.98 --validation_steps 500 \

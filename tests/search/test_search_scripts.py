@@ -182,6 +182,7 @@ def test_a_torn_journal_of_a_finished_search_is_told_in_one_line(tiny, tmp_path,
         (["samplers", "--study-name", "../up"], "--study-name ../up names the results too"),
         (["baseline", "--lambdas", "nan"], "--lambdas: nan is not a finite number"),
         (["free", "--start", "nothing.yaml"], "nothing.yaml"),
+        (["orders", "--start", "released"], "each order is searched from its own heuristic"),
         (["training", "--alphas", 1, 1, "--", "--train_data_dir", "x"], "a grid needs at least two"),
         (["training"], "name no data"),
     ],
@@ -287,6 +288,25 @@ def test_samplers_are_compared_by_confirmed_values(tiny, tmp_path, in_process, c
     ]
     assert all(row["value"] <= row["start_value"] for row in result["rows"])
     assert len({row["start_value"] for row in result["rows"]}) == 1 and trials_count(tmp_path) == 1 + 2 * 4
+
+
+def test_orders_are_searched_each_from_its_own_heuristic(tiny, tmp_path, in_process):
+    args = ["orders", tiny / "pipeline", "--sampler", "random", "--num-trials", 2, "--guidance-scale", 2, "--confirm-top", 1,
+            "--confirm-images", 14, "--output", tmp_path]  # fmt: skip
+    in_process(args, "experiments.py")
+    rows = {row["order"]: row for row in json.loads((tmp_path / "orders-T4.json").read_text())["rows"]}
+    assert list(rows) == ["confidence", "Halton", "random", "dilated", "entropy-bounded", "ReMDM"]
+    assert "entropy_bounds" in rows["entropy-bounded"]["free"] and "remasking_rates" in rows["ReMDM"]["free"]
+    assert (
+        "remasking_temperatures" in rows["confidence"]["free"]
+        and "remasking_temperatures" not in rows["Halton"]["free"]
+    )
+    assert all(row["value"] <= row["start_value"] and row["macs"] > 0 for row in rows.values())
+    assert len({row["start_value"] for row in rows.values()}) > 3  # of other images
+    assert (tmp_path / "orders-T4.png").stat().st_size > 1000
+    studies = trials_count(tmp_path)
+    in_process(args, "experiments.py")  # everything is there already
+    assert trials_count(tmp_path) == studies
 
 
 @pytest.fixture

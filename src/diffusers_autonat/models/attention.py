@@ -55,7 +55,7 @@ def plain_attention(
 ) -> torch.Tensor:
     """Softmax attention as two batched products; `[B, n, H, d]` and `[B, m, H, d]` to `[B, n, H, d]`."""
     query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # [B, H, n or m, d]
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # [B, H, n, m]
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # [B, H, n, m], the largest tensor here
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     return (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2)
