@@ -5,7 +5,7 @@
 # make docs    the documentation as a site, in outputs/site
 # make pictures    the pictures of the documentation again
 # make package    wheel and sdist in dist/, tried in an empty environment
-# make train   the shipped model again, from Fashion-MNIST to a pipeline (about four hours on two cores)
+# make train   the shipped model again, from Fashion-MNIST to a pipeline (up to nine hours of two cores)
 # make train-icons    the text-to-image model of icons, from drawings to a pipeline and its judges (a night of two cores)
 #
 # Each sets up what it needs: a virtual environment in .venv with torch for this machine's hardware.

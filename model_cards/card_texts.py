@@ -17,6 +17,7 @@ from diffusers_autonat.metrics.per_class import RECOGNISED
 DATASETS = ["zalando-datasets/fashion_mnist"]
 CLONE = Path("model_cards")  # in a clone of the repository
 JUDGE = CLONE / "fashion-mnist-classifier"
+SYMBOLS = "../../docs/symbols.md"
 PATHS = "Paths are those in a clone of the repository; on the Hub a repository's id takes their place."
 CLASSIFIER_METADATA = ModelCardData(
     library_name="transformers", license="apache-2.0", pipeline_tag="image-classification", datasets=DATASETS,
@@ -76,8 +77,8 @@ def classifier(result: dict[str, Any], hardware: str) -> list[str]:
     ]
 
 
-def introduction(model: Generator, pipe: AutoNATPipeline, reports: dict[str, dict]) -> str:
-    """What it is, and what its searched strategies gain and cost (`reports` as of `quality`)."""
+def introduction(model: Generator, pipe: AutoNATPipeline, reports: dict[str, dict], tuned: dict[int, dict]) -> str:
+    """What it is, and what its searched strategies gain and cost (`reports` and `tuned` as of `quality`)."""
     config, tokenizer = pipe.transformer.config, pipe.vqvae.num_parameters() / 1e6
     return (
         f"# {model.title} on Fashion-MNIST\n\n"
@@ -85,11 +86,11 @@ def introduction(model: Generator, pipe: AutoNATPipeline, reports: dict[str, dic
         f"tokenizer (28 x 28 grey images to {config.sample_size} x {config.sample_size} tokens of a {config.codebook_size}-entry "
         f"codebook, {tokenizer:.2f}M parameters) and\n{model.transformer} of {pipe.transformer.num_parameters():,} parameters, "
         f"both trained by the scripts of\n{LIBRARY} on the 60,000 training images. It is there to see, test and\n"
-        f"search with, not to compete.\n\n{_gains(reports)}"
+        f"search with, not to compete.\n\n{_gains(reports, tuned)}"
     )
 
 
-def _gains(reports: dict[str, dict]) -> str:
+def _gains(reports: dict[str, dict], tuned: dict[int, dict]) -> str:
     lines = []
     for name in reports:
         if heuristic := reports.get(f"{name}-heuristic"):
@@ -97,13 +98,14 @@ def _gains(reports: dict[str, dict]) -> str:
             ratio = found["frechet_distance"] / before["frechet_distance"]
             (distance, recognised), (old_distance, old_recognised) = _values(found), _values(before)
             lines.append(
-                f"- {name.replace('T', 'T = ')}: {ratio:.2f} of the distance ({distance}, {old_distance}); recognised as what was "
-                f"asked for: {recognised} ({old_recognised})."
+                f"- {name.replace('T', 'T = ')}: {ratio:.2f} of the distance ({distance}; {tuned[int(name[1:])]['tuned']}: "
+                f"{old_distance}); recognised as what was asked for: {recognised} ({old_recognised})."
             )
     floor, floor_recognised = _values(reports["reconstructions"]["values"])
     count = reports["reconstructions"]["images"]["num_images"]
     return "\n".join([
-        f"Its strategies are searched. Against the paper's heuristic, {count:,} images each ([quality](#quality)):\n",
+        f"Its strategies are searched. Against the paper's heuristic, whose re-masking noise lambda and guidance k ([symbols]({SYMBOLS}))\n"
+        f"are tuned by a grid for each number of steps T, {count:,} images each ([quality](#quality)):\n",
         *lines,
         f"- What the tokenizer leaves of real test images: {floor}; {floor_recognised}.",
     ])  # fmt: skip
@@ -161,22 +163,24 @@ def strategies(chosen: list[dict], origins: dict[str, dict], tuned: dict[int, di
     return "## Strategies\n\n" + "\n".join(lines)
 
 
-def quality(model: Generator, reports: dict[str, dict], grid: dict[str, Any]) -> str:
+def quality(model: Generator, reports: dict[str, dict], grid: dict[str, Any], tuned: dict[int, dict]) -> str:
     """
     Distance and recognition of everything that was measured.
 
     Args:
         reports: Of `diffusers-autonat evaluate` by name: `reconstructions`, `T8`, and `T8-heuristic` where the stored
             strategy of T = 8 was found by a search.
-        grid: Of `benchmarks/heuristic_grid.py`.
+        grid: Of `benchmarks/heuristic_grid.py`. tuned: What `search/experiments.py baseline` has found, by numbers of steps.
     """
     rows, judge, images = [], grid["extractor"], reports["T8"]["images"]
     for name, report in reports.items():
         what = "reconstructions of test images"
         if name != "reconstructions":
             steps, _, of_heuristic = name.partition("-")
-            kind = "found" if f"{name}-heuristic" in reports else "heuristic"
-            what = f"generated, {steps.replace('T', 'T = ')}, {of_heuristic or kind} strategy"
+            kind = "found strategy" if f"{name}-heuristic" in reports else "heuristic"
+            if of_heuristic:
+                kind = f"heuristic, {tuned[int(steps[1:])]['tuned']}"
+            what = f"generated, {steps.replace('T', 'T = ')}, {kind}"
         rows.append((what, *_values(report["values"]), f"[{name}.json](evaluation/{name}.json)"))
     real, reconstructed = (grid[f"{kind}_test_images"]["class_consistency"] for kind in ("real", "reconstructed"))
     return "\n\n".join([
@@ -185,7 +189,7 @@ def quality(model: Generator, reports: dict[str, dict], grid: dict[str, Any]) ->
         "[fashion-mnist-classifier](../fashion-mnist-classifier/README.md)\n"
         f"(weights {judge['weights_hash']}), which is no Inception network: they are **not** FID and compare with nothing "
         'measured\nelsewhere. "Recognised" is the share of images that this classifier takes for the class that was asked for. '
-        f"Reference:\nthe 10,000 test images (hash {grid['reference']['hash']}).",
+        f"Reference:\nthe 10,000 test images (hash {reports['T8']['reference']['hash']}).",
         table([f"images (N = {images['num_images']:,})", "distance", "recognised", "report"], rows),
         f"Generated with balanced labels, seed {images['seed']}, {reports['T8']['pipeline']['dtype']}. Of all 10,000 test images the classifier recognises\n"
         f"{real:.1%}, of their reconstructions {reconstructed:.1%}. `diffusers-autonat evaluate` makes every report\nagain:",

@@ -157,14 +157,14 @@ def evaluate(model: Generator, name: str, *arguments: str) -> None:
     diffusers_autonat(["evaluate", str(model.folder), *judge, *arguments, "--output", str(output)])
 
 
-def evaluate_strategies(model: Generator, heuristics: list[GenerationStrategy], *arguments: str) -> None:
-    """Report on each stored strategy, and on the heuristic that a found one has replaced."""
-    for heuristic in heuristics:
-        steps = heuristic.num_inference_steps
+def evaluate_strategies(model: Generator, *arguments: str) -> None:
+    """Report on each stored strategy, and beside a found one on the heuristic that a grid has tuned for the same T."""
+    tuned = tuned_heuristics(model)
+    for steps in STEPS:
         evaluate(model, f"T{steps}", "--num-inference-steps", str(steps), *arguments)
-        if str(steps) in origins(model):
+        if steps in tuned:
             file = model.folder / "evaluation" / f"T{steps}-heuristic-strategy.json"
-            write_json(file, heuristic.to_dict())
+            write_json(file, tuned[steps]["strategy"])
             evaluate(model, f"T{steps}-heuristic", "--strategy", str(file), *arguments)
 
 
@@ -249,7 +249,7 @@ def measured_sections(model: Generator) -> list[str]:
     chosen = [choose(grid["grid"], steps) for steps in sorted({row["steps"] for row in grid["grid"]})]
     return [
         card_texts.strategies(chosen, origins(model), tuned_heuristics(model)),
-        card_texts.quality(model, reports(model), grid),
+        card_texts.quality(model, reports(model), grid, tuned_heuristics(model)),
         card_texts.by_class(reports(model)),
         *([compare()] if model is ENAT else []),
         card_texts.training(*training_records(model)),
@@ -275,14 +275,14 @@ def make_generator(model: Generator, run: Path, data: str, num_images: int, seed
     shutil.copy(run / model.grid, model.folder / "evaluation" / "grid.json")
     size = ["--num-images", str(num_images)]
     evaluate(model, "reconstructions", "--reconstruct", f"{data}:test", *size)
-    evaluate_strategies(model, heuristics, "--dtype", DTYPE, "--seed", str(seed), *size)
+    evaluate_strategies(model, "--dtype", DTYPE, "--seed", str(seed), *size)
     save_card(model.folder, make_card(card_metadata(model), sections(model, pipe)))
 
 
 def sections(model: Generator, pipe: AutoNATPipeline) -> list[str]:
     """The whole card, from what lies in the folder."""
     return [
-        card_texts.introduction(model, pipe, reports(model)),
+        card_texts.introduction(model, pipe, reports(model), tuned_heuristics(model)),
         card_texts.how_to_use(model),
         card_texts.samples(model),
         classes(pipe.id2label, pipe.transformer.config.num_classes),

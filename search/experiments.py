@@ -103,6 +103,9 @@ def parse_args():
                 default=[0.5, 1.0, 1.5, 2.0, 3.0],
                 help="guidance scales of the grid",
             )
+            command.add_argument(
+                "--taus", type=number(0), nargs="+", help="sampling temperatures of the grid; default: the paper's"
+            )
         else:
             add_start_arguments(command)
         if run in (samplers, free, orders, concurrent):
@@ -175,12 +178,14 @@ def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SC
 
 def heuristics(args, pipeline=None) -> dict[str, GenerationStrategy]:
     """The grid of the baseline."""
-    return {
-        f"lambda {lam:g}, k {k:g}": heuristic_of(pipeline)(
-            args.num_inference_steps, remasking_temperature=lam, guidance_scale=k
+    heuristic, grid = heuristic_of(pipeline), {}
+    for tau, lam, k in itertools.product(args.taus or [None], args.lambdas, args.ks):
+        named = "" if tau is None else f"tau1 {tau:g}, "
+        given = {} if tau is None else {"sampling_temperature": tau}
+        grid[f"{named}lambda {lam:g}, k {k:g}"] = heuristic(
+            args.num_inference_steps, remasking_temperature=lam, guidance_scale=k, **given
         )
-        for lam, k in itertools.product(args.lambdas, args.ks)
-    }
+    return grid
 
 
 def check(args) -> None:
@@ -235,7 +240,7 @@ def row_of(found: Found, start: Scored, floor: float | None) -> dict:
 
 
 def baseline(args, judge, storage, output):
-    """the heuristic with lambda and k tuned by a grid, the best confirmed on fresh noise"""
+    """the heuristic with lambda, k and, if wanted, tau1 tuned by a grid, the best confirmed on fresh noise"""
     pipeline, steps = load_judged(args), args.num_inference_steps
     of_pipeline, floor, grid = pipeline_identity(args, pipeline), floor_of(args, judge), heuristics(args, pipeline)
     name = args.study_name or f"baseline-T{steps}"

@@ -25,7 +25,9 @@ def add_generation_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--remasking-temperature", type=number(0), metavar="LAMBDA", help="of --heuristic; default: as in its paper"
     )
-    parser.add_argument("--guidance-scale", type=float, default=1.0, help="multiplies the strategy's scales")
+    parser.add_argument(
+        "--guidance-scale", type=float, default=1.0, help="multiplies the strategy's scales, also a --heuristic's"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of noise, and of classes that are drawn")
 
 

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1]
 SCRIPTS = {  # command -> its folder, what it does, and its scripts by the name that the command has for them
     "train": ("training", "train", "train a tokenizer, a transformer, a policy or a judge", {
         "vqgan": "train_vqgan", "tokenize": "tokenize_images", "autonat": "train_autonat", "classifier": "train_classifier",
-        "text-judge": "train_text_judge", "policy": "train_policy", "icons": "icons",
+        "text-judge": "train_text_judge", "policy": "train_policy", "plot-policy": "plot_policy", "icons": "icons",
     }),
     "search": ("search", "search", "search strategies", {
         "generation": "search_generation", "training": "search_training", "alternating": "search_alternating",
