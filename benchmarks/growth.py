@@ -72,6 +72,14 @@ def curve(axis: str, middle: dict, args, device: str) -> dict:
             "exponent": fit_power(sizes, seconds)[0], "rounds": taken}  # fmt: skip
 
 
+def ranges_of(row: dict) -> list[tuple[float, float]]:
+    """The least and the largest seconds for an image, for each size of a curve."""
+    scales = [
+        cost / median_and_spread(seconds)[0] for cost, seconds in zip(row["seconds_per_image"], row["rounds"].values())
+    ]
+    return [(scale * min(seconds), scale * max(seconds)) for scale, seconds in zip(scales, row["rounds"].values())]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--axes", nargs="+", choices=CURVES, default=list(CURVES))
@@ -94,8 +102,9 @@ def main():
         write_json(args.output, {"rows": rows, "middle": middle, "dtype": args.dtype, "device": device,
                                  **made_with()})  # fmt: skip
     curves = {LABELS[row["axis"]]: (row["sizes"], row["seconds_per_image"]) for row in rows}
+    ranges = {LABELS[row["axis"]]: ranges_of(row) for row in rows}
     title = f"AutoNAT-{args.model}, {args.dtype}, {args.tokens} tokens, T = {args.steps}, batch {args.batch}, one of them changed"
-    plot_growth(curves, args.output.removesuffix(".json") + ".png", title=title)
+    plot_growth(curves, args.output.removesuffix(".json") + ".png", title=title, ranges=ranges)
 
 
 if __name__ == "__main__":

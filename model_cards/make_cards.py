@@ -27,6 +27,7 @@ from PIL import Image
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler
 from diffusers_autonat.cards import classes, make_card, metadata, result, save_card
 from diffusers_autonat.cli import main as diffusers_autonat
+from diffusers_autonat.commands.plot import CURVES
 from diffusers_autonat.files import write_json, write_text
 from diffusers_autonat.image_datasets import IMAGE, LABEL, load_images
 from diffusers_autonat.loading import load_pipeline
@@ -145,9 +146,13 @@ def draw_samples(model: Generator, pipe: AutoNATPipeline, data: str) -> None:
     plot_samples(groups, list(pipe.id2label.values()), model.folder / "samples.png")
 
 
+def draw_training(history: list[dict], path: Path, title: str) -> None:
+    plot_history(history, path, {name: CURVES[name] for name in ("loss", "token_accuracy")}, title)
+
+
 def draw_pictures(model: Generator, pipe: AutoNATPipeline, history: list[dict], data: str) -> None:
     draw_samples(model, pipe, data)
-    plot_history(history, model.folder / "training.png", {"loss": "loss", "token_accuracy": "masked-token accuracy"})
+    draw_training(history, model.folder / "training.png", f"{model.title} on Fashion-MNIST")
 
 
 def evaluate(model: Generator, name: str, *arguments: str) -> None:

@@ -18,7 +18,7 @@ import torch
 from card_texts import wall_seconds
 from datasets import load_dataset
 from icons_texts import ENCODER, FOLDER, SPLITS, STEPS, STYLE_JUDGE, TEXT_JUDGE, THINGS
-from make_cards import DTYPE, ENLARGE, read, ship_in_halves, store_found
+from make_cards import DTYPE, ENLARGE, draw_training, read, ship_in_halves, store_found
 from PIL import Image
 
 from diffusers_autonat import GenerationStrategy, NATScheduler
@@ -26,7 +26,7 @@ from diffusers_autonat.cards import make_card, save_card
 from diffusers_autonat.cli import main as diffusers_autonat
 from diffusers_autonat.files import write_json
 from diffusers_autonat.loading import load_pipeline
-from diffusers_autonat.plots import plot_history, plot_samples
+from diffusers_autonat.plots import plot_samples
 from diffusers_autonat.provenance import hardware
 from diffusers_autonat.search.report import PROVENANCE
 from diffusers_autonat.training.loop import History
@@ -127,7 +127,7 @@ def keep_training(run: Path) -> None:
         "transformer": {"steps": history[-1]["step"], "batch": 256, "seconds": wall_seconds(history)},
         "perceptual": read(run / "perceptual" / "training.json"),
     })  # fmt: skip
-    plot_history(history, FOLDER / "training.png", {"loss": "loss", "token_accuracy": "masked-token accuracy"})
+    draw_training(history, FOLDER / "training.png", "U-ViT of icons")
     picture = Image.open(max((run / "vqgan" / "samples").glob("step-*.png")))
     picture.resize((picture.width * ENLARGE, picture.height * ENLARGE), 0).save(FOLDER / "reconstructions.png")
 

@@ -383,6 +383,7 @@ def plot_growth(
     path: str | Path,
     label: str = "seconds for an image",
     title: str | None = None,
+    ranges: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> None:
     """How a cost grows, one panel for each thing that grows, on logarithmic axes: what was measured, and the power of the size
     that fits it best.
@@ -391,6 +392,7 @@ def plot_growth(
         curves: Sizes and costs, by what the sizes are of.
         path: Of the picture; its folder is made.
         label: What the costs are. title: Above all panels.
+        ranges: The least and the largest cost of several rounds, for each size.
     """
     plt = _pyplot()
     figure, axes = plt.subplots(
@@ -402,6 +404,8 @@ def plot_growth(
             sizes, factor * np.asarray(sizes, dtype=float) ** exponent, color="C1", label=f"exponent {exponent:.2f}"
         )
         axis.loglog(sizes, costs, "o", color="C0")
+        for size, (least, largest) in zip(sizes, (ranges or {}).get(name, ())):
+            axis.plot([size, size], [least, largest], color="C0", linewidth=1.2)
         axis.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
         axis.set_xlabel(name)
         axis.minorticks_off()
