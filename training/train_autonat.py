@@ -269,8 +269,6 @@ def main():
         project_config=ProjectConfiguration(args.output_dir, str(Path(args.output_dir, args.logging_dir))),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )
-    warn_of_idle_cores(accelerator)
-    warn_of_slow_precision(accelerator, args.mixed_precision)
     sharded = accelerator.distributed_type == DistributedType.FSDP
     if sharded and args.use_ema and (args.resume_from_checkpoint or objective.needs_average):
         raise ValueError(
@@ -293,6 +291,8 @@ def main():
     vqvae.eval().requires_grad_(False)
     dataset, info, folder = load_tokens(args, vqvae, accelerator)
     condition, dataset = load_condition(args, dataset, info, folder, accelerator)
+    warn_of_idle_cores(accelerator)
+    warn_of_slow_precision(accelerator, args.mixed_precision)
 
     # 2. Transformer, EMA, optimiser
     model = build_transformer(args, recipe, info, condition)
