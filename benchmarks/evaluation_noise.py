@@ -13,10 +13,12 @@ import json
 import statistics
 from pathlib import Path
 
+from timing import made_with
+
 from diffusers_autonat.files import write_json, write_text
 from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.metrics import EvaluationCheckpoint, Evaluator, load_extractor, load_reference
-from diffusers_autonat.provenance import hardware, model_hash, versions
+from diffusers_autonat.provenance import model_hash
 
 
 def table(values: dict[str, dict[str, dict[str, float]]], counts: list[int]) -> str:
@@ -57,8 +59,7 @@ def main():
     result = {
         "pipeline": Path(args.pipeline).name, **hashes, "strategy": strategy.to_dict(), "labels": "balanced",
         "num_images": args.num_images, "reference": {"hash": reference.hash, "source": reference.source},
-        "extractor": extractor.identity(), "hardware": hardware(),
-        "versions": versions("torch", "diffusers", "torchmetrics"), "values": {},
+        "extractor": extractor.identity(), **made_with("torchmetrics"), "values": {},
     }  # fmt: skip
     result = json.loads(json.dumps(result))  # as it will be read again
     output = Path(args.output)

@@ -15,13 +15,13 @@ import warnings
 from pathlib import Path
 
 import torch
-from timing import in_turn, median_and_spread, seconds
+from timing import in_turn, made_with, median_and_spread, seconds
 from tqdm.auto import tqdm
 
 from diffusers_autonat.files import write_json
 from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.metrics import Evaluator, load_extractor, load_reference
-from diffusers_autonat.provenance import hardware, model_hash, versions
+from diffusers_autonat.provenance import model_hash
 
 
 def main():
@@ -62,8 +62,7 @@ def main():
     names = sorted(evaluator(size, num_inference_steps=steps))  # and warm up
     result = {
         "num_images": args.num_images, "num_inference_steps": steps, "values": names, "batch_size": size,
-        "pipeline": Path(args.pipeline).name, **hashes, "extractor": extractor.name, "hardware": hardware(),
-        "versions": versions("torch", "diffusers", "torchmetrics"),
+        "pipeline": Path(args.pipeline).name, **hashes, "extractor": extractor.name, **made_with("torchmetrics"),
     }  # fmt: skip
     output = Path(args.output)
     earlier = json.loads(output.read_text()) if output.exists() else {**result, "rounds": []}

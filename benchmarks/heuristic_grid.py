@@ -18,6 +18,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from timing import made_with
 from tqdm.auto import tqdm
 
 from diffusers_autonat import GenerationStrategy
@@ -26,7 +27,7 @@ from diffusers_autonat.image_datasets import ImageTransform, load_images
 from diffusers_autonat.loading import load_pipeline
 from diffusers_autonat.metrics import Evaluator, Requests, load_extractor, load_reference
 from diffusers_autonat.models.tokenizer import encode_images
-from diffusers_autonat.provenance import hardware, model_hash, versions
+from diffusers_autonat.provenance import model_hash
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:
@@ -72,8 +73,7 @@ def main():
         "pipeline": args.pipeline, "transformer_hash": model_hash(pipe.transformer), "vqvae_hash": model_hash(pipe.vqvae),
         "num_images": args.num_images, "seed": args.seed, "labels": "balanced", "heuristic": args.heuristic,
         "reference": {"source": "Fashion-MNIST test", "num_images": len(test), "hash": reference.hash},
-        "extractor": extractor.identity(), "hardware": hardware(),
-        "versions": versions("torch", "diffusers", "transformers"),
+        "extractor": extractor.identity(), **made_with("transformers"),
     }  # fmt: skip
     made_of, output = json.loads(json.dumps(made_of)), Path(args.output)
     result = json.loads(output.read_text()) if output.exists() else {}

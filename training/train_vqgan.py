@@ -249,7 +249,9 @@ def main():
     discriminator = PatchDiscriminator(channels, args.discriminator_hidden_size)
     perceptual = PerceptualLoss(args.perceptual_model).to(accelerator.device) if args.perceptual_model else None
     if perceptual is not None:
-        perceptual.to(memory_format=torch.channels_last)  # saves a third of its time; the narrow autoencoder is as fast without
+        perceptual.to(
+            memory_format=torch.channels_last
+        )  # saves a third of its time; the narrow autoencoder is as fast without
     betas = (args.adam_beta1, args.adam_beta2)
     optimizer = torch.optim.AdamW(autoencoder.parameters(), args.learning_rate, betas, weight_decay=0.0)
     discriminator_lr = args.discriminator_learning_rate or args.learning_rate
