@@ -84,7 +84,12 @@ def ship_in_halves(pipe: Any, folder: Path) -> None:
     pipe.to(dtype=torch.float16)
     shutil.rmtree(folder, ignore_errors=True)
     pipe.save_pretrained(folder)
-    for config in folder.rglob("*.json"):  # where the run lay on this machine is nobody's business
+    forget_names(folder)
+
+
+def forget_names(folder: Path) -> None:
+    """Where the run lay on this machine is nobody's business."""
+    for config in folder.rglob("*.json"):
         content = {key: value for key, value in read(config).items() if key != "_name_or_path"}
         write_text(config, json.dumps(content, indent=2, sort_keys=True) + "\n")
 

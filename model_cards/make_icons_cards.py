@@ -1,6 +1,7 @@
 #!/usr/bin/env python
-"""Turn a finished run of `training/icons.sh` into the text-to-image model shipped here and its two judges: weights in half
-precision, without the text encoder, which is named; pictures; cards whose every figure is read from reports that the folders keep.
+"""Turn a finished run of `training/icons.sh` into the tokenizer, the text-to-image model and its two judges that are shipped here:
+weights in half precision, without the text encoder, which is named; pictures; cards whose every figure is read from what the
+folders keep.
 
     python model_cards/make_icons_cards.py outputs/icons --text-encoder ENCODER
 
@@ -17,17 +18,19 @@ import icons_texts
 import torch
 from card_texts import wall_seconds
 from datasets import load_dataset
-from icons_texts import ENCODER, FOLDER, SPLITS, STEPS, STYLE_JUDGE, TEXT_JUDGE, THINGS
-from make_cards import DTYPE, ENLARGE, draw_training, read, ship_in_halves, store_found
+from diffusers import VQModel
+from icons_texts import ENCODER, FOLDER, SPLITS, STEPS, STYLE_JUDGE, TEXT_JUDGE, THINGS, TOKENIZER
+from make_cards import DTYPE, ENLARGE, draw_training, forget_names, read, ship_in_halves, store_found
 from PIL import Image
 
 from diffusers_autonat import GenerationStrategy, NATScheduler
 from diffusers_autonat.cards import make_card, save_card
 from diffusers_autonat.cli import main as diffusers_autonat
+from diffusers_autonat.commands.plot import CURVES
 from diffusers_autonat.files import write_json
 from diffusers_autonat.loading import load_pipeline
-from diffusers_autonat.plots import plot_samples
-from diffusers_autonat.provenance import hardware
+from diffusers_autonat.plots import plot_history, plot_samples
+from diffusers_autonat.provenance import hardware, versions
 from diffusers_autonat.search.report import PROVENANCE
 from diffusers_autonat.training.loop import History
 
@@ -35,6 +38,24 @@ from diffusers_autonat.training.loop import History
 HEURISTIC = {"remasking_temperature": 2.0, "guidance_scale": 2.0}
 REFERENCE = STYLE_JUDGE / "icons-train.npz"
 CAPTIONS = 1000  # of the training set, drawn with seed 0; of the others all
+
+
+def make_tokenizer(run: Path) -> None:
+    """The tokenizer in half precision, with the pictures and figures of its training."""
+    shutil.rmtree(TOKENIZER, ignore_errors=True)
+    vqvae = VQModel.from_pretrained(run / "vqgan" / "vqvae").to(torch.float16)
+    vqvae.save_pretrained(TOKENIZER)
+    forget_names(TOKENIZER)
+    history = History.read(run / "vqgan" / "history.jsonl")
+    names = ("l1", "perceptual", "codes_used")
+    plot_history(history, TOKENIZER / "training.png", {name: CURVES[name] for name in names}, "tokenizer of icons")
+    picture = Image.open(max((run / "vqgan" / "samples").glob("step-*.png")))
+    picture.resize((picture.width * ENLARGE, picture.height * ENLARGE), 0).save(TOKENIZER / "reconstructions.png")
+    write_json(TOKENIZER / "training.json", {
+        "parameters": vqvae.num_parameters(), "steps": history[-1]["step"], "batch": 32, "codes": history[-1]["codes_used"],
+        "l1": sum(row["l1"] for row in history[-50:]) / 50, "seconds": wall_seconds(history), "hardware": hardware(),
+        "versions": versions("torch", "diffusers", "accelerate"), "perceptual": read(run / "perceptual" / "training.json"),
+    })  # fmt: skip
 
 
 def make_judges(run: Path, data: str) -> None:
@@ -115,43 +136,41 @@ def draw_things(encoder: str, data: str) -> None:
 
 
 def keep_training(run: Path) -> None:
-    """What the folder tells of its training."""
+    """What the pipeline's folder tells of its training."""
     (FOLDER / "training").mkdir(exist_ok=True)
     history = History.read(run / "autonat" / "history.jsonl")
     shutil.copy(run / "autonat" / "history.jsonl", FOLDER / "training" / "history.jsonl")
-    tokenizer = History.read(run / "vqgan" / "history.jsonl")
     write_json(FOLDER / "training" / "training.json", {
-        "hardware": hardware(),
-        "tokenizer": {"steps": tokenizer[-1]["step"], "batch": 32, "l1": tokenizer[-1]["l1"], "codes": tokenizer[-1]["codes_used"],
-                      "seconds": wall_seconds(tokenizer)},
-        "transformer": {"steps": history[-1]["step"], "batch": 256, "seconds": wall_seconds(history)},
-        "perceptual": read(run / "perceptual" / "training.json"),
+        "steps": history[-1]["step"], "batch": 256, "seconds": wall_seconds(history), "hardware": hardware(),
+        "versions": versions("torch", "diffusers", "transformers", "accelerate"),
     })  # fmt: skip
     draw_training(history, FOLDER / "training.png", "U-ViT of icons")
-    picture = Image.open(max((run / "vqgan" / "samples").glob("step-*.png")))
-    picture.resize((picture.width * ENLARGE, picture.height * ENLARGE), 0).save(FOLDER / "reconstructions.png")
-
-
-def write_cards() -> None:
-    """From what lies in the folders alone."""
-    for folder, card in icons_texts.cards().items():
-        save_card(folder, make_card(*card))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of training/icons.sh")
-    parser.add_argument("--text-encoder", required=True, help=f"folder of {ENCODER}, with which the run was trained")
+    parser.add_argument("--text-encoder", help=f"folder of {ENCODER}, with which the pipeline was trained")
+    parts = ["tokenizer", "judges", "pipeline"]
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     args = parser.parse_args()
-    run, encoder = args.run.resolve(), str(Path(args.text_encoder).resolve())
+    run, encoder = args.run.resolve(), args.text_encoder and str(Path(args.text_encoder).resolve())
+    if "pipeline" in args.only and not encoder:
+        parser.error("the pipeline is evaluated with its --text-encoder.")
     data = str(run / "data")
     os.chdir(Path(__file__).parent)  # so that reports name folders as the Hub does
-    make_judges(run, data)
-    make_pipeline(run, encoder)
-    keep_training(run)
-    evaluate_all(run, encoder, data)
-    draw_things(encoder, data)
-    write_cards()
+    if "tokenizer" in args.only:
+        make_tokenizer(run)
+    if "judges" in args.only:
+        make_judges(run, data)
+    if "pipeline" in args.only:
+        make_pipeline(run, encoder)
+        keep_training(run)
+        evaluate_all(run, encoder, data)
+        draw_things(encoder, data)
+    for folder, card in icons_texts.CARDS.items():
+        if folder.exists():
+            save_card(folder, make_card(*card()))
 
 
 if __name__ == "__main__":
