@@ -95,6 +95,16 @@ def test_the_cards_say_what_their_folders_have_recorded(make_cards, tag):
         assert section in shipped.content
 
 
+def test_the_icons_cards_say_what_their_folders_have_recorded(make_cards):
+    texts = importlib.import_module("icons_texts")
+    shipped = [folder for folder in texts.CARDS if folder.exists()]
+    assert texts.TOKENIZER in shipped
+    for folder in shipped:
+        data, sections = texts.CARDS[folder]()
+        card = ModelCard((folder / "README.md").read_text())
+        assert card.data.to_dict() == data.to_dict() and all(section in card.content for section in sections)
+
+
 def test_the_classifiers_card_is_that_of_its_training(make_cards):
     result = json.loads((CLASSIFIER / "training.json").read_text())
     card = make_cards.make_card(
