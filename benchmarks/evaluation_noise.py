@@ -65,15 +65,15 @@ def main():
     output = Path(args.output)
     if output.exists():
         earlier = json.loads(output.read_text())
-        different = [key for key in result if key != "values" and earlier.get(key) != result[key]]
+        different = [key for key in result if key not in ("values", "command") and earlier.get(key) != result[key]]
         if different:
             parser.error(f"{output} was made with other {', '.join(different)}: name another --output or delete it.")
-        result = earlier
+        result = {**earlier, "command": result["command"]}  # which may ask for more seeds
     output.parent.mkdir(parents=True, exist_ok=True)
     for seed in range(args.seeds):
         if str(seed) in result["values"]:
             continue
-        identity = {key: value for key, value in result.items() if key != "values"}
+        identity = {key: value for key, value in result.items() if key not in ("values", "command")}
         identity |= {"seed": seed, "metrics": sorted(evaluator.metrics)}
         checkpoint = EvaluationCheckpoint(output.with_suffix(".state"), identity)
         rungs = evaluator.rungs(

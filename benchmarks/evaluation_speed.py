@@ -66,7 +66,7 @@ def main():
     }  # fmt: skip
     output = Path(args.output)
     earlier = json.loads(output.read_text()) if output.exists() else {**result, "rounds": []}
-    different = [key for key in result if earlier.get(key) != result[key]]
+    different = [key for key in result if key != "command" and earlier.get(key) != result[key]]
     if different:
         parser.error(f"{output} was made with other {', '.join(different)}: name another --output or delete it.")
     rounds = earlier["rounds"]

@@ -77,7 +77,7 @@ def main():
     }  # fmt: skip
     made_of, output = json.loads(json.dumps(made_of)), Path(args.output)
     result = json.loads(output.read_text()) if output.exists() else {}
-    if result and {key: result.get(key) for key in made_of} != made_of:
+    if any(result and result.get(key) != value for key, value in made_of.items() if key != "command"):
         raise ValueError(f"{output} holds the grid of something else: name another --output, or delete it.")
     if not result:
         result = {
