@@ -13,7 +13,7 @@ import json
 import statistics
 from pathlib import Path
 
-from timing import made_with
+from timing import differences, made_with
 
 from diffusers_autonat.files import write_json, write_text
 from diffusers_autonat.loading import default_device, load_pipeline
@@ -61,12 +61,10 @@ def main():
         "num_images": args.num_images, "reference": {"hash": reference.hash, "source": reference.source},
         "extractor": extractor.identity(), **made_with("torchmetrics"), "values": {},
     }  # fmt: skip
-    result = json.loads(json.dumps(result))  # as it will be read again
     output = Path(args.output)
     if output.exists():
         earlier = json.loads(output.read_text())
-        different = [key for key in result if key not in ("values", "command") and earlier.get(key) != result[key]]
-        if different:
+        if different := differences(earlier, result, ("values",)):
             parser.error(f"{output} was made with other {', '.join(different)}: name another --output or delete it.")
         result = {**earlier, "command": result["command"]}  # which may ask for more seeds
     output.parent.mkdir(parents=True, exist_ok=True)

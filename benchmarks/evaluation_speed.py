@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from timing import in_turn, made_with, median_and_spread, seconds
+from timing import differences, in_turn, made_with, median_and_spread, seconds
 from tqdm.auto import tqdm
 
 from diffusers_autonat.files import write_json
@@ -66,8 +66,7 @@ def main():
     }  # fmt: skip
     output = Path(args.output)
     earlier = json.loads(output.read_text()) if output.exists() else {**result, "rounds": []}
-    different = [key for key in result if key != "command" and earlier.get(key) != result[key]]
-    if different:
+    if different := differences(earlier, result):
         parser.error(f"{output} was made with other {', '.join(different)}: name another --output or delete it.")
     rounds = earlier["rounds"]
     for one in in_turn(measures, args.rounds, first=len(rounds)):

@@ -74,10 +74,11 @@ def curve(axis: str, middle: dict, args, device: str) -> dict:
 
 def ranges_of(row: dict) -> list[tuple[float, float]]:
     """The least and the largest seconds for an image, for each size of a curve."""
-    scales = [
-        cost / median_and_spread(seconds)[0] for cost, seconds in zip(row["seconds_per_image"], row["rounds"].values())
-    ]
-    return [(scale * min(seconds), scale * max(seconds)) for scale, seconds in zip(scales, row["rounds"].values())]
+    ranges = []
+    for cost, seconds in zip(row["seconds_per_image"], row["rounds"].values()):
+        scale = cost / median_and_spread(seconds)[0]
+        ranges.append((scale * min(seconds), scale * max(seconds)))
+    return ranges
 
 
 def main():

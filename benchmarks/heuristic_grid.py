@@ -18,7 +18,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from timing import made_with
+from timing import differences, made_with
 from tqdm.auto import tqdm
 
 from diffusers_autonat import GenerationStrategy
@@ -75,9 +75,9 @@ def main():
         "reference": {"source": "Fashion-MNIST test", "num_images": len(test), "hash": reference.hash},
         "extractor": extractor.identity(), **made_with("transformers"),
     }  # fmt: skip
-    made_of, output = json.loads(json.dumps(made_of)), Path(args.output)
+    output = Path(args.output)
     result = json.loads(output.read_text()) if output.exists() else {}
-    if any(result and result.get(key) != value for key, value in made_of.items() if key != "command"):
+    if result and differences(result, made_of):
         raise ValueError(f"{output} holds the grid of something else: name another --output, or delete it.")
     if not result:
         result = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import statistics
 import sys
@@ -71,6 +72,18 @@ def median_and_spread(values: list[float]) -> tuple[float, float]:
     """The median, and how far the largest is above the smallest as a share of it."""
     median = statistics.median(values)
     return median, (max(values) - min(values)) / median
+
+
+def differences(
+    earlier: Mapping[str, object], wanted: Mapping[str, object], results: tuple[str, ...] = ()
+) -> list[str]:
+    """In what the record of an earlier run, which another command may extend, was made otherwise than is wanted now.
+
+    Args:
+        results: Keys of `wanted` that are measured.
+    """
+    wanted = json.loads(json.dumps(wanted))  # as it is read again
+    return [key for key in wanted if key not in ("command", *results) and earlier.get(key) != wanted[key]]
 
 
 def made_with(*others: str) -> dict[str, object]:

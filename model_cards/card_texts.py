@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,10 @@ class Generator:
 
 AUTONAT = Generator("autonat", "AutoNAT", "a U-ViT", "grid.json")
 ENAT = Generator("enat", "ENAT", "an ENAT transformer", "enat-grid.json")
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def classifier(result: dict[str, Any], hardware: str) -> list[str]:

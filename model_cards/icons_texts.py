@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from card_texts import CLONE, PATHS, minutes
+from card_texts import CLONE, PATHS, minutes, read
 from huggingface_hub import ModelCardData
 
 from diffusers_autonat.cards import PAPERS, code_block, metadata, result, table
@@ -33,10 +31,6 @@ DRAWINGS = [
     ("emojione", "EmojiOne", "CC BY 4.0", "emojione"),
 ]
 LICENSE = "cc-by-4.0"  # the strictest of the drawings' licences
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text())
 
 
 def reports() -> dict[str, dict[str, float]]:

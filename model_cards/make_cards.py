@@ -20,7 +20,7 @@ from typing import Any
 
 import card_texts
 import torch
-from card_texts import AUTONAT, CLASSIFIER_METADATA, DATASETS, ENAT, Generator
+from card_texts import AUTONAT, CLASSIFIER_METADATA, DATASETS, ENAT, Generator, read
 from huggingface_hub import ModelCardData
 from PIL import Image
 
@@ -46,10 +46,6 @@ DTYPE = "bfloat16"  # of the reports, as of the searches
 RECIPE = f"{DTYPE}, Beta(12, 3), EMA 0.9995"
 ENLARGE = 3
 STEPS, REAL, DRAWN = (4, 8), 2, 5  # numbers of steps that are stored; images of each class in the picture
-
-
-def read(path: Path) -> dict:
-    return json.loads(path.read_text())
 
 
 def choose(rows: list[dict], steps: int) -> dict:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import icons_texts
 import torch
-from card_texts import wall_seconds
+from card_texts import read, wall_seconds
 from datasets import load_dataset
 from diffusers import VQModel
 from icons_texts import ENCODER, FOLDER, SPLITS, STEPS, STYLE_JUDGE, TEXT_JUDGE, THINGS, TOKENIZER
-from make_cards import DTYPE, ENLARGE, draw_training, forget_names, read, ship_in_halves, store_found
+from make_cards import DTYPE, ENLARGE, draw_training, forget_names, ship_in_halves, store_found
 from PIL import Image
 
 from diffusers_autonat import GenerationStrategy, NATScheduler

@@ -29,6 +29,7 @@ from diffusers_autonat.metrics import (
     read_captions,
 )
 from diffusers_autonat.pipelines.prompts import takes_prompts
+from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.card import UPLOADED, save_search_card
 from diffusers_autonat.search.constraints import Constraint
 from diffusers_autonat.search.judge import Judge
@@ -179,6 +180,16 @@ def candidate_trainer(args: argparse.Namespace) -> CandidateTrainer:
 def load_judged(args: argparse.Namespace) -> Any:
     """The pipeline that `args.pipeline` names, as its images are to be made."""
     return load_pipeline(args.pipeline, getattr(torch, args.dtype), default_device(), args.text_encoder)
+
+
+def pipeline_identity(pipeline: Any, num_inference_steps: int | list[int]) -> dict[str, Any]:
+    """What values of a pipeline depend on besides the evaluation."""
+    order = type(pipeline.scheduler).__name__  # which studies of before there were others do not name
+    return {
+        "pipeline": pipeline_hash(pipeline),
+        "num_inference_steps": num_inference_steps,
+        **({} if order == "NATScheduler" else {"order": order}),
+    }
 
 
 def captions_of(args: argparse.Namespace, pipeline: Any = None) -> CaptionConditions | None:

@@ -29,6 +29,7 @@ from arguments import (
     load_judged,
     main_of_script,
     parse_args_before_dashes,
+    pipeline_identity,
     start_label,
     start_strategy,
     storage_location,
@@ -50,7 +51,6 @@ from diffusers_autonat.cost import CostVaries, pipeline_cost
 from diffusers_autonat.files import write_json
 from diffusers_autonat.metrics import Report
 from diffusers_autonat.plots import plot_bars, plot_curves, plot_schedules
-from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.confirm import Scored, score_candidates
 from diffusers_autonat.search.generation import Found, search_generation
 from diffusers_autonat.search.judge import Judge
@@ -149,21 +149,11 @@ def share_closed(value: float, baseline: float, floor: float | None) -> float | 
     return None if floor is None else round((baseline - value) / (baseline - floor), 4)
 
 
-def pipeline_identity(args, pipeline) -> dict:
-    """What values depend on besides the evaluation."""
-    order = type(pipeline.scheduler).__name__  # which studies of before there were others do not name
-    return {
-        "pipeline": pipeline_hash(pipeline),
-        "num_inference_steps": args.num_inference_steps,
-        **({} if order == "NATScheduler" else {"order": order}),
-    }
-
-
 def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SCHEDULE_NAMES, start=None) -> Found:
     start = start or start_strategy(args, args.num_inference_steps, pipeline)
     space = make_space(sampler_name, start, free)
     sampler = make_sampler(sampler_name, space.parameters, args.num_trials, seed)
-    of_pipeline = pipeline_identity(args, pipeline)
+    of_pipeline = pipeline_identity(pipeline, args.num_inference_steps)
     score = judge.score(pipeline)
     score.seed = seed
     identity = {
@@ -217,7 +207,7 @@ def confirmed_start(args, judge, pipeline, storage, name, start=None) -> Scored:
     """The start, which all searches of an experiment share and which is hence measured once."""
     start = start or start_strategy(args, args.num_inference_steps, pipeline)
     name = f"{name}-start-{args.confirm_images}-{args.confirm_seed}"
-    identity = judge.confirm_identity(**pipeline_identity(args, pipeline))
+    identity = judge.confirm_identity(**pipeline_identity(pipeline, args.num_inference_steps))
     [scored] = score_candidates(storage, name, identity, {"start": start}, judge.confirm_score(pipeline))
     return scored
 
@@ -242,7 +232,8 @@ def row_of(found: Found, start: Scored, floor: float | None) -> dict:
 def baseline(args, judge, storage, output):
     """the heuristic with lambda, k and, if wanted, tau1 tuned by a grid, the best confirmed on fresh noise"""
     pipeline, steps = load_judged(args), args.num_inference_steps
-    of_pipeline, floor, grid = pipeline_identity(args, pipeline), floor_of(args, judge), heuristics(args, pipeline)
+    of_pipeline = pipeline_identity(pipeline, steps)
+    floor, grid = floor_of(args, judge), heuristics(args, pipeline)
     name = args.study_name or f"baseline-T{steps}"
     rows = score_candidates(storage, name, judge.identity(**of_pipeline), grid, judge.score(pipeline))
     winners = {row.label: row.strategy for row in rows[: max(1, args.confirm_top)]}
@@ -302,9 +293,9 @@ def free(args, judge, storage, output):
 
 def start_of_order(args, pipeline) -> Strategy:
     """The order's own heuristic, guided as NATScheduler's is, so that orders differ in nothing else."""
-    given = {name: value for name, value in given_settings(args).items() if name == "guidance_scale"}
     if isinstance(pipeline.scheduler, NATScheduler):
         return start_strategy(args, args.num_inference_steps, pipeline)
+    given = {name: value for name, value in given_settings(args).items() if name == "guidance_scale"}
     start = pipeline.scheduler.heuristic(args.num_inference_steps)
     guidance = GenerationStrategy.cosine(args.num_inference_steps, **given).guidance_scales
     return type(start).from_dict(start.to_dict() | {"guidance_scales": guidance})

@@ -29,6 +29,7 @@ from arguments import (
     main_of_script,
     open_upload,
     parse_args_before_dashes,
+    pipeline_identity,
     save_card,
     start_label,
     start_strategy,
@@ -41,7 +42,6 @@ from diffusers_autonat import GenerationStrategy, TrainingStrategy
 from diffusers_autonat.command_line import Parser, number, positive
 from diffusers_autonat.files import write_json
 from diffusers_autonat.plots import plot_bars, plot_schedules
-from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.confirm import Scored, score_candidates
 from diffusers_autonat.search.gains import gains_of, unseen
 from diffusers_autonat.search.generation import search_generation
@@ -82,7 +82,7 @@ class Alternation:
         args, judge = self.args, self.judge
         space = make_space(args.sampler, start)
         sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed)
-        of_pipeline = {"pipeline": pipeline_hash(pipeline), "num_inference_steps": start.num_inference_steps}
+        of_pipeline = pipeline_identity(pipeline, start.num_inference_steps)
         found = search_generation(
             self.storage, f"{self.name}-{stage}",
             judge.identity(**of_pipeline, sampler=args.sampler, start=start.to_dict()), space,

@@ -22,6 +22,7 @@ from arguments import (
     load_judged,
     main_of_script,
     open_upload,
+    pipeline_identity,
     save_card,
     start_label,
     start_strategy,
@@ -36,7 +37,6 @@ from diffusers_autonat.commands.arguments import check_writable
 from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.files import write_json
 from diffusers_autonat.plots import plot_front, plot_schedules, plot_search
-from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.gains import comparison, gains_of, unseen
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
 from diffusers_autonat.search.judge import Judge
@@ -155,7 +155,7 @@ def run(args):
         score = SAMPLERS[args.sampler].score(score, space)
 
     # 2. Search and confirm
-    of_pipeline = {"pipeline": pipeline_hash(pipeline), "num_inference_steps": args.num_inference_steps}
+    of_pipeline = pipeline_identity(pipeline, args.num_inference_steps)
     name = args.study_name or "-".join([args.sampler, *(f"T{steps}" for steps in args.num_inference_steps)])
     identity = judge.identity(
         **of_pipeline,

@@ -3,12 +3,15 @@
 import errno
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from diffusers_autonat.cli import main
 from diffusers_autonat.command_line import Parser, error_text, number, one_line_errors, positive, whole
 
 
@@ -89,3 +92,28 @@ def test_faults_of_ours_keep_their_traceback(monkeypatch):
     monkeypatch.setenv("DIFFUSERS_AUTONAT_TRACEBACK", "1")
     with pytest.raises(ValueError), one_line_errors():
         raise ValueError("x")
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [(["--resolution", "no"], "argument --resolution: no is not"), ([], "Error no file named config.json")],
+)
+def test_a_script_is_called_as_the_user_has_called_it(words, what, tmp_path, capsys):
+    words = ["train", "tokenize", "--vqvae", str(tmp_path), "--output_dir", str(tmp_path / "tokens"), *words]
+    with pytest.raises(SystemExit):
+        main(words)
+    assert f"diffusers-autonat train tokenize: {what}" in capsys.readouterr().err
+
+
+def test_who_stops_reading_sees_no_complaint():
+    command = [sys.executable, "-c", "from diffusers_autonat.cli import main; main(['completion', 'bash'])"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 128 + 13
+
+
+def test_another_broken_pipe_is_an_error(capsys):
+    with pytest.raises(SystemExit) as stopped, one_line_errors("train.py"):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+    assert stopped.value.code == 2 and capsys.readouterr().err == "train.py: Broken pipe\n"

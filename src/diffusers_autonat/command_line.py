@@ -11,6 +11,7 @@ import errno
 import math
 import os
 import re
+import select
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,24 @@ _REMEDIES = {
 
 
 USER_ERROR = 2  # as argparse ends for a wrong option
+
+
+_called_as: list[str] = []
+
+
+@contextmanager
+def called_as(name: str) -> Iterator[None]:
+    """What runs meanwhile is called so in its help and its errors, whichever file it is in."""
+    _called_as.append(name)
+    try:
+        yield
+    finally:
+        _called_as.pop()
+
+
+def program_name() -> str:
+    """What a user has called: a script by its file's name."""
+    return _called_as[-1] if _called_as else os.path.basename(sys.argv[0])
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -67,7 +86,7 @@ class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` that shows one line for a wrong option, not the list of all; with `--verbose` and `--version`."""
 
     def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **{"formatter_class": HelpFormatter, **options})
+        super().__init__(*args, **{"formatter_class": HelpFormatter, "prog": program_name(), **options})
         self.add_argument(
             "--verbose", nargs=0, action=_Verbose, help="show where an error was raised", default=argparse.SUPPRESS
         )
@@ -135,18 +154,33 @@ def error_text(error: BaseException) -> str | None:
     return f"{text.rstrip('.')}: {remedy}" if remedy else text
 
 
+def _nobody_reads() -> bool:
+    """Whether who read this process's output has ended, as `| head` does; what is left of it is dropped then."""
+    if not hasattr(select, "poll"):  # Windows has another error for it
+        return False
+    output = select.poll()
+    output.register(1, 0)
+    if not any(events & select.POLLERR for _, events in output.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains as it ends
+    return True
+
+
 @contextmanager
 def one_line_errors(program: str | None = None) -> Iterator[None]:
     """End the process with `USER_ERROR` and one line where the block raises an error that is not a fault of this package."""
     try:
         yield
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(128 + 13)  # as a program ends that the signal SIGPIPE has stopped
         text = error_text(error)
         if text is None or TRACEBACK in os.environ:
             raise
-        line = f"{program or os.path.basename(sys.argv[0])}: {text}"
+        line = f"{program or program_name()}: {text}"
         # By tqdm: not behind a progress bar, on the same line.
         tqdm.write(line, file=sys.stderr)
         end = SystemExit(line)  # who calls it from Python reads the line

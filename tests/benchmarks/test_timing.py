@@ -79,3 +79,12 @@ def test_results_tell_their_command_machine_and_versions(timing, monkeypatch):
     made = timing.made_with("optuna", "no-such-package")
     assert made["command"] == "python benchmarks/growth.py --axes 'a b'"
     assert made["hardware"] and list(made["versions"]) == ["python", "torch", "diffusers", "optuna"]
+
+
+def test_a_record_is_compared_but_for_its_command_and_its_results(timing):
+    earlier = {"command": "a", "seed": 0, "sizes": [1, 2], "values": {"0": 1}}
+    assert timing.differences(earlier, {"command": "b", "seed": 0, "sizes": (1, 2), "values": {}}, ("values",)) == []
+    assert timing.differences(earlier, {"command": "a", "seed": 1, "sizes": [1, 2], "pipeline": "x"}) == [
+        "seed",
+        "pipeline",
+    ]

@@ -241,9 +241,10 @@ def open_text_tower(args: argparse.Namespace, pipe: Any) -> Any:
     from ..loading import load_text_encoder
     from ..metrics import TextTower
 
-    if args.text_encoder:
-        return TextTower(args.feature_extractor, *load_text_encoder(args.text_encoder))
-    return TextTower(args.feature_extractor, getattr(pipe, "text_encoder", None), getattr(pipe, "tokenizer", None))
+    encoder, tokenizer = getattr(pipe, "text_encoder", None), getattr(pipe, "tokenizer", None)
+    if args.text_encoder and getattr(encoder, "name_or_path", None) != args.text_encoder:
+        encoder, tokenizer = load_text_encoder(args.text_encoder)
+    return TextTower(args.feature_extractor, encoder, tokenizer)
 
 
 def open_captions(args: argparse.Namespace, pipe: Any, extractor: Any) -> Any:

@@ -6,6 +6,8 @@ import runpy
 import sys
 from pathlib import Path
 
+from ..command_line import called_as
+
 
 PACKAGE = Path(__file__).parents[1]
 SCRIPTS = {  # command -> its folder, what it does, and its scripts by the name that the command has for them
@@ -53,7 +55,8 @@ def run_script(words: list[str]) -> bool:
     sys.argv = [str(path), *words[2:]]
     sys.path.insert(0, str(path.parent))  # where it finds its neighbours
     try:
-        runpy.run_path(str(path), run_name="__main__")
+        with called_as(f"diffusers-autonat {words[0]} {words[1]}"):
+            runpy.run_path(str(path), run_name="__main__")
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("diffusers_autonat", "arguments"):
             raise
