@@ -37,10 +37,17 @@ class AutoNATLoader:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"pipeline": ("STRING", {"default": "", "tooltip": "folder, or id on the Hub"})}}
+        encoder = (
+            "STRING",
+            {"default": "", "tooltip": "folder, or id on the Hub, where the pipeline is stored without its own"},
+        )
+        return {
+            "required": {"pipeline": ("STRING", {"default": "", "tooltip": "folder, or id on the Hub"})},
+            "optional": {"text_encoder": encoder},
+        }
 
-    def load(self, pipeline):
-        return (load_pipeline(pipeline, device=default_device()),)
+    def load(self, pipeline, text_encoder=""):
+        return (load_pipeline(pipeline, device=default_device(), text_encoder=text_encoder or None),)
 
 
 class AutoNATGenerate:

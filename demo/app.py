@@ -21,7 +21,7 @@ from diffusers_autonat.command_line import Parser, one_line_errors, positive, wh
 
 
 SHIPPED = Path(__file__).resolve().parents[1] / "model_cards" / "autonat-fashion-mnist"
-VARIABLE = "AUTONAT_PIPELINE"
+VARIABLE, ENCODER_VARIABLE = "AUTONAT_PIPELINE", "AUTONAT_TEXT_ENCODER"
 
 # Schedule -> what it is called, largest value, first and last value at the start: nearly the heuristic's.
 SLIDERS = {
@@ -193,6 +193,10 @@ def parse_args():
     parser.add_argument(
         "pipeline", nargs="?", default=default, help=f"folder or Hub id; default: ${VARIABLE}, or the shipped model"
     )
+    parser.add_argument(
+        "--text-encoder", default=os.environ.get(ENCODER_VARIABLE), metavar="NAME",
+        help=f"folder or Hub id, for a pipeline that is stored without its own; default: ${ENCODER_VARIABLE}",
+    )  # fmt: skip
     parser.add_argument("--host", help="0.0.0.0: for other machines too; default: this machine alone")
     parser.add_argument("--port", type=whole(1, 65535), help="default: 7860, or the next that is free")
     parser.add_argument("--max-images", type=positive, default=Limits.images, help="of one visitor's wish")
@@ -209,7 +213,7 @@ def parse_args():
 def main():
     args = parse_args()
     limits = Limits(images=args.max_images, steps=args.max_steps, queue=args.max_queue)
-    app = make_app(Studio(args.pipeline, limits))
+    app = make_app(Studio(args.pipeline, limits, args.text_encoder))
     app.launch(
         server_name=args.host, server_port=args.port, max_file_size=f"{limits.upload}mb", footer_links=[], share=False
     )

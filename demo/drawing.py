@@ -66,21 +66,24 @@ class Studio:
     Args:
         pipeline: Of this package, or its folder or Hub id.
         limits: Of a wish.
+        text_encoder: Folder or Hub id, for a folder that is stored without its own.
 
     Raises:
-        ValueError: It cannot be loaded.
+        ValueError: It cannot be loaded, or has nothing that reads prompts.
     """
 
-    def __init__(self, pipeline: Any, limits: Limits = Limits()):
+    def __init__(self, pipeline: Any, limits: Limits = Limits(), text_encoder: str | None = None):
         if isinstance(pipeline, (str, Path)):
             self.name = Path(pipeline).resolve().name if Path(pipeline).exists() else str(pipeline)
-            pipeline = load_pipeline(pipeline, device=default_device())
+            pipeline = load_pipeline(pipeline, device=default_device(), text_encoder=text_encoder)
         else:
             self.name = type(pipeline).__name__
         if isinstance(pipeline, AutoNATAmusedPipeline):
             raise ValueError("The app shows pipelines with a U-ViT or an ENAT, not aMUSEd's: name one of those.")
         self.pipe, self.limits = pipeline, limits
         self.takes_prompts = takes_prompts(pipeline)
+        if self.takes_prompts and pipeline.text_encoder is None:
+            raise ValueError(f"{self.name} is stored without its text encoder: name that with --text-encoder.")
         self.edit = AutoNATInpaintPipeline(**pipeline.components)
         for one in (self.pipe, self.edit):
             one.set_progress_bar_config(disable=True)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from diffusers import VQModel
 from PIL import Image
+from transformers import BertConfig, BertModel
 
 from diffusers_autonat import (
     AdaptivePolicyModel,
@@ -17,6 +18,7 @@ from diffusers_autonat import (
     UViTTransformer2DModel,
 )
 from diffusers_autonat.image_datasets import load_images
+from diffusers_autonat.provenance import model_hash
 from diffusers_autonat.training.tokenizing import tokenize_dataset
 from tests.conftest import save_tiny_classifier, write_idx
 from tests.conversion.released import RELEASED_YAML, ReleasedVQGAN, randomise, release_enat, release_uvit
@@ -109,6 +111,21 @@ def save_text_encoder(folder: Path, length: int = 32) -> None:
 
 def save_encoder(folder: Path) -> None:
     save_text_encoder(folder / "text-encoder")
+
+
+def save_minilm(folder: Path) -> None:
+    """Words and states as those of the encoder that the icons' cards name; the judge in `folder` takes it for the one it had."""
+    place = folder / "sentence-transformers" / "all-MiniLM-L6-v2"
+    encoder = BertModel(BertConfig(
+        vocab_size=len(WORDS), hidden_size=384, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=32,
+    ))  # fmt: skip
+    encoder.save_pretrained(place)
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = 32
+    tokenizer.save_pretrained(place)
+    config = folder / "model_cards" / "icons-text-judge" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"text_encoder_hash": model_hash(encoder)}))
 
 
 def save_packages(folder: Path) -> None:

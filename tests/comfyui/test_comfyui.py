@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from diffusers_autonat import GenerationStrategy
-from tests.pipelines.text_encoders import tiny_text_pipeline
+from tests.pipelines.text_encoders import save_without_encoder, tiny_text_pipeline
 
 
 FOLDER = Path(__file__).parents[2] / "comfyui"
@@ -37,8 +37,9 @@ def execute(nodes, workflow, outputs):
     for number, node in workflow.items():
         kind = nodes[node["class_type"]]
         given = {}
-        inputs = kind.INPUT_TYPES()["required"]
-        assert set(node["inputs"]) == set(inputs)
+        required, optional = kind.INPUT_TYPES()["required"], kind.INPUT_TYPES().get("optional", {})
+        assert set(required) <= set(node["inputs"]) <= {**required, **optional}.keys()
+        inputs = {name: {**required, **optional}[name] for name in node["inputs"]}
         for name, (wanted, *options) in inputs.items():
             limits, value = (options or [{}])[0], node["inputs"][name]
             if isinstance(value, list):
@@ -71,7 +72,7 @@ def test_declarations(nodes):
     assert set(nodes) == {"AutoNATLoader", "AutoNATGenerate", "AutoNATInpaint"}
     for kind in nodes.values():
         assert kind.CATEGORY == "AutoNAT" and callable(getattr(kind, kind.FUNCTION))
-        for wanted, *options in kind.INPUT_TYPES()["required"].values():
+        for wanted, *options in [one for group in kind.INPUT_TYPES().values() for one in group.values()]:
             for limits in options:
                 default = limits["default"]
                 assert (
@@ -153,3 +154,12 @@ def test_a_prompt(nodes, tmp_path):
         28,
         3,
     )
+
+
+def test_a_pipeline_without_its_text_encoder(nodes, tmp_path):
+    encoder = save_without_encoder(tmp_path / "pipeline", tmp_path / "encoder")
+    one = workflow(nodes, tmp_path / "pipeline", "AutoNATGenerate", text="a red boat")
+    one["1"]["inputs"]["text_encoder"] = encoder
+    images = execute(nodes, one, {})["2"][0][1]
+    same = tiny_text_pipeline()("a red boat", generator=[torch.Generator().manual_seed(0)], output_type="pt").images
+    assert torch.equal(images[0, ..., 0], same[0, 0])

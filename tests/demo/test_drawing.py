@@ -9,7 +9,7 @@ from drawing import CURVES, HEURISTIC, STORED, Limits, Studio
 from PIL import Image
 
 from diffusers_autonat import AutoNATPipeline, EntropyBoundedScheduler, GenerationStrategy
-from tests.pipelines.text_encoders import tiny_text_pipeline
+from tests.pipelines.text_encoders import save_without_encoder, tiny_text_pipeline
 
 
 ENDS = {
@@ -126,3 +126,13 @@ def test_prompts(fashion_mnist):
         studio.wish("x" * 21, 1, 0, None)
     with pytest.raises(ValueError, match="Say what to draw"):
         studio.wish("  ", 1, 0, None)
+
+
+def test_a_pipeline_without_its_text_encoder(tmp_path):
+    encoder = save_without_encoder(tmp_path / "pipeline", tmp_path / "encoder")
+    with pytest.raises(ValueError, match="pipeline is stored without its text encoder: name that with --text-encoder"):
+        Studio(tmp_path / "pipeline")
+    studio = Studio(tmp_path / "pipeline", text_encoder=encoder)
+    wish = ("a red boat", 1, 5, studio.strategy(HEURISTIC, 4, SETTINGS, ENDS))
+    image, same = (one.draw(one.wish(*wish)).images[0] for one in (studio, Studio(tiny_text_pipeline())))
+    assert image.tobytes() == same.tobytes()
