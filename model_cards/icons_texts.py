@@ -146,7 +146,8 @@ def tokenizer_sections() -> list[str]:
         f"perceptual one by a network\nof {trained['perceptual']['parameters']:,} parameters that tells emoji groups apart; {minutes(trained['seconds'])} "
         f"on {trained['hardware']}.\nAt the end all {trained['codes']} codes are in use, and the absolute error of pixels in [0, 1] is "
         f"{trained['l1']:.3f} (training drawings,\nmean of the last thousand steps). Weights are stored in half precision.\n\n"
-        "![error, perceptual distance and codes in use](training.png)",
+        "![error, perceptual distance and codes in use](training.png)\n\nFrom step 2,500 on the adversarial loss takes part, and sharper "
+        "drawings have larger errors at first; the short dips are codes that\nnobody used and that were set anew.",
         credits(),
     ]  # fmt: skip
 
