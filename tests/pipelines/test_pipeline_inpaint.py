@@ -180,6 +180,20 @@ def test_a_crop_is_painted_and_put_back(pipe, name, images):
     assert np.abs(np.asarray(painted).astype(int) - np.asarray(large))[outside].max() <= 1
 
 
+def test_components_keep_their_data_types():
+    pipe = tiny_pipeline().to(torch.bfloat16)
+    weight = pipe.transformer.head.bias.data_ptr()
+    edit = AutoNATInpaintPipeline.from_pipe(pipe)
+    assert edit.transformer.dtype == edit.vqvae.dtype == torch.bfloat16
+    assert edit.transformer.head.bias.data_ptr() == weight  # not converted and back
+    before = pipe.transformer.head.bias.clone()
+    pipe.vqvae.float()
+    edit = AutoNATInpaintPipeline.from_pipe(pipe)
+    assert (edit.transformer.dtype, edit.vqvae.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(edit.transformer.head.bias, before)
+    assert AutoNATInpaintPipeline.from_pipe(pipe, dtype=torch.float32).transformer.dtype == torch.float32
+
+
 def test_from_another_pipeline_and_from_a_folder(images, tmp_path):
     plain = tiny_pipeline()
     pipe = AutoNATInpaintPipeline.from_pipe(plain)

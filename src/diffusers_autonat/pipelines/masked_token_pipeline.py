@@ -52,6 +52,19 @@ class MaskedTokenPipeline(CallStateMixin, HubMixin, DiffusionPipeline, Transform
             do_convert_grayscale=grey,
         )
 
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Any:
+        """As diffusers' own, but components keep their data types where none is given: the other pipeline has the same ones."""
+        if not kwargs.keys().isdisjoint({"dtype", "torch_dtype"}):
+            return super().from_pipe(pipeline, **kwargs)
+        modules = [module for module in pipeline.components.values() if isinstance(module, torch.nn.Module)]
+        before = [module.dtype for module in modules]
+        # Of one type, they are not touched. Of several, float32 is between, in which no value of a half is lost.
+        made = super().from_pipe(pipeline, **kwargs, dtype=before[0] if len(set(before)) == 1 else torch.float32)
+        for module, dtype in zip(modules, before):
+            module.to(dtype)
+        return made
+
     def to_json_string(self) -> str:
         """As every pipeline's, but of a policy that is not there nothing is said: as before there were any."""
         config = json.loads(super().to_json_string())
