@@ -7,7 +7,7 @@ extremes.png, the images with the smallest and the largest guidance.
 
 from pathlib import Path
 
-from diffusers_autonat.command_line import Parser, one_line_errors, positive, whole
+from diffusers_autonat.command_line import Parser, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.metrics.policy_trace import trace_policy
 from diffusers_autonat.plots import plot_extremes, plot_policy
@@ -49,5 +49,5 @@ def main():
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors(), warning_lines():
         main()

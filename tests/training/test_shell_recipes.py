@@ -41,7 +41,10 @@ def commands_of(tmp_path):
             "icons.sh",
             ["icons", "train_classifier", "train_vqgan", "tokenize_images", "train_autonat", "train_text_judge"],
         ),
-        ("own_images.sh", ["train_vqgan", "tokenize_images", "train_autonat", "train_classifier", "search_generation"]),
+        (
+            "own_images.sh",
+            ["train_vqgan", "tokenize_images", "train_autonat", "train_classifier", "search_generation"],
+        ),
     ],
 )
 def test_scripts_take_what_a_recipe_gives_them(recipe, scripts, commands_of, tmp_path):
