@@ -1,4 +1,4 @@
-"""The recipes of the shipped models: every command of theirs is one that its script understands."""
+"""Recipes, of the shipped models and of the studies on them: every command of theirs is one that its script understands."""
 
 import os
 import shlex
@@ -31,28 +31,20 @@ def commands_of(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "scripts"),
+    ("recipe", "folders", "scripts"),
     [
-        (
-            "fashion_mnist.sh",
-            ["train_classifier", "train_vqgan", "tokenize_images", "train_autonat", "heuristic_grid"],
-        ),
-        (
-            "icons.sh",
-            ["icons", "train_classifier", "train_vqgan", "tokenize_images", "train_autonat", "train_text_judge"],
-        ),
-        (
-            "own_images.sh",
-            ["train_vqgan", "tokenize_images", "train_autonat", "train_classifier", "search_generation"],
-        ),
+        ("fashion_mnist.sh", 2, "train_classifier train_vqgan tokenize_images train_autonat heuristic_grid"),
+        ("icons.sh", 2, "icons train_classifier train_vqgan tokenize_images train_autonat train_text_judge"),
+        ("own_images.sh", 2, "train_vqgan tokenize_images train_autonat train_classifier search_generation"),
+        ("../search/evidence.sh", 1, "experiments"),
     ],
 )
-def test_scripts_take_what_a_recipe_gives_them(recipe, scripts, commands_of, tmp_path):
-    commands = commands_of(recipe, tmp_path / "one", tmp_path / "two")
+def test_scripts_take_what_a_recipe_gives_them(recipe, folders, scripts, commands_of, tmp_path):
+    commands = commands_of(recipe, *[tmp_path / "one", tmp_path / "two"][:folders])
     for program, *words in commands:
         (check_accelerate if program == "accelerate" else check_python)(words)
     called = [Path(word).stem for words in commands for word in words if word.endswith(".py")]
-    assert set(called) == set(scripts)
+    assert set(called) == set(scripts.split())
 
 
 def test_steps_are_named_and_what_is_there_is_not_made_again(commands_of, tmp_path):
