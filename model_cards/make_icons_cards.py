@@ -6,7 +6,13 @@ folders keep.
     python model_cards/make_icons_cards.py outputs/icons --text-encoder ENCODER
 
 Run it before the search, which wants the weights as they are shipped, and again after it: a strategy that was found for exactly
-these weights (`search/results/autonat-icons-text-T8`) is then stored.
+these weights (`search/results/autonat-icons-text-T8`) is then stored:
+
+    diffusers-autonat search generation model_cards/autonat-icons-text --text-encoder ENCODER --num-inference-steps 8 \
+        --reference model_cards/icons-style-judge/icons-train.npz --captions outputs/icons/data:train \
+        --feature-extractor model_cards/icons-style-judge --sampler population --num-images 1024 --num-trials 24 \
+        --remasking-temperature 2 --guidance-scale 2 --dtype bfloat16 --confirm-top 2 --confirm-images 2000 \
+        --output search/results/autonat-icons-text-T8
 """
 
 import argparse
@@ -59,10 +65,11 @@ def make_tokenizer(run: Path) -> None:
 
 
 def make_judges(run: Path, data: str) -> None:
-    """Both judges as they were trained, the text judge in half precision, and the training drawings' statistics."""
+    """Both judges as they were trained, and the training drawings' statistics."""
     for source, judge in ((run / "style-judge", STYLE_JUDGE), (run / "text-judge" / "judge", TEXT_JUDGE)):
         shutil.rmtree(judge, ignore_errors=True)
         shutil.copytree(source, judge, ignore=shutil.ignore_patterns("*.png", "history.jsonl", ".*"))
+        forget_names(judge)
     diffusers_autonat(
         ["reference", f"{data}:train", "--feature-extractor", str(STYLE_JUDGE), "--output", str(REFERENCE)]
     )
@@ -78,11 +85,13 @@ def make_pipeline(run: Path, encoder: str) -> None:
     store_found(FOLDER, STEPS, encoder)
 
 
-def evaluate(name: str, encoder: str, *arguments: str, metrics: str, judge: Path, needs_encoder: bool = True) -> None:
-    words = ["evaluate", str(FOLDER), "--feature-extractor", str(judge), "--metrics", metrics, *arguments]
-    words += ["--text-encoder", encoder] if needs_encoder else []
-    words += ["--reference", str(REFERENCE)] if "fid" in metrics else []
-    diffusers_autonat([*words, "--output", str(FOLDER / "evaluation" / f"{name}.json")])
+def evaluate(name: str, encoder: str, *arguments: str) -> None:
+    """Two reports, of either judge."""
+    for judge, metrics in ((TEXT_JUDGE, "r_precision"), (STYLE_JUDGE, "fid,class,per_class")):
+        words = ["evaluate", str(FOLDER), "--feature-extractor", str(judge), "--metrics", metrics, *arguments]
+        words += ["--text-encoder", encoder]
+        words += ["--reference", str(REFERENCE)] if "fid" in metrics else []
+        diffusers_autonat([*words, "--output", str(FOLDER / "evaluation" / f"{name}-{icons_texts.KINDS[judge]}.json")])
 
 
 def evaluate_all(run: Path, encoder: str, data: str) -> None:
@@ -102,13 +111,8 @@ def evaluate_all(run: Path, encoder: str, data: str) -> None:
         number = str(len(load_dataset(data, split=split)) if split != "train" else CAPTIONS)
         for way, words in ways.items():
             drawn = ("--captions", source, "--num-images", number, "--num-inference-steps", str(STEPS), "--seed", "1")
-            for judge, metrics in ((TEXT_JUDGE, "r_precision"), (STYLE_JUDGE, "fid,class,per_class")):
-                evaluate(
-                    f"{split}{way}-{icons_texts.KINDS[judge]}", encoder, *drawn, "--dtype", DTYPE, *words,
-                    metrics=metrics, judge=judge,
-                )  # fmt: skip
-        evaluate(f"{split}-reconstructed-style", encoder, "--reconstruct", source, "--num-images", number, metrics="fid",
-                 judge=STYLE_JUDGE, needs_encoder=False)  # fmt: skip
+            evaluate(f"{split}{way}", encoder, *drawn, "--dtype", DTYPE, *words)
+        evaluate(f"{split}-reconstructed", encoder, "--reconstruct", source, "--num-images", number)
 
 
 def draw_things(encoder: str, data: str) -> None:

@@ -21,13 +21,15 @@ PAGES = pages()
 BEFORE_COMMANDS = {"docs/conversion.md": 0, "docs/editing.md": 4, "docs/text.md": 0}
 # What a page takes for granted besides `stand_ins.lay_out`.
 STAND_INS = {
-    "README.md": [stand_ins.save_released],
+    "README.md": [stand_ins.save_released, stand_ins.save_minilm],
+    "model_cards/autonat-icons-text/README.md": [stand_ins.save_minilm],
+    "model_cards/icons-text-judge/README.md": [stand_ins.save_minilm],
     "docs/conversion.md": [stand_ins.save_released],
     "docs/editing.md": [stand_ins.save_text_pipelines, stand_ins.save_second_judge],
     "docs/evaluation.md": [stand_ins.save_second_judge],
     "docs/policies.md": [stand_ins.save_second_judge],
     "docs/search.md": [stand_ins.save_text_pipelines, stand_ins.save_second_judge, stand_ins.save_tokens],
-    "docs/text.md": [stand_ins.save_packages, stand_ins.save_encoder],
+    "docs/text.md": [stand_ins.save_packages, stand_ins.save_encoder, stand_ins.save_minilm],
 }
 
 

@@ -9,14 +9,17 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from safetensors.torch import load_file
 
-from diffusers_autonat import AutoNATPipeline
+from diffusers_autonat import AutoNATPipeline, AutoNATTextToImagePipeline
 from diffusers_autonat.metrics import load_extractor, load_reference
+from tests.conftest import FIXTURES
 
 
 CARDS = Path(__file__).parents[1] / "model_cards"
 FOLDERS = sorted(path for path in CARDS.iterdir() if (path / "README.md").exists())
 PIPELINES = [path for path in FOLDERS if path.name in ("autonat-fashion-mnist", "enat-fashion-mnist")]
+TEXT = CARDS / "autonat-icons-text"
 CLASSIFIER = CARDS / "fashion-mnist-classifier"
 LARGEST = {"autonat-icons-text": 24_000_000}  # bytes; of others 16 million
 STEPS = [4, 8]  # of which there are stored strategies
@@ -73,6 +76,24 @@ def test_the_shipped_pipelines(folder):
     assert (predicted == torch.arange(10).repeat_interleave(4)).float().mean() > 0.8
     # No two images of a class alike.
     assert (images.view(10, 4, -1).std(dim=1).mean(-1) > 0.02).all()
+
+
+def test_the_shipped_text_pipeline():
+    pipe = AutoNATTextToImagePipeline.from_pretrained(TEXT)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.text_encoder is None and list(pipe.scheduler.stored_strategies) == [8]
+    states = load_file(FIXTURES / "icons_states.safetensors")
+    captions, empty = (states[name].float() for name in ("captions", "empty"))
+    images = pipe(
+        prompt_embeds=captions, negative_prompt_embeds=empty.expand_as(captions), num_images_per_prompt=4,
+        generator=torch.Generator().manual_seed(0), output_type="pt",
+    ).images  # fmt: skip
+    predicted = load_extractor(str(CARDS / "icons-style-judge"))(images)[1].argmax(-1)
+    recognised = (predicted.view(8, 4) == torch.arange(4).repeat(2)[:, None]).float().mean(dim=1)
+    trained = [1, 2, 3, 4, 5, 7]  # of two things in four styles; two of these pairs are held out
+    assert recognised[trained].mean() > 0.6  # by chance 0.25
+    things = images.view(2, 16, -1).mean(dim=1)  # apples and elephants
+    assert (things[0] - things[1]).abs().mean() > 0.05
 
 
 def test_the_shipped_classifier():
