@@ -97,9 +97,10 @@ def evaluate(name: str, encoder: str, *arguments: str) -> None:
 def evaluate_all(run: Path, encoder: str, data: str) -> None:
     """Report on what is drawn of the captions of each split with the stored strategy, and where that was found also with the
     heuristic, and on what the tokenizer leaves of the split's drawings; by both judges."""
-    sample = run / "sample"
+    sample = run / "sample"  # Parquet, so that reports name it without its place
     if not sample.exists():
-        load_dataset(data, split="train").shuffle(seed=0).select(range(CAPTIONS)).save_to_disk(sample)
+        sample.mkdir()
+        load_dataset(data, split="train").shuffle(seed=0).select(range(CAPTIONS)).to_parquet(sample / "train.parquet")
     heuristic = FOLDER / "evaluation" / "heuristic-strategy.json"
     write_json(heuristic, GenerationStrategy.cosine(STEPS, **HEURISTIC).to_dict())
     ways = {
@@ -107,7 +108,7 @@ def evaluate_all(run: Path, encoder: str, data: str) -> None:
         **({"-heuristic": ["--strategy", str(heuristic)]} if (FOLDER / "scheduler" / PROVENANCE).exists() else {}),
     }
     for split in SPLITS:
-        source = str(sample) if split == "train" else f"{data}:{split}"
+        source = f"{sample}:train" if split == "train" else f"{data}:{split}"
         number = str(len(load_dataset(data, split=split)) if split != "train" else CAPTIONS)
         for way, words in ways.items():
             drawn = ("--captions", source, "--num-images", number, "--num-inference-steps", str(STEPS), "--seed", "1")

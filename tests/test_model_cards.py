@@ -48,6 +48,9 @@ def test_cards_are_complete(folder):
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= LARGEST.get(folder.name, 16_000_000)
     assert not [path for path in files if path.suffix == ".json" and "_name_or_path" in path.read_text()]
+    assert not [
+        path for path in files if path.suffix == ".json" and re.search(r'"/\w', path.read_text())
+    ]  # no machine's paths
     assert not [path for path in files if path.suffix in (".bin", ".pkl", ".pt", ".pth", ".ckpt")]
 
 
