@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # The studies of docs/search.md on the shipped Fashion-MNIST models. Run again, it goes on; results go to search/results.
 #     bash search/evidence.sh outputs/evidence
+# Fashion-MNIST's IDX files are looked for where Debian puts them; FASHION_MNIST names another folder.
 # Names of studies after that do only those: bash search/evidence.sh outputs/evidence found samplers
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=${1:?folder of the studies}
 shift
 mkdir -p "$work"
-cards=model_cards results=search/results
+cards=model_cards results=search/results data=${FASHION_MNIST:-/usr/share/datasets/fashion-mnist}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}  # else a launcher gives a process one thread
 judge="--reference $cards/fashion-mnist-classifier/fashion-mnist-test.npz --feature-extractor $cards/fashion-mnist-classifier"
 common="$judge --dtype bfloat16 --storage $work/studies.journal --output $results --floor $results/floor.json"
 experiment="python search/experiments.py"
@@ -40,4 +42,25 @@ schedules() {
         --sampler population --confirm-top 2 --study-name free-T4
 }
 
-for study in ${*:-found samplers schedules}; do "$study"; done
+# Strategies that were found for the shipped U-ViT, in one of twice its width, against those searched there (Table 6d).
+transfer() {
+    vqvae=$cards/autonat-fashion-mnist/vqvae tokens=$work/tokens wide=$work/wide
+    [ -f "$wide/pipeline/README.md" ] || {
+        python training/tokenize_images.py --train_data_dir "$data" --resolution 28 --no_flips --vqvae $vqvae --output_dir "$tokens"
+        accelerate launch --num_machines 1 --num_processes 1 --mixed_precision bf16 --dynamo_backend no training/train_autonat.py \
+            --train_data_dir "$tokens" --vqvae $vqvae --hidden_size 384 --num_layers 7 --num_attention_heads 6 --dropout 0 \
+            --label_smoothing 0 --use_ema --ema_decay 0.9995 --train_batch_size 256 --max_train_steps 2668 --learning_rate 1.5e-3 \
+            --lr_scheduler cosine --lr_warmup_steps 100 --adam_beta1 0.9 --adam_beta2 0.98 --remasking_temperature 2 \
+            --guidance_scale 2 --validation_steps 1000 --checkpointing_steps 100 --checkpoints_total_limit 2 \
+            --resume_from_checkpoint latest --output_dir "$wide"
+    }
+    # What the pipeline has stored is confirmed beside the start and what is found.
+    cp $cards/autonat-fashion-mnist/scheduler/*.json "$wide/pipeline/scheduler/"
+    for steps in 4 8; do
+        python search/search_generation.py "$wide/pipeline" --num-inference-steps $steps $judge --dtype bfloat16 $uvit --num-images 1024 \
+            --sampler population --num-trials 42 --confirm-top 2 --storage "$work/transfer.journal" \
+            --output $results/wide-fashion-mnist-T$steps
+    done
+}
+
+for study in ${*:-found samplers schedules transfer}; do "$study"; done
