@@ -152,7 +152,7 @@ def main():
     rows: list[dict] = []
 
     def add(seen: torch.Tensor, asked: Sequence, **of) -> None:
-        rows.append({**of, "recognised": content.recognised(seen, asked)})
+        rows.append({**of, "recognised": round(content.recognised(seen, asked), 4)})
         print(", ".join(map(str, of.values())), f"recognised {rows[-1]['recognised']:.1%}", flush=True)
 
     add(images, content.own, images="original")

@@ -33,6 +33,7 @@ LANGUAGES = {"python", "bash"}
 # What a page's words become in a test, page by page. Each must be there.
 SUBSTITUTES = {
     "README.md": {'"cuda"': '"cpu"'},
+    "docs/editing.md": {"/usr/share/datasets/fashion-mnist": "FASHION_MNIST"},
     "docs/evaluation.md": {
         "evaluator(1000,": "evaluator(16,",
         "[250, 500, 1000]": "[8, 16]",
@@ -62,6 +63,7 @@ SMALL = [
     ("train_classifier", "--num_train_epochs 1 --train_batch_size 8 --hidden_sizes 32 32 --depths 1 1"),
     ("train_policy", "--max_train_steps 1 --images_per_update 64 --num_validation_images 64 --checkpointing_steps 1"),
     ("tokenize_images", "--max_train_samples 64"),
+    ("inpainting", "--num-images 100"),
     ("evaluate r_precision", "--num-images 120 --captions many-captions.txt"),
     ("evaluate icons", "--num-images 16"),
     ("icons", "--source_dir packages --styles noto fluent-emoji-flat emojione"),

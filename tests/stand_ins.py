@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from datasets import Dataset
 from diffusers import VQModel
 from PIL import Image
 from transformers import BertConfig, BertModel
@@ -65,6 +66,18 @@ def save_photos(folder: Path, images: np.ndarray) -> None:
         Image.fromarray(image).convert("RGB").resize((32, 32)).save(folder / f"{i:02d}.png")
         rows.append(json.dumps({"file_name": f"{i:02d}.png", "caption": f"a {('red', 'green')[i % 2]} boat"}))
     (folder / "metadata.jsonl").write_text("\n".join(rows))
+
+
+def save_held_out(folder: Path) -> None:
+    """What `icons.py` holds out, as many as a judge of captions compares, which are those of `many-captions.txt`."""
+    captions = (folder / "many-captions.txt").read_text().splitlines()[:100]
+    photos = [Image.open(file) for file in sorted((folder / "PHOTOS").glob("*.png"))]
+    pictures = [photos[row % len(photos)] for row in range(len(captions))]
+    data = folder / "outputs" / "icons" / "data" / "data"
+    data.mkdir(parents=True)
+    Dataset.from_dict({"image": pictures, "caption": captions}).to_parquet(
+        data / "unseen_pairs-00000-of-00001.parquet"
+    )
 
 
 def save_text_pipelines(folder: Path) -> None:

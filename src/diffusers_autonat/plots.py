@@ -317,7 +317,10 @@ def plot_samples(
     image = next(iter(groups.values()))[0][0]
     side = math.ceil(84 / image.height) * image.height  # a whole factor, so that every pixel stays as it is
     widths = [len(rows[0]) for rows in groups.values()]
-    size = (sum(widths) * side / DPI + 1.6, len(row_names) * side / DPI + (0.9 if title else 0.6))
+    margin = 0.9 + 0.07 * max(
+        len(line) for name in row_names for line in name.split("\n")
+    )  # inches, for letters of 9 points
+    size = (sum(widths) * side / DPI + margin, len(row_names) * side / DPI + (0.9 if title else 0.6))
     figure, axes = plt.subplots(
         1, len(groups), figsize=size, layout="constrained", squeeze=False, gridspec_kw={"width_ratios": widths}
     )

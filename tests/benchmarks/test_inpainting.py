@@ -54,7 +54,7 @@ def test_inpainting(monkeypatch, tmp_path, fashion_mnist):
     )
     predicted = load_extractor(str(tmp_path / "judge"))(pixels.view(12, 1, 28, 28) / 255)[1].argmax(-1)
     asked = torch.tensor([int(file.parent.name[-1]) for file in files])
-    assert original["recognised"] == pytest.approx((predicted == asked).float().mean().item())
+    assert original["recognised"] == pytest.approx((predicted == asked).float().mean().item(), abs=1e-4)
     assert reconstructed["images"] == "reconstructed" and len(rows) == 2 + 3 * 3
     assert {row["hole"] for row in rows[2:]} == {"middle", "lower half", "right half"}
     assert {row["images"] for row in rows[3:]} >= {"filled", "filled as the next class"}
@@ -77,7 +77,7 @@ def test_inpainting_from_captions(monkeypatch, tmp_path, fashion_mnist):
     extractor, tower = load_extractor(judge), TextTower(judge)
     images = torch.from_numpy(fashion_mnist[0])[torch.arange(110) % 64, None] / 255
     features = tower.embed_images(extractor(images)[0])
-    assert original == pytest.approx(r_precision(features, tower.embed_texts(CAPTIONS[:110])).item())
+    assert original == pytest.approx(r_precision(features, tower.embed_texts(CAPTIONS[:110])).item(), abs=1e-4)
     assert len(result["rows"]) == 2 + 3 * 3 and {row["images"] for row in result["rows"][3:]} >= {
         "filled", "filled as the next caption"
     }  # fmt: skip

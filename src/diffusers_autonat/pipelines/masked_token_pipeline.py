@@ -62,7 +62,8 @@ class MaskedTokenPipeline(CallStateMixin, HubMixin, DiffusionPipeline, Transform
         # Of one type, they are not touched. Of several, float32 is between, in which no value of a half is lost.
         made = super().from_pipe(pipeline, **kwargs, dtype=before[0] if len(set(before)) == 1 else torch.float32)
         for module, dtype in zip(modules, before):
-            module.to(dtype)
+            if module.dtype != dtype:  # diffusers warns of each cast
+                module.to(dtype)
         return made
 
     def to_json_string(self) -> str:
