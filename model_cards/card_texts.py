@@ -53,31 +53,62 @@ AUTONAT = Generator("autonat", "AutoNAT", "a U-ViT", "grid.json")
 ENAT = Generator("enat", "ENAT", "an ENAT transformer", "enat-grid.json")
 
 
+@dataclass(frozen=True)
+class Classifier:
+    """A shipped classifier and the part of the run it comes from."""
+
+    folder: Path
+    part: str
+    title: str
+    use: str
+    settings: str
+    command: str
+
+
+FIRST = Classifier(
+    Path("fashion-mnist-classifier"),
+    "judge",
+    "Fashion-MNIST classifier",
+    f"It is the\njudge and the feature extractor of the Fashion-MNIST models of\n{LIBRARY}, and took no part in their training.",
+    "",
+    f"diffusers-autonat evaluate {AUTONAT.name} --reference {JUDGE}/fashion-mnist-test.npz \\\n"
+    f"    --feature-extractor {JUDGE} --metrics fid,class --num-images 1000 --output report.json",
+)
+SECOND = Classifier(
+    Path("fashion-mnist-second-classifier"),
+    "second-judge",
+    "A second Fashion-MNIST classifier",
+    f"It is the\nsecond judge of the Fashion-MNIST models of {LIBRARY}: of other width, depth and seed than the\n"
+    f"[first](../{JUDGE.name}/README.md), it took no part in their training nor in any search, and says whether what a search gained is more than the first\n"
+    "one's liking.",
+    "widths 64 and 96, depths 1 and 2, ",
+    f"diffusers-autonat evaluate {AUTONAT.name} --reference {CLONE}/fashion-mnist-second-classifier/fashion-mnist-test.npz \\\n"
+    f"    --feature-extractor {CLONE}/fashion-mnist-second-classifier --metrics fid,class --num-images 1000 --output report.json",
+)
+
+
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def classifier(result: dict[str, Any], hardware: str) -> list[str]:
-    """All sections of the judge's card; `result` is its training.json."""
+def classifier(shipped: Classifier, result: dict[str, Any], hardware: str) -> list[str]:
+    """All sections of a judge's card; `result` is its training.json."""
+    name = CLONE / shipped.folder
     return [
-        "# Fashion-MNIST classifier",
+        f"# {shipped.title}",
         f"A RegNet of {result['parameters']:,} parameters that recognises {result['test_accuracy']:.2%} of the 10,000 "
-        "Fashion-MNIST test images. It is the\njudge and the feature extractor of the Fashion-MNIST models of\n"
-        f"{LIBRARY}, and took no part in their training.",
+        f"Fashion-MNIST test images. {shipped.use}",
         code_block(
             "from transformers import AutoImageProcessor, AutoModelForImageClassification\n\n"
-            f'processor = AutoImageProcessor.from_pretrained("{JUDGE}", backend="pil")  # grey images, enlarged\n'
-            f'model = AutoModelForImageClassification.from_pretrained("{JUDGE}")'
+            f'processor = AutoImageProcessor.from_pretrained("{name}", backend="pil")  # grey images, enlarged\n'
+            f'model = AutoModelForImageClassification.from_pretrained("{name}")'
         ),
-        f"Trained on the 60,000 training images by `accelerate launch training/train_classifier.py` ({result['epochs']} epochs, "
-        f"seed {result['seed']},\n{result['wall_time_s'] / 60:.0f} minutes on {hardware}, a machine shared with other runs), "
-        "with shifts of up to two pixels and label smoothing\n0.05. [fashion-mnist-test.npz](fashion-mnist-test.npz) holds its "
-        "features' statistics over the 10,000 test images; a distance\non these features is not FID.",
-        code_block(
-            f"diffusers-autonat evaluate {AUTONAT.name} --reference {JUDGE}/fashion-mnist-test.npz \\\n"
-            f"    --feature-extractor {JUDGE} --metrics fid,class --num-images 1000 --output report.json",
-            "bash",
-        ),
+        f"Trained on the 60,000 training images by `accelerate launch training/train_classifier.py` ({shipped.settings}"
+        f"{result['epochs']} epochs, seed {result['seed']},\n{result['wall_time_s'] / 60:.0f} minutes on {hardware}, a machine shared "
+        "with other runs), with shifts of up to two pixels and label smoothing\n0.05. "
+        "[fashion-mnist-test.npz](fashion-mnist-test.npz) holds its features' statistics over the 10,000 test images; a distance\n"
+        "on these features is not FID.",
+        code_block(shipped.command, "bash"),
         PATHS,
     ]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import card_texts
 import torch
-from card_texts import AUTONAT, CLASSIFIER_METADATA, DATASETS, ENAT, Generator, read
+from card_texts import AUTONAT, CLASSIFIER_METADATA, DATASETS, ENAT, FIRST, SECOND, Classifier, Generator, read
 from huggingface_hub import ModelCardData
 from PIL import Image
 
@@ -37,7 +37,7 @@ from diffusers_autonat.search.report import PROVENANCE, save_strategy
 from diffusers_autonat.training.loop import History
 
 
-JUDGE = Path("fashion-mnist-classifier")
+JUDGE = FIRST.folder
 REFERENCE = JUDGE / "fashion-mnist-test.npz"
 SEARCHES, SPEEDS = Path("../search/results"), Path("../benchmarks/results/pipelines.json")
 TOKENIZER_PARTS = ("vqgan-256", "vqgan-512", "vqgan-long", "vqgan")
@@ -65,14 +65,14 @@ def tokens(pipeline: AutoNATPipeline, steps: int) -> torch.Tensor:
     return pipeline(list(range(10)) * 10, num_inference_steps=steps, generator=generator, output_type="latent").images
 
 
-def make_classifier(run: Path, data: str, hardware: str) -> None:
-    result = read(run / "judge" / "training.json")
-    JUDGE.mkdir(exist_ok=True)
+def make_classifier(shipped: Classifier, run: Path, data: str, hardware: str) -> None:
+    result, folder = read(run / shipped.part / "training.json"), shipped.folder
+    folder.mkdir(exist_ok=True)
     for name in ("config.json", "model.safetensors", "preprocessor_config.json", "training.json"):
-        shutil.copy(run / "judge" / name, JUDGE / name)
-    save_card(JUDGE, make_card(CLASSIFIER_METADATA, card_texts.classifier(result, hardware)))
-    extractor = ["--feature-extractor", str(JUDGE)]
-    diffusers_autonat(["reference", f"{data}:test", *extractor, "--output", str(REFERENCE)])
+        shutil.copy(run / shipped.part / name, folder / name)
+    save_card(folder, make_card(CLASSIFIER_METADATA, card_texts.classifier(shipped, result, hardware)))
+    extractor = ["--feature-extractor", str(folder)]
+    diffusers_autonat(["reference", f"{data}:test", *extractor, "--output", str(folder / "fashion-mnist-test.npz")])
 
 
 def ship_in_halves(pipe: Any, folder: Path) -> None:
@@ -320,17 +320,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of training/fashion_mnist.sh")
     parser.add_argument("--data", required=True, help="folder of the IDX files")
-    parser.add_argument(
-        "--only", nargs="+", choices=["classifier", "autonat", "enat"], default=["classifier", "autonat", "enat"]
-    )
+    parts = ["classifier", "second-classifier", "autonat", "enat"]
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--num-images", type=int, default=5000, help="of each report")
     parser.add_argument("--seed", type=int, default=1, help="of each report; another than the grid's")
     parser.add_argument("--notes", default="", help="what a reader must know about this run, for the card")
     args = parser.parse_args()
     args.run, args.data = args.run.resolve(), str(Path(args.data).resolve())
     os.chdir(Path(__file__).parent)  # so that reports name folders as the Hub does
-    if "classifier" in args.only:
-        make_classifier(args.run, args.data, read(args.run / "grid.json")["hardware"])
+    for part, shipped in (("classifier", FIRST), ("second-classifier", SECOND)):
+        if part in args.only:
+            make_classifier(shipped, args.run, args.data, hardware())
     for model in (AUTONAT, ENAT):
         if model.tag in args.only:
             make_generator(model, args.run, args.data, args.num_images, args.seed, args.notes)

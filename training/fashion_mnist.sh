@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the shipped Fashion-MNIST models: perceptual network, tokenizer, tokens, U-ViT, ENAT, judge. Run again, it resumes.
+# Trains the shipped Fashion-MNIST models: perceptual network, tokenizer, tokens, U-ViT, ENAT, judges. Run again, it resumes.
 #     bash training/fashion_mnist.sh /usr/share/datasets/fashion-mnist outputs/fashion-mnist
 # Then `python model_cards/make_cards.py outputs/fashion-mnist --data ...` writes the shipped folders.
 set -euo pipefail
@@ -51,6 +51,8 @@ for model in autonat enat; do
 done
 
 [ -f "$out/judge/config.json" ] || $launch training/train_classifier.py --train_data_dir "$data" --output_dir "$out/judge"
+[ -f "$out/second-judge/config.json" ] || $launch training/train_classifier.py --train_data_dir "$data" \
+    --hidden_sizes 64 96 --depths 1 2 --num_train_epochs 4 --seed 7 --output_dir "$out/second-judge"
 python benchmarks/heuristic_grid.py "$out/autonat/pipeline" --judge "$out/judge" --data "$data" --output "$out/grid.json" \
     --num-images 500 --remasking-temperatures 4.5 2 --guidance-scales 1 2
 python benchmarks/heuristic_grid.py "$out/enat/pipeline" --judge "$out/judge" --data "$data" --output "$out/enat-grid.json" \
