@@ -180,10 +180,12 @@ def test_a_crop_is_painted_and_put_back(pipe, name, images):
     assert np.abs(np.asarray(painted).astype(int) - np.asarray(large))[outside].max() <= 1
 
 
-def test_components_keep_their_data_types():
+def test_components_keep_their_data_types(caplog):
     pipe = tiny_pipeline().to(torch.bfloat16)
     weight = pipe.transformer.head.bias.data_ptr()
+    caplog.clear()
     edit = AutoNATInpaintPipeline.from_pipe(pipe)
+    assert "should be kept in float32" not in caplog.text  # nothing was cast
     assert edit.transformer.dtype == edit.vqvae.dtype == torch.bfloat16
     assert edit.transformer.head.bias.data_ptr() == weight  # not converted and back
     before = pipe.transformer.head.bias.clone()

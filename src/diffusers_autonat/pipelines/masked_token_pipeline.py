@@ -62,9 +62,16 @@ class MaskedTokenPipeline(CallStateMixin, HubMixin, DiffusionPipeline, Transform
         # Of one type, they are not touched. Of several, float32 is between, in which no value of a half is lost.
         made = super().from_pipe(pipeline, **kwargs, dtype=before[0] if len(set(before)) == 1 else torch.float32)
         for module, dtype in zip(modules, before):
-            if module.dtype != dtype:  # diffusers warns of each cast
+            if module.dtype != dtype:
                 module.to(dtype)
         return made
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """As diffusers' own, but a cast to the data type that everything has is none: it warns of each."""
+        modules = [module for module in self.components.values() if isinstance(module, torch.nn.Module)]
+        if not args and all(kwargs == {"dtype": module.dtype} for module in modules):
+            return self
+        return super().to(*args, **kwargs)
 
     def to_json_string(self) -> str:
         """As every pipeline's, but of a policy that is not there nothing is said: as before there were any."""
