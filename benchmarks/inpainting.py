@@ -47,7 +47,7 @@ class Classes:
     argument, kind, label_column = "class_labels", "class", "label"
 
     def __init__(self, judge: str, rows: Any, text_encoder: str | None):
-        self.judge, self.names = load_extractor(judge), rows.features["label"].names
+        self.judge, self.names = load_extractor(judge).to(default_device()), rows.features["label"].names
         self.own: list[int] = rows["label"][:]
         self.next = [(label + 1) % len(self.names) for label in self.own]
         self.shown = [self.own.index(label) for label in sorted(set(self.own))]  # one of each
@@ -63,7 +63,7 @@ class Captions:
     argument, kind, label_column = "prompt", "caption", None
 
     def __init__(self, judge: str, rows: Any, text_encoder: str | None):
-        self.judge = load_extractor(judge)
+        self.judge = load_extractor(judge).to(default_device())
         self.text_tower = TextTower(judge, *(load_text_encoder(text_encoder) if text_encoder else ()))
         self.own: list[str] = rows[find_caption_column(rows)][:]
         self.next = self.own[1:] + self.own[:1]
@@ -138,8 +138,14 @@ def main():
     )
     args = parser.parse_args()
     device = default_device()
+    names = [Path(name).resolve().name for name in args.pipelines]
+    if len(set(names)) < len(names):
+        raise SystemExit(
+            f"inpainting.py: rows are named after folders, and these are not different: {', '.join(names)}"
+        )
     pipelines = {
-        Path(name).name: load_pipeline(name, device=device, text_encoder=args.text_encoder) for name in args.pipelines
+        name: load_pipeline(folder, device=device, text_encoder=args.text_encoder)
+        for name, folder in zip(names, args.pipelines)
     }
     first = next(iter(pipelines.values()))
     read = Captions if takes_prompts(first) else Classes

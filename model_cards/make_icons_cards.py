@@ -33,7 +33,7 @@ from diffusers_autonat import GenerationStrategy, NATScheduler
 from diffusers_autonat.cards import make_card, save_card
 from diffusers_autonat.cli import main as diffusers_autonat
 from diffusers_autonat.commands.plot import CURVES
-from diffusers_autonat.files import write_json
+from diffusers_autonat.files import whole_file, write_json
 from diffusers_autonat.loading import load_pipeline
 from diffusers_autonat.plots import plot_history, plot_samples
 from diffusers_autonat.provenance import hardware, versions
@@ -98,9 +98,10 @@ def evaluate_all(run: Path, encoder: str, data: str) -> None:
     """Report on what is drawn of the captions of each split with the stored strategy, and where that was found also with the
     heuristic, and on what the tokenizer leaves of the split's drawings; by both judges."""
     sample = run / "sample"  # Parquet, so that reports name it without its place
-    if not sample.exists():
-        sample.mkdir()
-        load_dataset(data, split="train").shuffle(seed=0).select(range(CAPTIONS)).to_parquet(sample / "train.parquet")
+    sample.mkdir(exist_ok=True)
+    if not (sample / "train.parquet").exists():
+        with whole_file(sample / "train.parquet") as partial:
+            load_dataset(data, split="train").shuffle(seed=0).select(range(CAPTIONS)).to_parquet(partial)
     heuristic = FOLDER / "evaluation" / "heuristic-strategy.json"
     write_json(heuristic, GenerationStrategy.cosine(STEPS, **HEURISTIC).to_dict())
     ways = {

@@ -94,7 +94,7 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
                        "default: the reference's")  # fmt: skip
     group.add_argument("--batch-size", type=positive, default=128, help="images generated at once")
     group.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the transformer"
+        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the pipeline"
     )
     group.add_argument("--confirm-top", type=whole(0), default=5, help="trials measured again on fresh noise; 0: none")
     group.add_argument("--confirm-images", type=positive, default=5000, help="for each of them")
@@ -201,6 +201,10 @@ def captions_of(args: argparse.Namespace, pipeline: Any = None) -> CaptionCondit
     return read_captions(args.captions or args.reference)
 
 
+def constraint_of(args: argparse.Namespace) -> Constraint | None:
+    return None if args.constraint is None else Constraint.parse(args.constraint)
+
+
 def judge_of(args: argparse.Namespace, pipeline: Any = None) -> Judge:
     """How the evaluation arguments say that strategies are measured; checked before the first image.
 
@@ -241,10 +245,16 @@ def judge_of(args: argparse.Namespace, pipeline: Any = None) -> Judge:
         confirm_images=args.confirm_images,
         confirm_seed=args.confirm_seed,
         progress=someone_looks,
-        constraint=None if args.constraint is None else Constraint.parse(args.constraint),
+        constraint=constraint_of(args),
         captions=captions,
         second=second,
     )
+
+
+def refuse_new_noise(args: argparse.Namespace) -> None:
+    """Where p(r) is searched: values of several rounds are compared."""
+    if args.redraw_noise:
+        raise ValueError("--redraw-noise: the line search over p(r) compares values of several rounds; leave it out")
 
 
 def open_upload(args: argparse.Namespace) -> None:
@@ -302,8 +312,7 @@ def title_of(model: str, num_inference_steps: int | str, num_images: int | None 
 def check(args: argparse.Namespace) -> None:
     """What all scripts are given, before anything is made or read."""
     check_writable(str(Path(args.output, DEFAULT_JOURNAL)))
-    if args.constraint is not None:
-        Constraint.parse(args.constraint)
+    constraint_of(args)
     if args.confirm_top and args.confirm_seed == args.seed:
         raise ValueError(f"--confirm-seed {args.seed} is that of the search: winners need fresh noise")
     if args.second_reference and not args.second_feature_extractor:

@@ -10,8 +10,8 @@ shift
 mkdir -p "$work"
 cards=model_cards results=search/results data=${FASHION_MNIST:-/usr/share/datasets/fashion-mnist}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}  # else a launcher gives a process one thread
-judge="--reference $cards/fashion-mnist-classifier/fashion-mnist-test.npz --feature-extractor $cards/fashion-mnist-classifier"
-common="$judge --dtype bfloat16 --storage $work/studies.journal --output $results --floor $results/floor.json"
+judge=(--reference $cards/fashion-mnist-classifier/fashion-mnist-test.npz --feature-extractor $cards/fashion-mnist-classifier)
+common=("${judge[@]}" --dtype bfloat16 --storage "$work/studies.journal" --output $results --floor $results/floor.json)
 experiment="python search/experiments.py"
 uvit="--remasking-temperature 2 --guidance-scale 1"  # where its searches begin; ENAT's begin at its own heuristic
 
@@ -20,7 +20,7 @@ found() {
     for steps in 4 8 16; do
         for model in autonat enat; do
             [ $model = autonat ] && start=$uvit || start=
-            $experiment samplers $cards/$model-fashion-mnist --num-inference-steps $steps $common $start --num-images 1024 \
+            $experiment samplers $cards/$model-fashion-mnist --num-inference-steps $steps "${common[@]}" $start --num-images 1024 \
                 --samplers population --num-trials 42 --repetitions 3 --confirm-top 2 --study-name found-$model-T$steps
         done
     done
@@ -29,16 +29,17 @@ found() {
 # Samplers at equal images; finite differences with three times as many, the released method with ten times.
 samplers() {
     for steps in 4 8; do
-        compare="$experiment samplers $cards/autonat-fashion-mnist --num-inference-steps $steps $common $uvit --num-images 512 --confirm-top 1"
-        $compare --samplers population finite-difference tpe cmaes gp --num-trials 32 --study-name samplers-T$steps
-        $compare --samplers finite-difference --num-trials 96 --study-name samplers-T$steps-thrice
-        $compare --samplers released --num-trials 320 --study-name samplers-T$steps-tenfold
+        compare=($experiment samplers $cards/autonat-fashion-mnist --num-inference-steps $steps "${common[@]}" $uvit --num-images 512
+            --confirm-top 1)
+        "${compare[@]}" --samplers population finite-difference tpe cmaes gp --num-trials 32 --study-name samplers-T$steps
+        "${compare[@]}" --samplers finite-difference --num-trials 96 --study-name samplers-T$steps-thrice
+        "${compare[@]}" --samplers released --num-trials 320 --study-name samplers-T$steps-tenfold
     done
 }
 
 # Each schedule left at the heuristic, and each searched alone (Table 6e).
 schedules() {
-    $experiment free $cards/autonat-fashion-mnist --num-inference-steps 4 $common $uvit --num-images 1024 --num-trials 42 \
+    $experiment free $cards/autonat-fashion-mnist --num-inference-steps 4 "${common[@]}" $uvit --num-images 1024 --num-trials 42 \
         --sampler population --confirm-top 2 --study-name free-T4
 }
 
@@ -55,9 +56,10 @@ transfer() {
             --resume_from_checkpoint latest --output_dir "$wide"
     }
     # What the pipeline has stored is confirmed beside the start and what is found.
+    mkdir -p "$wide/pipeline/scheduler"
     cp $cards/autonat-fashion-mnist/scheduler/*.json "$wide/pipeline/scheduler/"
     for steps in 4 8; do
-        python search/search_generation.py "$wide/pipeline" --num-inference-steps $steps $judge --dtype bfloat16 $uvit --num-images 1024 \
+        python search/search_generation.py "$wide/pipeline" --num-inference-steps $steps "${judge[@]}" --dtype bfloat16 $uvit --num-images 1024 \
             --sampler population --num-trials 42 --confirm-top 2 --storage "$work/transfer.journal" \
             --output $results/wide-fashion-mnist-T$steps
     done

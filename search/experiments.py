@@ -24,6 +24,7 @@ from arguments import (
     add_training_arguments,
     as_identity,
     candidate_trainer,
+    constraint_of,
     given_settings,
     judge_of,
     load_judged,
@@ -195,6 +196,7 @@ def check(args) -> None:
         start = start_strategy(args, args.num_inference_steps, None)
         for name in getattr(args, "samplers", [getattr(args, "sampler", "random")]):
             space = make_space(name, start)
+            SAMPLERS[name].check(args.num_images, space, constraint_of(args))
             make_sampler(name, space.parameters, getattr(args, "num_trials", 1), args.seed)
             if args.redraw_noise and not SAMPLERS[name].redraw_noise:
                 raise ValueError(f"--redraw-noise: {name} compares values of several rounds; leave it out")
@@ -229,9 +231,9 @@ def row_of(found: Found, start: Scored, floor: float | None) -> dict:
     }  # fmt: skip
 
 
-def baseline(args, judge, storage, output):
+def baseline(args, judge, pipeline, storage, output):
     """the heuristic with lambda, k and, if wanted, tau1 tuned by a grid, the best confirmed on fresh noise"""
-    pipeline, steps = load_judged(args), args.num_inference_steps
+    steps = args.num_inference_steps
     of_pipeline = pipeline_identity(pipeline, steps)
     floor, grid = floor_of(args, judge), heuristics(args, pipeline)
     name = args.study_name or f"baseline-T{steps}"
@@ -251,9 +253,9 @@ def baseline(args, judge, storage, output):
     }  # fmt: skip
 
 
-def samplers(args, judge, storage, output):
+def samplers(args, judge, pipeline, storage, output):
     """samplers at equal numbers of generated images"""
-    pipeline, floor = load_judged(args), floor_of(args, judge)
+    floor = floor_of(args, judge)
     title = title_of(args.pipeline, args.num_inference_steps, args.num_images)
     name, rows, curves = args.study_name or f"samplers-T{args.num_inference_steps}", [], {}
     start = confirmed_start(args, judge, pipeline, storage, name)
@@ -270,9 +272,9 @@ def samplers(args, judge, storage, output):
     return name, {"floor": floor, "confirmed_means": means, "rows": rows, "best_so_far": curves}
 
 
-def free(args, judge, storage, output):
+def free(args, judge, pipeline, storage, output):
     """which of r, tau1, tau2, s matter: all searched, all but each, and each alone"""
-    pipeline, floor = load_judged(args), floor_of(args, judge)
+    floor = floor_of(args, judge)
     title = title_of(args.pipeline, args.num_inference_steps, args.confirm_images)
     name, rows = args.study_name or f"free-T{args.num_inference_steps}", []
     start = confirmed_start(args, judge, pipeline, storage, name)
@@ -301,9 +303,9 @@ def start_of_order(args, pipeline) -> Strategy:
     return type(start).from_dict(start.to_dict() | {"guidance_scales": guidance})
 
 
-def orders(args, judge, storage, output):
+def orders(args, judge, pipeline, storage, output):
     """orders of revealing tokens, each with its own schedules searched from its own heuristic, at equal images"""
-    pipeline, floor, steps = load_judged(args), floor_of(args, judge), args.num_inference_steps
+    floor, steps = floor_of(args, judge), args.num_inference_steps
     name, rows = args.study_name or f"orders-T{steps}", []
     for label, order in ORDERS.items():
         pipeline.scheduler = order(pipeline.scheduler.config.mask_token_id)
@@ -328,7 +330,7 @@ def cost_of(pipeline, strategy: dict) -> float | None:
         return None
 
 
-def concurrent(args, judge, storage, output):
+def concurrent(args, judge, pipeline, storage, output):
     """p(r) and the generation strategy in one search, to compare with the alternating one"""
     train, floor = candidate_trainer(args), floor_of(args, judge)
     training = TrainingStrategy(args.start_alpha, args.start_beta)
@@ -375,7 +377,7 @@ def concurrent(args, judge, storage, output):
                   "best_so_far": curve}  # fmt: skip
 
 
-def training(args, judge, storage, output):
+def training(args, judge, pipeline, storage, output):
     """p(r): all Beta candidates of the grid, arccos and fixed 0.8, trained alike and scored with one strategy"""
     train = candidate_trainer(args)
     strategies = [TrainingStrategy(a, b) for a, b in itertools.product(args.alphas, args.betas)]
@@ -417,8 +419,10 @@ def save(args, judge: Judge, name: str, data: dict) -> None:
 
 def run(args):
     check(args)
-    storage, judge, output = open_storage(storage_location(args)), judge_of(args), Path(args.output)
-    name, data = args.run(args, judge, storage, output)
+    storage, output = open_storage(storage_location(args)), Path(args.output)
+    pipeline = load_judged(args) if "pipeline" in args else None
+    judge = judge_of(args, pipeline)
+    name, data = args.run(args, judge, pipeline, storage, output)
     save(args, judge, name, data)
     print(f"Written to {output}/{name}.json and its plots")
 

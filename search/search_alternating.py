@@ -25,11 +25,13 @@ from arguments import (
     add_upload_arguments,
     as_identity,
     candidate_trainer,
+    constraint_of,
     judge_of,
     main_of_script,
     open_upload,
     parse_args_before_dashes,
     pipeline_identity,
+    refuse_new_noise,
     save_card,
     start_label,
     start_strategy,
@@ -126,11 +128,13 @@ class Alternation:
 
 def run(args):
     # 1. Everything that can be wrong, before the first training
+    refuse_new_noise(args)
     if args.confirm_top < 1:
         raise ValueError("--confirm-top 0: rounds are compared by confirmed values")
     if args.start != "stored":  # else it is of a model that has still to be trained
-        first = start_strategy(args, args.num_inference_steps, None)
-        make_sampler(args.sampler, make_space(args.sampler, first).parameters, args.num_trials, args.seed)
+        space = make_space(args.sampler, start_strategy(args, args.num_inference_steps, None))
+        make_sampler(args.sampler, space.parameters, args.num_trials, args.seed)
+        SAMPLERS[args.sampler].check(args.num_images, space, constraint_of(args))
     read_provenance(args.output)
     storage, train = open_storage(storage_location(args)), candidate_trainer(args)
     training = TrainingStrategy(args.start_alpha, args.start_beta)

@@ -110,6 +110,10 @@ def check(args):
     if args.write_to_pipeline:
         if not Path(args.pipeline, "scheduler").is_dir():
             raise ValueError(f"--write-to-pipeline: {args.pipeline} is not a local pipeline folder")
+        if not args.confirm_top and not args.force:
+            raise ValueError(
+                "--write-to-pipeline: without a confirmation nobody knows whether what is stored is better; --force"
+            )
         check_writable(str(Path(args.pipeline, "scheduler", NATScheduler.config_name)))
     for folder in folders_of(args):
         read_provenance(folder)
@@ -179,7 +183,8 @@ def run(args):
         confirm_score=judge.confirm_score(pipeline) if args.confirm_top else None,
         confirm_identity=judge.confirm_identity(**of_pipeline),
         confirm_top=args.confirm_top or 1,
-        also=compared(pipeline, starts) if args.confirm_top else None,
+        also={start_of(start): start for start in starts},
+        stored=stored_in(pipeline, starts),
     )
 
     # 3. Report
@@ -187,14 +192,19 @@ def run(args):
         report(args, found, pipeline, judge, starts, with_cost)
 
 
-def compared(pipeline, starts) -> dict:
-    """What is measured beside the best trials: where the search began, and what the pipeline has stored."""
-    also = {f"start, T = {start.num_inference_steps}": start for start in starts}
-    for start in starts:
-        stored = pipeline.scheduler.stored_strategies.get(start.num_inference_steps)
-        if stored is not None and stored != start:
-            also[f"{STORED}, T = {start.num_inference_steps}"] = stored
-    return also
+def start_of(start) -> str:
+    """What a start is called among the candidates."""
+    return f"start, T = {start.num_inference_steps}"
+
+
+def stored_in(pipeline, starts) -> dict:
+    """What the pipeline has stored for the same numbers of steps, to be measured beside the best trials."""
+    stored = {start: pipeline.scheduler.stored_strategies.get(start.num_inference_steps) for start in starts}
+    return {
+        f"{STORED}, T = {one.num_inference_steps}": one
+        for start, one in stored.items()
+        if one is not None and one != start
+    }
 
 
 def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
@@ -211,7 +221,7 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
         **(judge.second_identity() if found.confirmed else {}), confirmed=found.confirmed,
         search={"num_images": args.num_images, "seed": args.seed, "num_trials": len(complete_trials(found.study))},
     )  # fmt: skip
-    tables, notes = {}, []
+    tables, notes, written = {}, [], set()
     save_trials(found.study, output / "trials.csv")
     for start in starts:
         steps = start.num_inference_steps
@@ -238,6 +248,7 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
             tables[steps] = comparison(same, name, judge.second_name)
         else:
             tables[steps] = ["strategy", name], [[one.label, f"{one.value:.4f}"] for one in same]
+        written.update(folders)
         for folder in folders:
             save_strategy(folder, kept_in(folder, pipeline.scheduler), best.strategy, {**of_trial, **origin})
         write_json(output / f"strategy-T{steps}.json", best.strategy.to_dict())
@@ -260,7 +271,7 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
         title = title_of(args.pipeline, args.num_inference_steps[0], args.num_images)
         plot_search(values, output / "history.png", name, title=f"{title}, {args.sampler}")
     save_card(args, args.pipeline, pipeline, origin, tables, notes)
-    print(f"Written to {output}" + (f" and into {args.pipeline}/scheduler" if args.write_to_pipeline else ""))
+    print("Written to " + " and into ".join(str(folder) for folder in folders_of(args) if folder in written))
     upload(args)
 
 

@@ -21,11 +21,12 @@ from arguments import (
     judge_of,
     main_of_script,
     parse_args_before_dashes,
+    refuse_new_noise,
     storage_location,
     title_of,
 )
 
-from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
+from diffusers_autonat import GenerationStrategy, TrainingStrategy
 from diffusers_autonat.command_line import Parser, positive
 from diffusers_autonat.files import write_json
 from diffusers_autonat.plots import plot_bars
@@ -39,7 +40,7 @@ from diffusers_autonat.strategy_files import read_strategy
 
 def parse_args():
     parser = Parser(description=__doc__)
-    parser.add_argument("--num-inference-steps", type=positive, default=8, help="T")
+    parser.add_argument("--num-inference-steps", type=positive, help="T; default: the strategy's, or 8")
     parser.add_argument("--strategy", help="strategy file or scheduler_config.json to score with; default: heuristic")
     add_training_arguments(parser)
     add_evaluation_arguments(parser)
@@ -50,14 +51,13 @@ def parse_args():
 def scoring_strategy(args) -> GenerationStrategy:
     """The generation strategy that all candidates are scored with."""
     if args.strategy is None:
-        return GenerationStrategy.cosine(args.num_inference_steps)
-    if Path(args.strategy).name == NATScheduler.config_name:
-        return NATScheduler.from_pretrained(Path(args.strategy).parent).get_strategy(args.num_inference_steps)
-    return read_strategy(args.strategy)
+        return GenerationStrategy.cosine(args.num_inference_steps or 8)
+    return read_strategy(args.strategy, args.num_inference_steps)
 
 
 def run(args):
     # 1. Everything that can be wrong, before the first training
+    refuse_new_noise(args)
     storage = open_storage(storage_location(args))
     train, strategy = candidate_trainer(args), scoring_strategy(args)
     space = training_space(TrainingStrategy(args.start_alpha, args.start_beta), args.alphas, args.betas)

@@ -6,8 +6,9 @@ import shutil
 import pytest
 import torch
 
-from diffusers_autonat import AutoNATPipeline
+from diffusers_autonat import AutoNATInpaintPipeline, AutoNATPipeline
 from diffusers_autonat.loading import load_pipeline
+from tests.conftest import tiny_pipeline
 from tests.pipelines.text_encoders import save_without_encoder, tiny_encoder, tiny_text_pipeline, tiny_tokenizer
 
 
@@ -18,6 +19,14 @@ def test_loads_the_class_that_the_folder_names():
     pipe = load_pipeline(SHIPPED, torch.float16)
     assert type(pipe) is AutoNATPipeline
     assert pipe.transformer.dtype == pipe.vqvae.dtype == torch.float16
+
+
+def test_what_was_saved_for_inpainting_generates(tmp_path):
+    for name, pipe in (("class", tiny_pipeline()), ("text", tiny_text_pipeline())):
+        AutoNATInpaintPipeline.from_pipe(pipe).save_pretrained(tmp_path / name)
+        loaded = load_pipeline(tmp_path / name)
+        assert type(loaded) is type(pipe)
+        assert torch.equal(loaded.transformer.head.bias, pipe.transformer.head.bias)
 
 
 def test_what_is_no_pipeline_is_refused_by_name(tmp_path):

@@ -3,23 +3,23 @@
 #     bash training/own_images.sh IMAGES outputs/own-images
 # RESOLUTION=64 pixels; PRECISION=no where the machine has no bfloat16; STEPS=8 are those of the strategy.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+root=$(dirname "$0")/..
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}  # else a launcher gives a process one thread
 images=${1:?folder with one sub-folder of images for each class}
 out=${2:?output folder}
-launch="accelerate launch --num_machines 1 --num_processes 1 --dynamo_backend no --mixed_precision"
-data="--train_data_dir $images --resolution ${RESOLUTION:-64}"
-resume="--checkpointing_steps 200 --resume_from_checkpoint latest"
+launch=(accelerate launch --num_machines 1 --num_processes 1 --dynamo_backend no --mixed_precision)
+data=(--train_data_dir "$images" --resolution "${RESOLUTION:-64}")
+resume=(--checkpointing_steps 200 --resume_from_checkpoint latest)
 
-[ -f "$out/vqgan/vqvae/config.json" ] || $launch "${PRECISION:-bf16}" training/train_vqgan.py --preset tiny $data $resume \
-    --output_dir "$out/vqgan"
-python training/tokenize_images.py $data --vqvae "$out/vqgan/vqvae" --output_dir "$out/tokens"
-[ -f "$out/autonat/pipeline/README.md" ] || $launch "${PRECISION:-bf16}" training/train_autonat.py --preset tiny $resume \
-    --train_data_dir "$out/tokens" --vqvae "$out/vqgan/vqvae" --output_dir "$out/autonat"
+[ -f "$out/vqgan/vqvae/config.json" ] || "${launch[@]}" "${PRECISION:-bf16}" "$root/training/train_vqgan.py" --preset tiny \
+    "${data[@]}" "${resume[@]}" --output_dir "$out/vqgan"
+python "$root/training/tokenize_images.py" "${data[@]}" --vqvae "$out/vqgan/vqvae" --output_dir "$out/tokens"
+[ -f "$out/autonat/pipeline/README.md" ] || "${launch[@]}" "${PRECISION:-bf16}" "$root/training/train_autonat.py" --preset tiny \
+    "${resume[@]}" --train_data_dir "$out/tokens" --vqvae "$out/vqgan/vqvae" --output_dir "$out/autonat"
 
-[ -f "$out/judge/config.json" ] || $launch no training/train_classifier.py $data --output_dir "$out/judge"
-judge="--feature-extractor $out/judge --reference $out/reference.npz"
+[ -f "$out/judge/config.json" ] || "${launch[@]}" no "$root/training/train_classifier.py" "${data[@]}" --output_dir "$out/judge"
 [ -f "$out/reference.npz" ] || python -m diffusers_autonat.cli reference "$images" --resolution "${RESOLUTION:-64}" \
     --feature-extractor "$out/judge" --output "$out/reference.npz"
-python search/search_generation.py "$out/autonat/pipeline" --num-inference-steps "${STEPS:-8}" $judge --sampler population \
-    --num-images 512 --num-trials 32 --confirm-top 2 --confirm-images 2000 --write-to-pipeline --output "$out/search"
+python "$root/search/search_generation.py" "$out/autonat/pipeline" --num-inference-steps "${STEPS:-8}" \
+    --feature-extractor "$out/judge" --reference "$out/reference.npz" --sampler population --num-images 512 --num-trials 32 \
+    --confirm-top 2 --confirm-images 2000 --write-to-pipeline --output "$out/search"

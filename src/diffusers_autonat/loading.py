@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer, CL
 from transformers.utils import logging
 
 from . import pipelines
+from .pipelines import AutoNATInpaintPipeline, AutoNATPipeline, AutoNATTextToImagePipeline
 from .pipelines.prompts import takes_prompts
 
 
@@ -52,7 +53,8 @@ def load_pipeline(
     name: str | Path, dtype: torch.dtype | None = None, device: str | None = None, text_encoder: str | None = None
 ) -> Any:
     """
-    Load the pipeline class that `model_index.json` names, as `from_pretrained` of that class does.
+    Load the pipeline class that `model_index.json` names, as `from_pretrained` of that class does. One that was saved for
+    inpainting comes as the one that generates, from the same components.
 
     Args:
         name: Folder, or id on the Hub.
@@ -79,6 +81,10 @@ def load_pipeline(
     if class_name not in pipelines.__all__:
         raise ValueError(f"{name} holds a {class_name}; the pipelines of this package are {pipelines.__all__}.")
     pipeline = getattr(pipelines, class_name).from_pretrained(name, **({} if dtype is None else {"dtype": dtype}))
+    if isinstance(pipeline, AutoNATInpaintPipeline):
+        pipeline = (AutoNATTextToImagePipeline if pipeline.is_text_conditional else AutoNATPipeline).from_pipe(
+            pipeline
+        )
     if text_encoder is not None:
         add_text_encoder(pipeline, text_encoder, dtype)
     return pipeline if device is None else pipeline.to(device)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .strategies import Strategy
+from .strategies import WITHOUT_EFFECT_LAST, Strategy
 
 
 # The schedules of a strategy as a reader knows them, with the paper's symbols.
@@ -33,9 +33,6 @@ DISTANCE_LABELS = {
     "kernel_distance": "kernel distance",
 }
 DISTANCE_LABELS |= {f"second_{name}": f"{label}, second extractor" for name, label in DISTANCE_LABELS.items()}
-
-# These have no effect at the last step.
-WITHOUT_LAST = ("remasking_temperatures", "remasking_rates", "entropy_bounds")
 
 # Of Okabe and Ito, which colour-blind readers tell apart.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442"]
@@ -67,7 +64,7 @@ def plot_schedules(strategies: Mapping[str, Strategy], path: str | Path, title: 
     for name, axis in zip(names, axes):
         for number, (strategy_label, strategy) in enumerate(strategies.items()):
             values = getattr(strategy, name)
-            shown = values[:-1] if name in WITHOUT_LAST else values
+            shown = values[:-1] if name in WITHOUT_EFFECT_LAST else values
             style = {"color": f"C{number}", "linewidth": 2 if number == 0 else 1.3, "marker": "o", "markersize": 4}
             line = "-" if number == 0 else "--"
             axis.plot(range(1, len(shown) + 1), shown, label=strategy_label, linestyle=line, **style)
@@ -233,7 +230,7 @@ def plot_policy(
     figure, axes = plt.subplots(2, len(names), figsize=(3.25 * len(names), 6.6), layout="constrained", sharex=True)
     for name, (bands, means) in zip(names, axes.T):
         values = np.asarray(schedules[name])
-        if name in WITHOUT_LAST or name == "mask_ratios":
+        if name == "mask_ratios" or name in WITHOUT_EFFECT_LAST:
             values = values[:, :-1]
         steps = range(1, values.shape[1] + 1)
         for low, high, alpha in ((5, 95, 0.18), (25, 75, 0.35)):

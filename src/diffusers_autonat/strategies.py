@@ -24,6 +24,9 @@ from .messages import shown
 
 FLOAT32 = torch.finfo(torch.float32)  # what steps compute in
 
+# Schedules whose value at the last step has no effect: nothing is masked again there.
+WITHOUT_EFFECT_LAST = ("remasking_temperatures", "remasking_rates", "entropy_bounds")
+
 MAX_STEPS = 10_000  # more than a grid has tokens: every step reveals one at least
 
 

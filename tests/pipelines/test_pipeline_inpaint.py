@@ -122,6 +122,14 @@ def test_strength_is_the_share_that_is_drawn_anew(pipe, name, images):
     assert (whole != before).sum() <= 5 and torch.equal(whole.view(7, 7)[3:], before.view(7, 7)[3:])
 
 
+def test_a_share_that_is_whole_in_decimals_is_whole(pipe):
+    """0.15 of 100 in float32 is a little more than 15."""
+    marked = torch.ones(1, 100, dtype=torch.bool)
+    for strength in (0.15, 0.35, 0.57, 0.01):
+        assert pipe._choose_tokens(marked, strength, generator()).sum() == round(100 * strength)
+    assert pipe._choose_tokens(marked, 0.151, generator()).sum() == 16
+
+
 def test_pixels_outside_the_mask_may_be_kept(pipe, name, images):
     mask = box(10, 3, 20, 9)  # not whole tokens
     kept = edit(pipe, name, images[0], mask, **STEPS | {"keep_unmasked": True, "output_type": "pil"})[0]

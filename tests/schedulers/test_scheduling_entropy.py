@@ -56,6 +56,13 @@ def test_bounds_of_images_and_the_last_step():
     assert [(tokens != K).sum(dim=1).tolist() for tokens in after] == [[1, N], [N, N]]
 
 
+def test_a_bound_of_zero_reveals_one_however_small_the_least_is():
+    """1e-9 is lost in a float32 sum with 3, but does not stand in it for what comes before."""
+    nearly = torch.tensor([1e-12, 1 / 3, 1 / 3, 1 / 3])  # of four tokens: sure but for 1e-12
+    logits = torch.stack([torch.tensor([1.0, 1e-12, 1e-12, 1e-12]), nearly, nearly]).log()[None]
+    assert revealed(logits, 0.0).sum() == 1
+
+
 def test_a_strategy_is_checked():
     with pytest.raises(ValueError, match=r"entropy_bounds\[1\] = -1"):
         EntropyStrategy([1.0, -1.0], [1.0] * 2, [0.0] * 2)

@@ -16,6 +16,8 @@ from diffusers_autonat.search import (
     search_generation,
 )
 from diffusers_autonat.search.confirm import best_trials
+from diffusers_autonat.search.optuna_samplers import ResumableSampler
+from diffusers_autonat.search.workers import this_worker, write_claim
 
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -120,3 +122,42 @@ def test_equal_strategies_are_one_candidate():
         trial.set_user_attr("strategy", (START if value == 1.0 else GenerationStrategy.cosine(2, 1.1)).to_dict())
         study.tell(trial, value)
     assert [trial.number for trial in best_trials(study, 5)] == [1, 0]
+
+
+def test_what_a_search_has_stored_is_still_its_trial(tmp_path):
+    """Run again after it was stored: nothing is measured again, and the label is the trial's."""
+    calls = []
+
+    def counting(strategy, trial):
+        calls.append(strategy)
+        return truth(strategy, trial)
+
+    first = search(tmp_path / "s", confirm_score=counting)
+    winner, measured = first.candidates[0], len(calls)
+    again = search(tmp_path / "s", confirm_score=counting, stored={"stored": winner.strategy})
+    assert len(calls) == measured and [one.label for one in again.candidates] == [
+        one.label for one in first.candidates
+    ]
+    other = search(
+        tmp_path / "s", confirm_score=counting, stored={"stored": GenerationStrategy.cosine(2, guidance_scale=9)}
+    )
+    assert len(calls) == measured + 1 and other.candidates[-1].label == "stored"
+
+
+def test_one_trial_too_many_takes_nothing_from_a_candidate(tmp_path):
+    """Workers that come at once may begin it: a candidate whose own trial is lost afterwards is measured after all."""
+    storage, candidates = open_storage(tmp_path / "s"), {"start": START}
+    score_candidates(storage, "c", FRESH, candidates, truth, progress=False)
+    study = optuna.load_study(study_name="c", storage=storage)
+    extra = study.ask()
+    write_claim(
+        study, extra.study._storage.get_trial(extra._trial_id), {"worker": this_worker(), "since": 0, "slot": [1, 0]}
+    )
+    study.tell(extra, state=optuna.trial.TrialState.PRUNED)
+    sampler = ResumableSampler(lambda seed: optuna.samplers.RandomSampler(seed))
+    assert sampler.has_ended(study, 1) and not sampler.has_ended(study, 2 + 1)
+    lost = optuna.create_study(study_name="lost", storage=storage)
+    extra = lost.ask()
+    write_claim(lost, lost._storage.get_trial(extra._trial_id), {"worker": this_worker(), "since": 0, "slot": [1, 0]})
+    lost.tell(extra, state=optuna.trial.TrialState.PRUNED)
+    assert not sampler.has_ended(lost, 1) and not sampler.is_taken(lost, 1)

@@ -168,8 +168,8 @@ def test_only_recognition_can_be_kept():
                         Constraint("kid", 1.0, False))  # fmt: skip
 
 
-@pytest.mark.parametrize("num_images", [3, 2, 0])
-def test_populations_are_of_pairs(num_images):
+@pytest.mark.parametrize("num_images", [201, 0, 12])  # of 6 parameters: so few pairs would fit any noise
+def test_populations_are_of_pairs_and_more_than_parameters(num_images):
     with pytest.raises(ValueError, match=f"num_images = {num_images} must be an even number"):
         objective(Evaluator(), num_images)
 
@@ -183,4 +183,4 @@ def test_too_few_trials_are_refused():
 def test_it_needs_a_reference():
     evaluator = SimpleNamespace(reference=None)
     with pytest.raises(ValueError, match="give the evaluator one"):
-        PopulationScore(evaluator, 4, 0, centre_score, PopulationSpace(FixedStepsSpace(START)))
+        PopulationScore(evaluator, 200, 0, centre_score, PopulationSpace(FixedStepsSpace(START)))

@@ -19,7 +19,7 @@ from diffusers_autonat.search import (
     suggest,
 )
 from diffusers_autonat.search.study import complete_trials, wait_for_workers
-from diffusers_autonat.search.workers import FAILURE, finished_trials, is_lost, slot_of
+from diffusers_autonat.search.workers import FAILURE, finished_trials, is_lost, slot_of, this_worker, write_claim
 
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -91,6 +91,21 @@ def test_a_killed_search_ends_where_an_unbroken_one_does(tmp_path, sampler):
         assert [t.values for t in sorted(before, key=lambda t: t.number)] == [t.values for t in after[: len(before)]]
         assert sum(is_lost(t) for t in after) == 1
         assert "ended without reporting a value" in next(t for t in after if is_lost(t)).user_attrs[FAILURE]
+
+
+@pytest.mark.parametrize("sampler", ["finite-difference", "tpe"])
+def test_a_worker_of_another_machine_that_died_waiting_blocks_nobody(tmp_path, sampler):
+    """Nobody can see that it died, and nothing will come of its trial."""
+    study = open_it(tmp_path / "s", sampler)
+    waiting = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
+    write_claim(
+        study,
+        waiting,
+        {"worker": {**this_worker(), "host": "elsewhere"}, "since": time.time() - 8 * 24 * 3600, "slot": None},
+    )
+    work(tmp_path / "s", sampler)
+    wait_for_workers(study)
+    assert study.trials[0].state == TrialState.RUNNING
 
 
 @pytest.mark.parametrize("sampler", ["finite-difference", "tpe"])

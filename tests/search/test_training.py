@@ -77,6 +77,20 @@ def test_a_training_that_outlived_its_worker_is_waited_for(script):
     assert json.loads(record.read_text())["done"]
 
 
+def test_two_that_ask_for_one_candidate_train_it_once(script):
+    folders = []
+    threads = [
+        threading.Thread(target=lambda: folders.append(trainer_of(script, "0.02")(TrainingStrategy(12, 3))))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(folders) == 2 and folders[0] == folders[1]
+    assert (folders[0].parent / "steps").read_text() == "x" * 10  # two at once would have written more
+
+
 def test_a_killed_training_goes_on(script):
     record = script.parent / "candidates" / "12-3-beta" / "candidate.json"
     steps = record.parent / "steps"

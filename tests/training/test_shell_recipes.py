@@ -36,11 +36,11 @@ def commands_of(tmp_path):
         ("fashion_mnist.sh", 2, "train_classifier train_vqgan tokenize_images train_autonat heuristic_grid"),
         ("icons.sh", 2, "icons train_classifier train_vqgan tokenize_images train_autonat train_text_judge"),
         ("own_images.sh", 2, "train_vqgan tokenize_images train_autonat train_classifier search_generation"),
-        ("../search/evidence.sh", 1, "experiments"),
+        ("../search/evidence.sh", 1, "experiments tokenize_images train_autonat search_generation"),
     ],
 )
 def test_scripts_take_what_a_recipe_gives_them(recipe, folders, scripts, commands_of, tmp_path):
-    commands = commands_of(recipe, *[tmp_path / "one", tmp_path / "two"][:folders])
+    commands = commands_of(recipe, *[tmp_path / "my images", tmp_path / "my models"][:folders])
     for program, *words in commands:
         (check_accelerate if program == "accelerate" else check_python)(words)
     called = [Path(word).stem for words in commands for word in words if word.endswith(".py")]
@@ -52,4 +52,4 @@ def test_steps_are_named_and_what_is_there_is_not_made_again(commands_of, tmp_pa
     (out / "perceptual").mkdir(parents=True)
     (out / "perceptual" / "config.json").write_text("{}")
     (command,) = commands_of("icons.sh", out, encoder, "perceptual", "vqgan")
-    assert "training/train_vqgan.py" in command and str(out / "vqgan") in command
+    assert any(word.endswith("training/train_vqgan.py") for word in command) and str(out / "vqgan") in command

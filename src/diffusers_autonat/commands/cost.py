@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..command_line import positive, print_table
@@ -34,28 +33,18 @@ def run(args: argparse.Namespace) -> None:
 
 
 def print_pipeline(args: argparse.Namespace) -> None:
-    from diffusers import DiffusionPipeline
-
-    import diffusers_autonat
-
     from ..cost import CostVaries, pipeline_cost
+    from ..loading import load_pipeline
     from ..strategy_files import read_strategies
 
     guidance_scale = 1.0 if args.guidance_scale is None else args.guidance_scale
     if not guidance_scale >= 0:
         raise ValueError(f"--guidance-scale {guidance_scale} must not be negative; 0 turns guidance off.")
     given = [strategy for path in args.strategy for strategy in read_strategies(path)]
-    folder = Path(args.pipeline)
-    if folder.exists() and not (folder / "model_index.json").exists():
-        raise ValueError(f"{folder} is no pipeline folder: it has no model_index.json. Name one that has.")
-    try:
-        class_name = DiffusionPipeline.load_config(args.pipeline).get("_class_name")
-    except OSError as error:
-        raise OSError(" ".join(str(error).split())) from None
-    pipeline_class = getattr(diffusers_autonat, str(class_name), None)
-    if pipeline_class is None:
-        raise ValueError(f"{args.pipeline} holds a {class_name}, which is not a pipeline of diffusers-autonat.")
-    pipe = pipeline_class.from_pretrained(args.pipeline)
+    pipe = load_pipeline(args.pipeline)
+    if pipe.vqvae is None:
+        raise ValueError(f"{args.pipeline} has no tokenizer, whose decoder is part of what an image costs.")
+    class_name = type(pipe).__name__
     steps = args.num_inference_steps or sorted(pipe.scheduler.stored_strategies) or [8]
     strategies = given or [pipe.scheduler.get_strategy(T) for T in steps]
     if pipe.policy is not None and not (given or args.num_inference_steps):

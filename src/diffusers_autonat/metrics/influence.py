@@ -94,8 +94,7 @@ class FrechetInfluence:
     """
 
     def __init__(self, reference: Reference, max_directions: int = MAX_DIRECTIONS):
-        with one_thread():
-            variances, directions = torch.linalg.eigh(reference.sigma.double())
+        variances, directions = reference.principal
         self.directions = directions[:, -max_directions:]  # [D, d]
         self.variances = variances[-max_directions:].clamp(min=0)  # [d]
         self.mean = reference.mu.double() @ self.directions  # [d]

@@ -25,7 +25,7 @@ from ..files import whole_file
 from ..provenance import array_hash
 from .extractors import FeatureExtractor
 from .sources import Sample, archive_samples, image_samples, readable_as
-from .statistics import FeatureStatistics, covariance_root
+from .statistics import FeatureStatistics, covariance_root, one_thread
 
 
 if TYPE_CHECKING:
@@ -82,6 +82,13 @@ class Reference:
     def root(self) -> Tensor:
         """`covariance_root(sigma)`, computed once: of 2,048 features it takes many seconds."""
         return covariance_root(self.sigma)
+
+    @cached_property
+    def principal(self) -> tuple[Tensor, Tensor]:
+        """Variances `[D]`, smallest first, in the directions `[D, D]` of sigma's eigenvectors, its columns; computed once likewise."""
+        with one_thread():
+            variances, directions = torch.linalg.eigh(self.sigma.double())
+        return variances, directions
 
     @property
     def is_standard_inception(self) -> bool:

@@ -52,7 +52,8 @@ class HubMixin:
         return snapshot_download(
             pretrained_model_name,
             allow_patterns=[DiffusionPipeline.config_name, FILE, *(f"{name}/*" for name in folders)],
-            ignore_patterns=["*.bin", "*.msgpack", "*.h5", "*.onnx", *others],
+            # Weights in other formats, but not an exported component's: it is a `model.onnx` or `model.bin`.
+            ignore_patterns=["*pytorch_model*.bin", "*.msgpack", "*.h5", *others],
             **asked,
         )
 

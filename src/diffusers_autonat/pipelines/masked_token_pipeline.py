@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -69,7 +70,9 @@ class MaskedTokenPipeline(CallStateMixin, HubMixin, DiffusionPipeline, Transform
     def to(self, *args: Any, **kwargs: Any) -> Any:
         """As diffusers' own, but a cast to the data type that everything has is none: it warns of each."""
         modules = [module for module in self.components.values() if isinstance(module, torch.nn.Module)]
-        if not args and all(kwargs == {"dtype": module.dtype} for module in modules):
+        tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
+        dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+        if not args and all(kwargs == {"dtype": dtype} for dtype in dtypes):
             return self
         return super().to(*args, **kwargs)
 

@@ -294,7 +294,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         if strength == 1:
             return marked
         noise = gumbel_noise(tuple(marked.shape), generator, marked.device)
-        count = (strength * marked.sum(dim=1, keepdim=True)).ceil()
+        count = (marked.sum(dim=1, keepdim=True) * (strength - 2e-7)).ceil()  # 0.15 of 100 are 15 in float32 too
         rank = torch.where(marked, noise, float("inf")).argsort(dim=-1).argsort(dim=-1)
         return rank < count
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import log
 
 import torch
+import torch.nn.functional as F
 
 # Loading a saved pipeline looks `SchedulerMixin` up in the module of its scheduler.
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401
@@ -91,7 +92,7 @@ class EntropyBoundedScheduler(MaskedTokenScheduler):
     def mask_again(self, parameters: EntropyParameters, guess: Guess) -> torch.LongTensor:
         entropy = torch.special.entr(guess.logits.softmax(dim=-1)).sum(dim=-1).nan_to_num()  # [B, N]
         ascending = torch.where(guess.masked, entropy, float("inf")).sort(dim=-1).values
-        before = ascending.cumsum(dim=-1) - ascending  # sum less the largest: the sum of those before it
+        before = F.pad(ascending.cumsum(dim=-1)[:, :-1], (1, 0))  # sum less the largest: the sum of those before it
         revealed = (before <= column(parameters.entropy_bound, entropy.device)).sum(dim=-1, keepdim=True)  # [B, 1]
         count = guess.masked.sum(dim=-1, keepdim=True) - revealed
         return mask_lowest(guess.tokens, -entropy, guess.masked, count, self.config.mask_token_id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -15,7 +17,7 @@ from ..strategies import GenerationStrategy, TrainingStrategy
 from .objective import POPULATION, STRATEGY, Score, strategy_of
 from .optuna_samplers import ResumableSampler
 from .parts import count_parts, score_part
-from .study import complete_trials, open_study, run_study, wait_for_workers
+from .study import POLL, complete_trials, open_study, run_study, wait_for_workers
 
 
 CANDIDATES = "candidates"  # study user attribute: labels and strategies, in the order they were added
@@ -63,10 +65,11 @@ def score_candidates(
         name = f"{name}-{second}"
     study = open_study(storage, name, identity, _in_order(0, 1))
     num_parts = count_parts(study, score, begun=CANDIDATES in study.user_attrs)
-    wanted = [{"label": label, "strategy": strategy.to_dict()} for label, strategy in candidates.items()]
+    wanted: list[dict[str, Any]] = [{"label": label, "strategy": _as_json(one)} for label, one in candidates.items()]
     listed: list[dict[str, Any]] = study.user_attrs.get(CANDIDATES, [])
-    if any(candidate not in listed for candidate in wanted):
-        listed = [*listed, *(candidate for candidate in wanted if candidate not in listed)]
+    known = [candidate["strategy"] for candidate in listed]
+    if new := [candidate for candidate in wanted if candidate["strategy"] not in known]:
+        listed = [*listed, *new]
         study.set_user_attr(CANDIDATES, listed)
     study.sampler = _in_order(len(listed), num_parts)
     [kind] = {type(strategy) for strategy in candidates.values()}
@@ -74,6 +77,9 @@ def score_candidates(
     def objective(trial: optuna.Trial) -> float:
         # The upper bound is that of no list: a distribution must not change as candidates are added.
         index = trial.suggest_int("candidate", 0, 10**6)
+        if index >= len(listed):  # workers that came at once have begun one too many
+            time.sleep(POLL)
+            raise optuna.TrialPruned
         candidate = listed[index]
         trial.set_user_attr("label", candidate["label"])
         trial.set_user_attr(STRATEGY, candidate["strategy"])
@@ -83,12 +89,19 @@ def score_candidates(
     run_study(study, objective, num_parts * len(listed), progress)
     wait_for_workers(study)
     scored: dict[int, Scored[S]] = {}  # by candidate, which two workers may have measured from the same parts
+    labels = {
+        json.dumps(candidate["strategy"]): candidate["label"] for candidate in wanted
+    }  # which may have been another
     for trial in complete_trials(study):
         index = trial.params["candidate"]
-        if listed[index] in wanted:
-            label = listed[index]["label"]
+        if (label := labels.get(json.dumps(listed[index]["strategy"]))) is not None:
             scored.setdefault(index, Scored(label, candidates[label], trial.values[0], trial.user_attrs))
     return list(scored.values())
+
+
+def _as_json(strategy: GenerationStrategy | TrainingStrategy) -> dict[str, Any]:
+    """As a study holds it."""
+    return json.loads(json.dumps(strategy.to_dict()))
 
 
 def _in_order(num_candidates: int, num_parts: int) -> ResumableSampler:
@@ -121,6 +134,7 @@ def confirm_trials(
     score: Score,
     top: int,
     also: Mapping[str, GenerationStrategy] | None = None,
+    stored: Mapping[str, GenerationStrategy] | None = None,
     progress: bool = True,
 ) -> list[Scored[GenerationStrategy]]:
     """Score the best trials of a finished study again; resumes, and is shared by workers, as every study.
@@ -132,6 +146,7 @@ def confirm_trials(
         score: With that seed and N.
         top: How many trials.
         also: Strategies to measure with them, such as the start of the search; known by this label if they are trials.
+        stored: More of them, known as trials if they are: what an earlier call of the same search has stored.
         progress: Show a bar.
 
     Returns:
@@ -141,5 +156,6 @@ def confirm_trials(
     also = also or {}
     best = {f"trial {trial.number}": strategy_of(trial) for trial in best_trials(study, top)}
     strategies = {label: strategy for label, strategy in best.items() if strategy not in also.values()}
+    others = {label: strategy for label, strategy in (stored or {}).items() if strategy not in strategies.values()}
     name = f"{study.study_name}-confirm-{identity['num_images']}-{identity['seed']}"
-    return score_candidates(storage, name, identity, {**strategies, **also}, score, progress)
+    return score_candidates(storage, name, identity, {**strategies, **also, **others}, score, progress)

@@ -47,6 +47,7 @@ def search_generation(
     confirm_identity: Mapping[str, Any] | None = None,
     confirm_top: int = 5,
     also: Mapping[str, GenerationStrategy] | None = None,
+    stored: Mapping[str, GenerationStrategy] | None = None,
     progress: bool = True,
 ) -> Found:
     """Search, then confirm the winners on fresh noise. Call it again, anywhere, to resume or to help.
@@ -61,7 +62,7 @@ def search_generation(
         pruner: Where the score reports values on the way.
         confirm_score, confirm_identity: With fresh seed and more images; without them nothing is confirmed.
         confirm_top: How many trials are confirmed.
-        also: Strategies to measure along with them, by label.
+        also, stored: Strategies to measure along with them, by label, see `confirm_trials`.
         progress: Show bars.
     """
     study = open_study(storage, name, identity, sampler, ["minimize"] if cost is None else ["minimize"] * 2, pruner)
@@ -72,7 +73,7 @@ def search_generation(
             for trial in best_trials(study, confirm_top)
         ]
         return Found(study, candidates, confirmed=False)
-    candidates = confirm_trials(study, storage, confirm_identity, confirm_score, confirm_top, also, progress)
+    candidates = confirm_trials(study, storage, confirm_identity, confirm_score, confirm_top, also, stored, progress)
     return Found(study, candidates, confirmed=True)
 
 

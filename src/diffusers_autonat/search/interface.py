@@ -13,6 +13,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from .constraints import Constraint
 from .objective import METRICS, EvaluatorScore, Score
 from .spaces import DescentParameter
 from .strategy_spaces import OneLengthSpace
@@ -25,6 +26,7 @@ from .workers import (
     finished_trials,
     is_lost,
     is_running,
+    is_waiting,
     patience_with,
     slot_of,
     take_slot,
@@ -73,20 +75,22 @@ class SharedSampler(BaseSampler):
         open_slots: Iterable[tuple[Slot, dict[str, Any]]],
     ) -> bool:
         """`workers.take_slot` with the patience of this sampler."""
-        waiting = (other for other in trials if is_running(other) and slot_of(other) is None)
-        others_wait = any(other.number != trial.number for other in waiting)
-        patience = patience_with(trials, self._stale_after) if others_wait else 0.0  # which looks at all trials
+        others_wait = any(is_waiting(other) and other.number != trial.number for other in trials)
+        patience = self._patience_in_queue(trials) if others_wait else 0.0  # which may look at all trials
         return take_slot(study, trial, worker, trials, open_slots, patience)
+
+    def _patience_in_queue(self, trials: list[FrozenTrial]) -> float:
+        """Seconds after which another worker that waits for a slot counts as gone."""
+        return patience_with(trials, self._stale_after)
 
     def has_ended(self, study: Study, num_trials: int | None = None) -> bool:
         """Whether a study that is to have `num_trials` trials, of all workers together, needs no other."""
-        return len(finished_trials(study)) >= (num_trials or 0)
+        return _slots_below(num_trials, finished_trials(study)) >= (num_trials or 0)
 
     def is_taken(self, study: Study, num_trials: int | None = None) -> bool:
         """Whether all trials that a study still needs are with other workers, which may die: look again later."""
-        trials = all_trials(study)
-        taken = sum(is_running(trial) or (trial.state.is_finished() and not is_lost(trial)) for trial in trials)
-        return taken >= (num_trials or 0)
+        taken = [one for one in all_trials(study) if is_running(one) or (one.state.is_finished() and not is_lost(one))]
+        return _slots_below(num_trials, taken) >= (num_trials or 0)
 
     def fail_lost_trials(self, study: Study, own: int | None = None) -> list[FrozenTrial]:
         """Mark lost trials as failed and return all trials after that; `own` is the number of the trial that asks."""
@@ -110,6 +114,11 @@ class SharedSampler(BaseSampler):
         end_claim(study, trial, state)
 
 
+def _slots_below(num_trials: int | None, trials: Iterable[FrozenTrial]) -> int:
+    """How many of a study's `num_trials` slots these trials hold; workers that come at once may have begun one too many."""
+    return len({slot[0] for trial in trials if (slot := slot_of(trial)) is not None and slot[0] < (num_trials or 0)})
+
+
 @dataclass(frozen=True)
 class SamplerKind:
     """How a sampler is made, and what it is good for: its line in the registry.
@@ -122,6 +131,7 @@ class SamplerKind:
         metrics: Distances that it can follow.
         redraw_noise: Whether the noise may be drawn anew in each turn, since it compares values of one turn only.
         space: What it makes of the space that is searched, and `score` of the score and that space.
+        check: Refuses numbers of images for a trial and constraints that it cannot work with, given that space, by a ValueError.
     """
 
     make: Callable[[Mapping[str, DescentParameter], int, int, Sequence[Mapping[str, Any]]], SharedSampler]
@@ -131,4 +141,5 @@ class SamplerKind:
     metrics: tuple[str, ...] = tuple(METRICS)
     redraw_noise: bool = True
     space: Callable[[OneLengthSpace], OneLengthSpace] = lambda space: space
+    check: Callable[[int, OneLengthSpace, Constraint | None], None] = lambda num_images, space, constraint: None
     score: Callable[[EvaluatorScore, OneLengthSpace], Score] = lambda score, space: score

@@ -21,6 +21,9 @@ from .spaces import DescentParameter
 from .workers import Worker, is_lost, slot_of
 
 
+QUEUE = 10.0  # seconds: none waits as long and lives
+
+
 class ResumableSampler(SharedSampler):
     """Runs another sampler so that a killed and restarted search goes on as if nothing had happened.
 
@@ -62,6 +65,9 @@ class ResumableSampler(SharedSampler):
         taken = {slot[0] for slot in slots if slot is not None}
         open_slots = (([index, 0], dict[str, Any]()) for index in itertools.count() if index not in taken)
         return self._take(study, trial, worker, trials, open_slots)
+
+    def _patience_in_queue(self, trials: list[FrozenTrial]) -> float:
+        return QUEUE  # there is always a slot, and it is taken at once
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._sampler(trial).infer_relative_search_space(study, trial)

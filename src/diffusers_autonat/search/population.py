@@ -115,6 +115,21 @@ class PopulationSpace:
         return self.space.strategy({name: value for name, value in params.items() if name != NOISE})
 
 
+def check_population(num_images: int, space: OneLengthSpace, constraint: Constraint | None) -> None:
+    """
+    Raises:
+        ValueError: a trial's images are no pairs, or too few to tell so many parameters' slopes from noise; or the constraint
+            is another than on what is recognised.
+    """
+    if constraint is not None and (constraint.name != RECOGNISED or not constraint.at_least):
+        raise ValueError(f"a population keeps {RECOGNISED}>=BOUND and no other constraint than that: {constraint}")
+    fewest = 2 * (len(_coordinates(space.parameters)) + 1)
+    if num_images % 2 or num_images < fewest:
+        raise ValueError(
+            f"a population is of pairs, more than there are parameters: num_images = {num_images} must be an even number from {fewest}"
+        )
+
+
 class PopulationScore:
     """Score a batch of images whose strategies are noise around a trial's; its distance is the value.
 
@@ -143,10 +158,7 @@ class PopulationScore:
         constraint: Constraint | None = None,
         metric: str = "fid",
     ):
-        if constraint is not None and (constraint.name != RECOGNISED or not constraint.at_least):
-            raise ValueError(f"a population keeps {RECOGNISED}>=BOUND and no other constraint than that: {constraint}")
-        if num_images % 2 or num_images < 4:
-            raise ValueError(f"a population is of pairs: num_images = {num_images} must be an even number from 4")
+        check_population(num_images, space, constraint)
         if evaluator.reference is None:
             raise ValueError("a population is compared with a reference: give the evaluator one")
         self.evaluator, self.reference = evaluator, evaluator.reference
@@ -315,5 +327,10 @@ def _score(score: EvaluatorScore, space: OneLengthSpace) -> Score:
 
 
 POPULATION_KIND = SamplerKind(
-    _make, metrics=tuple(INFLUENCES), redraw_noise=False, space=PopulationSpace, score=_score
+    _make,
+    metrics=tuple(INFLUENCES),
+    redraw_noise=False,
+    space=PopulationSpace,
+    score=_score,
+    check=check_population,
 )

@@ -15,7 +15,8 @@ from ..files import whole_file, write_json
 from ..provenance import pipeline_hash, versions
 from ..schedulers.masked_token_scheduler import MaskedTokenScheduler
 from ..strategies import Strategy, read_json
-from .objective import STRATEGY
+from .objective import POPULATION, STRATEGY
+from .population import EFFECTS
 
 
 PROVENANCE = "search.json"  # beside scheduler_config.json: where each stored strategy comes from
@@ -92,7 +93,8 @@ def save_trials(study: Study, path: str | Path) -> None:
     frame = study.trials_dataframe(
         ("number", "state", "value", "datetime_start", "duration", "params", "user_attrs"), multi_index=False
     )
-    frame = frame.drop(columns=[f"user_attrs_{STRATEGY}"], errors="ignore")  # the parameters say the same
+    # The parameters say the same as the strategy; the others are a sampler's memory.
+    frame = frame.drop(columns=[f"user_attrs_{name}" for name in (STRATEGY, POPULATION, EFFECTS)], errors="ignore")
     values = frame.pop("user_attrs_values") if "user_attrs_values" in frame else []
     for index, recorded in enumerate(values):
         for name, value in recorded.items() if isinstance(recorded, dict) else ():

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import optuna
 
-from ..strategies import GenerationStrategy, Strategy, StrategyT, TrainingStrategy
+from ..strategies import WITHOUT_EFFECT_LAST, GenerationStrategy, Strategy, StrategyT, TrainingStrategy
 
 
 SWITCHED_OFF = 1e-4  # lower clamp of tau1, tau2 and s: a value resting on it means 0 in the strategy
@@ -84,8 +84,8 @@ _SCHEDULES = {
     "entropy_bounds": {"low": SWITCHED_OFF, "high": 1000.0, "step": 4.0, "learning_rate": 160.0},
 }
 SCHEDULE_NAMES = tuple(field.name for field in fields(GenerationStrategy))
-# Nothing is re-masked at the last step, so these have no effect there.
-WITHOUT_LAST_STEP = ("mask_ratios", "remasking_temperatures", "remasking_rates", "entropy_bounds")
+# Nothing is re-masked at the last step, where mask_ratios are 0.
+WITHOUT_LAST_STEP = ("mask_ratios", *WITHOUT_EFFECT_LAST)
 
 
 def generation_start(num_inference_steps: int) -> GenerationStrategy:

@@ -8,9 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import optuna
 
-from ..strategies import Strategy
+from ..strategies import WITHOUT_EFFECT_LAST, Strategy
 from .spaces import (
-    WITHOUT_LAST_STEP,
     DescentParameter,
     generation_space,
     generation_strategy,
@@ -92,9 +91,7 @@ class CurveSpace:
         schedules = self._rest.to_dict()
         for name, values in generation_strategy(params, self._knots).to_dict().items():
             if name in self._free:
-                if (
-                    name in WITHOUT_LAST_STEP and name != "mask_ratios"
-                ):  # without effect at the last step, so not searched there
+                if name in WITHOUT_EFFECT_LAST:  # so it is not searched there
                     values = [*values[:-1], values[-2]]
                 schedules[name] = np.interp(self._steps, self._times, values).tolist()
         return type(self._rest)(**schedules)

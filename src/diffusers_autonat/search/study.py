@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from .interface import SharedSampler
 from .journal import open_journal
-from .workers import FAILURE, LOST, all_trials, fail_lost_trial, is_lost, is_nameless, slot_of
+from .workers import FAILURE, LOST, all_trials, fail_lost_trial, is_lost, is_nameless, is_waiting, slot_of
 
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,8 @@ def wait_for_workers(study: Study) -> None:
     """Return when no trial is running: from then on every worker sees the same finished study."""
     while True:
         _shared(study.sampler).fail_lost_trials(study)
-        running = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+        # One that waits for a slot gets none any more; its worker may be of another machine, and dead.
+        running = [t for t in all_trials(study) if t.state == TrialState.RUNNING and not is_waiting(t)]
         for trial in running:
             # Killed between creating the trial and saying whose it is, which takes no time.
             started = trial.datetime_start

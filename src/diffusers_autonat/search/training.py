@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import psutil
+from filelock import FileLock
 from optuna.storages import BaseStorage
 from optuna.study import Study
 
@@ -31,6 +32,7 @@ TrainingScore = Callable[[TrainingStrategy, optuna.Trial], float]  # which train
 
 RECORD = "candidate.json"  # in a candidate's folder: how it is trained, and whether it is done
 LOG = "train.log"
+LOCK = "candidate.lock"
 
 
 def training_flags(strategy: TrainingStrategy) -> list[str]:
@@ -78,18 +80,20 @@ class CandidateTrainer:
         """The folder of the trained pipeline."""
         name = "-".join(str(part) for part in strategy.to_dict().values())
         folder = self.folder / name
-        flags = training_flags(strategy)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK):  # other searches and workers may ask for the same one, and wait for it here
+            return self._train(folder, training_flags(strategy))
+
+    def _train(self, folder: Path, flags: list[str]) -> Path:
         recipe = {"training": self.recipe, "p(r)": flags}
+        _wait_for_orphan(_read_record(folder))
         record = _read_record(folder)
         if record and {key: record.get(key) for key in recipe} != recipe:
             raise ValueError(f"{folder} was trained with other arguments: {' '.join(record.get('training', []))}")
         if record and record["done"]:
             return folder / "pipeline"
 
-        folder.mkdir(parents=True, exist_ok=True)
-        if record:
-            _wait_for_orphan(record)
-        seconds = record.get("seconds", 0.0) if record else 0.0
+        seconds = record.get("seconds", 0.0)
         start = time.time()
         arguments = [*self.command, *flags, "--output_dir", str(folder), "--resume_from_checkpoint", "latest"]
         with (folder / LOG).open("a") as log:

@@ -97,6 +97,11 @@ def is_running(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.RUNNING and claim_of(trial) is not None
 
 
+def is_waiting(trial: FrozenTrial) -> bool:
+    """Whether a worker waits with it for a slot."""
+    return is_running(trial) and slot_of(trial) is None
+
+
 def is_nameless(trial: FrozenTrial) -> bool:
     """Whether a trial runs without having said whose it is: its sampler had no time to, or is not of this package."""
     return trial.state == TrialState.RUNNING and not {CLAIM, EARLIER_CLAIM} & set(trial.system_attrs)
