@@ -34,6 +34,14 @@ def figures(monkeypatch):
     return saved
 
 
+def test_a_notebook_keeps_its_settings(tmp_path):
+    import matplotlib
+
+    before = matplotlib.get_backend(), dict(matplotlib.rcParams)
+    plot_schedules(SCHEDULES, tmp_path / "s.png")
+    assert (matplotlib.get_backend(), dict(matplotlib.rcParams)) == before
+
+
 def draw(name, path, **more):
     if name == "schedules":
         plot_schedules(SCHEDULES, path, **more)

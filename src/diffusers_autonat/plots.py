@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -39,8 +40,24 @@ COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#0
 
 DPI = 110
 
+P = ParamSpec("P")
+
 # Runs of several seeds, each a list of (x, best value so far).
 Runs = list[list[tuple[float, float]]]
+
+
+def _in_our_colours(plot: Callable[P, None]) -> Callable[P, None]:
+    """Draw with `COLOURS`, and leave the caller's settings of matplotlib as they are."""
+
+    @wraps(plot)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> None:
+        from matplotlib import rc_context
+        from matplotlib.rcsetup import cycler
+
+        with rc_context({"axes.prop_cycle": cycler(color=COLOURS)}):
+            plot(*args, **kwargs)
+
+    return drawn
 
 
 def readable(text: str) -> str:
@@ -49,6 +66,7 @@ def readable(text: str) -> str:
     return re.sub(rf"\b({'|'.join(labels)})\b", lambda found: labels[found[0]], text)
 
 
+@_in_our_colours
 def plot_schedules(strategies: Mapping[str, Strategy], path: str | Path, title: str | None = None) -> None:
     """The schedules of strategies of one kind over their steps, one panel each; the first strategy stands out.
 
@@ -57,10 +75,9 @@ def plot_schedules(strategies: Mapping[str, Strategy], path: str | Path, title: 
         path: Of the picture; its folder is made.
         title: Of the whole picture: model, T, N and so on.
     """
-    plt = _pyplot()
     names = list(next(iter(strategies.values())).to_dict())
     size = (3.25 * len(names), 3.5 if title else 3.2)
-    figure, axes = plt.subplots(1, len(names), figsize=size, layout="constrained")
+    figure, axes = _subplots(1, len(names), figsize=size, layout="constrained")
     for name, axis in zip(names, axes):
         for number, (strategy_label, strategy) in enumerate(strategies.items()):
             values = getattr(strategy, name)
@@ -80,6 +97,7 @@ def plot_schedules(strategies: Mapping[str, Strategy], path: str | Path, title: 
     _save(figure, path)
 
 
+@_in_our_colours
 def plot_search(
     values: Mapping[int, float],
     path: str | Path,
@@ -96,10 +114,9 @@ def plot_search(
         levels: Values to draw as horizontal lines, by label, e.g. the heuristic's.
         title: Of the picture: model, T, N and so on.
     """
-    plt = _pyplot()
     numbers = sorted(values)
     ordered = [values[number] for number in numbers]
-    figure, axis = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    figure, axis = _subplots(figsize=(7, 3.8), layout="constrained")
     axis.plot(numbers, ordered, ".", color="0.6", markersize=4, label="trials")
     axis.step(numbers, np.minimum.accumulate(ordered), where="post", color="C0", linewidth=2, label="best so far")
     _draw_levels(axis, levels, first_color=1)
@@ -111,6 +128,7 @@ def plot_search(
     _finish(figure, axis, path)
 
 
+@_in_our_colours
 def plot_front(
     points: Mapping[str, list[tuple[float, float]]],
     path: str | Path,
@@ -119,8 +137,9 @@ def plot_front(
     title: str | None = None,
 ) -> None:
     """Quality against cost: groups of points `(value, cost)` by label; those no other point beats are joined."""
-    plt = _pyplot()
-    figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    from matplotlib.ticker import EngFormatter
+
+    figure, axis = _subplots(figsize=(6.4, 4.4), layout="constrained")
     for number, (label, group) in enumerate(points.items()):
         costs, values = [cost for _, cost in group], [value for value, _ in group]
         front = sorted(pareto_front(group), key=lambda point: point[1])
@@ -128,7 +147,7 @@ def plot_front(
         axis.step([c for _, c in front], [v for v, _ in front], where="post", color=f"C{number}", label=label)
         axis.scatter([c for _, c in front], [v for v, _ in front], s=26, color=f"C{number}")
     axis.set(xlabel=cost_name, ylabel=readable(value_name), title=title)
-    axis.xaxis.set_major_formatter(plt.matplotlib.ticker.EngFormatter())
+    axis.xaxis.set_major_formatter(EngFormatter())
     _finish(figure, axis, path)
 
 
@@ -137,6 +156,7 @@ def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]
     return [p for p in points if not any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points)]
 
 
+@_in_our_colours
 def plot_curves(
     curves: Mapping[str, Runs],
     path: str | Path,
@@ -146,8 +166,7 @@ def plot_curves(
     title: str | None = None,
 ) -> None:
     """Best-so-far curves: by label the runs of several seeds, each a list of (x, value); mean and range are drawn."""
-    plt = _pyplot()
-    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure, axis = _subplots(figsize=(7, 4.2), layout="constrained")
     for number, (label, runs) in enumerate(curves.items()):
         grid = np.unique(np.concatenate([[x for x, _ in run] for run in runs]))
         grid = grid[grid >= max(run[0][0] for run in runs)]
@@ -164,6 +183,7 @@ def plot_curves(
     _finish(figure, axis, path)
 
 
+@_in_our_colours
 def plot_bars(
     values: Mapping[str, float],
     path: str | Path,
@@ -172,8 +192,7 @@ def plot_bars(
     title: str | None = None,
 ) -> None:
     """One horizontal bar per label, with the number at its end; a line where the floor is."""
-    plt = _pyplot()
-    figure, axis = plt.subplots(figsize=(6.4, 1.1 + 0.36 * len(values)), layout="constrained")
+    figure, axis = _subplots(figsize=(6.4, 1.1 + 0.36 * len(values)), layout="constrained")
     colours = ["C0" if value == min(values.values()) else "0.7" for value in values.values()]
     bars = axis.barh([readable(label) for label in values], list(values.values()), color=colours)
     axis.bar_label(bars, fmt="%.3f", padding=3)
@@ -187,12 +206,12 @@ def plot_bars(
     _save(figure, path)
 
 
+@_in_our_colours
 def plot_history(
     history: list[dict[str, float]], path: str | Path, columns: Mapping[str, str], title: str | None = None
 ) -> None:
     """A training's curves over steps, one panel for each of `columns` (key of a history row -> axis label)."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(1, len(columns), figsize=(4.5 * len(columns), 3), layout="constrained", squeeze=False)
+    figure, axes = _subplots(1, len(columns), figsize=(4.5 * len(columns), 3), layout="constrained", squeeze=False)
     for axis, (key, label) in zip(axes[0], columns.items()):
         rows = [row for row in history if key in row]
         axis.plot([row["step"] for row in rows], [row[key] for row in rows], linewidth=1)
@@ -202,6 +221,7 @@ def plot_history(
     _save(figure, path)
 
 
+@_in_our_colours
 def plot_policy(
     schedules: Mapping[str, np.ndarray],
     class_labels: Sequence[int],
@@ -220,14 +240,13 @@ def plot_policy(
         strategy: Drawn as a dashed line, e.g. where the policy started.
         title: Of the whole picture: model, T, N and so on.
     """
-    plt = _pyplot()
     labels, names = np.asarray(class_labels), list(schedules)
     classes = np.unique(labels).tolist()
     if len(classes) > 10:
         last = list(schedules.values())[-1].mean(axis=1)
         ranked = sorted(classes, key=lambda one: last[labels == one].mean())
         classes = [ranked[round(i * (len(ranked) - 1) / 9)] for i in range(10)]
-    figure, axes = plt.subplots(2, len(names), figsize=(3.25 * len(names), 6.6), layout="constrained", sharex=True)
+    figure, axes = _subplots(2, len(names), figsize=(3.25 * len(names), 6.6), layout="constrained", sharex=True)
     for name, (bands, means) in zip(names, axes.T):
         values = np.asarray(schedules[name])
         if name == "mask_ratios" or name in WITHOUT_EFFECT_LAST:
@@ -261,6 +280,7 @@ def plot_policy(
     _save(figure, path)
 
 
+@_in_our_colours
 def plot_extremes(
     images: np.ndarray,
     values: Sequence[float],
@@ -279,10 +299,9 @@ def plot_extremes(
         labels: Of the images, e.g. class names. count: How many of either kind.
         title: Of the whole picture.
     """
-    plt = _pyplot()
     order = np.argsort(values, kind="stable")
     count = min(count, len(order) // 2)
-    figure, axes = plt.subplots(2, count, figsize=(1.3 * count, 3.8), layout="constrained", squeeze=False)
+    figure, axes = _subplots(2, count, figsize=(1.3 * count, 3.8), layout="constrained", squeeze=False)
     for row, chosen, kind in zip(axes, (order[:count], order[::-1][:count]), ("smallest", "largest")):
         for axis, index in zip(row, chosen):
             image = np.asarray(images[index])
@@ -294,6 +313,7 @@ def plot_extremes(
     _save(figure, path)
 
 
+@_in_our_colours
 def plot_samples(
     groups: Mapping[str, Sequence[Sequence[Image.Image]]],
     row_names: Sequence[str],
@@ -310,7 +330,6 @@ def plot_samples(
         column_names: Above each group's columns. framed: (row, column), of every group, that stand out.
         title: Of the whole picture.
     """
-    plt = _pyplot()
     image = next(iter(groups.values()))[0][0]
     side = math.ceil(84 / image.height) * image.height  # a whole factor, so that every pixel stays as it is
     widths = [len(rows[0]) for rows in groups.values()]
@@ -318,7 +337,7 @@ def plot_samples(
         len(line) for name in row_names for line in name.split("\n")
     )  # inches, for letters of 9 points
     size = (sum(widths) * side / DPI + margin, len(row_names) * side / DPI + (0.9 if title else 0.6))
-    figure, axes = plt.subplots(
+    figure, axes = _subplots(
         1, len(groups), figsize=size, layout="constrained", squeeze=False, gridspec_kw={"width_ratios": widths}
     )
     for axis, (heading, rows) in zip(axes[0], groups.items()):
@@ -335,6 +354,7 @@ def plot_samples(
     _save(figure, path)
 
 
+@_in_our_colours
 def plot_steps(
     images: Sequence[Image.Image], masks: Sequence[np.ndarray], path: str | Path, title: str | None = None
 ) -> None:
@@ -353,9 +373,8 @@ def plot_steps(
         durations = [500] * (len(frames) - 1) + [2000]  # milliseconds; the finished image stays longer
         frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, lossless=True)
         return
-    plt = _pyplot()
     size = (1.3 * len(images) + 0.7, 3.5 if title else 3.1)
-    figure, axes = plt.subplots(2, len(images), figsize=size, layout="constrained", squeeze=False)
+    figure, axes = _subplots(2, len(images), figsize=size, layout="constrained", squeeze=False)
     for step, (image, mask) in enumerate(zip(images, masks)):
         axes[0, step].imshow(
             image, cmap="gray" if image.mode == "L" else None, vmin=0, vmax=255, interpolation="nearest"
@@ -378,6 +397,7 @@ def fit_power(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, f
     return float(exponent), float(np.exp(logarithm))
 
 
+@_in_our_colours
 def plot_growth(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     path: str | Path,
@@ -394,8 +414,7 @@ def plot_growth(
         label: What the costs are. title: Above all panels.
         ranges: The least and the largest cost of several rounds, for each size.
     """
-    plt = _pyplot()
-    figure, axes = plt.subplots(
+    figure, axes = _subplots(
         1, len(curves), figsize=(3.1 * len(curves), 3.2), sharey=True, squeeze=False, layout="constrained"
     )
     for axis, (name, (sizes, costs)) in zip(axes[0], curves.items()):
@@ -416,6 +435,7 @@ def plot_growth(
     _save(figure, path)
 
 
+@_in_our_colours
 def plot_ratios(
     panels: Mapping[str, Mapping[str, Sequence[float]]],
     path: str | Path,
@@ -430,9 +450,8 @@ def plot_ratios(
         panels: Of each case the ratios of each way, one for a round. path: Of the picture; its folder is made.
         label: What the ratios say. title: Above all panels.
     """
-    plt = _pyplot()
     heights = [0.5 + 0.32 * len(ways) for ways in panels.values()]
-    figure, axes = plt.subplots(
+    figure, axes = _subplots(
         len(panels), 1, figsize=(6.8, 0.6 + sum(heights)), height_ratios=heights, squeeze=False, sharex=True,
         layout="constrained",
     )  # fmt: skip
@@ -496,19 +515,14 @@ def _finish(figure: Any, axis: Any, path: str | Path) -> None:
     _save(figure, path)
 
 
-def _pyplot() -> Any:
-    import matplotlib
+def _subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], layout: Any, **options: Any) -> Any:
+    """As pyplot's, which keeps figures and the backend for the whole process; a notebook has its own."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams["axes.prop_cycle"] = plt.cycler(color=COLOURS)
-    return plt
+    figure = Figure(figsize=figsize, layout=layout)
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def _save(figure: Any, path: str | Path) -> None:
-    import matplotlib.pyplot as plt
-
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
-    plt.close(figure)
