@@ -281,10 +281,10 @@ def save_card(args: argparse.Namespace, base: str, pipeline: Any, origin: dict[s
             f" Second extractor, which the search did not see: {Path(args.second_feature_extractor).name} (weights "
             f"{origin['second_extractor']}; reference {origin['second_reference']})."
         )
-    output = Path(args.output)
+    output, captions = Path(args.output), captions_of(args, pipeline)
     save_search_card(
         output, args.push_to_hub or output.resolve().name, base, pipeline, pipeline.scheduler, read_provenance(output), compared,
-        measured_by, args.license, notes,
+        measured_by, args.license, notes, None if captions is None else captions.captions[0], getattr(args, "text_encoder", None),
     )  # fmt: skip
 
 

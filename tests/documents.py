@@ -45,7 +45,7 @@ SUBSTITUTES = {
         '"me/my-images"': '"PIPELINE"',
     },
     "docs/policies.md": {"/usr/share/datasets/fashion-mnist": "FASHION_MNIST"},
-    "docs/search.md": {"/usr/share/datasets/fashion-mnist:test": "FASHION_MNIST:test"},
+    "docs/search.md": {"/usr/share/datasets/fashion-mnist": "FASHION_MNIST"},
     "docs/training_runs.md": {"/usr/share/datasets/fashion-mnist": "FASHION_MNIST"},
     "docs/text.md": {
         "icons:unseen_pairs": "icons:train",  # of so few drawings none are held out
@@ -77,6 +77,7 @@ SMALL = [
     ("experiments baseline", "--num-images 16 --lambdas 2 --ks 1 --confirm-top 1 --confirm-images 16"),
     ("experiments samplers", "--num-images 16 --samplers random --num-trials 2 --repetitions 1 --confirm-top 1 --confirm-images 16"),
     ("experiments free", "--num-images 16 --sampler random --num-trials 1 --confirm-top 1 --confirm-images 16"),
+    ("experiments orders", "--num-images 16 --sampler random --num-trials 2 --confirm-top 1 --confirm-images 16"),
     ("experiments training", "--num-images 16 --confirm-top 1 --confirm-images 16 --alphas 4 8 --betas 1 3"),
     ("experiments concurrent", "--num-images 16 --num-trials 2 --confirm-top 1 --confirm-images 16 --alphas 4 8 --betas 1 3"),
     ("first_step", "--images 2 --rounds 1 --steps 4 --batch-sizes 2"),

@@ -24,6 +24,8 @@ def save_search_card(
     measured_by: str,
     license: str,
     notes: Sequence[str] = (),
+    prompt: str | None = None,
+    text_encoder: str | None = None,
 ) -> None:
     """
     Write README.md beside the `scheduler_config.json` of a search.
@@ -34,6 +36,8 @@ def save_search_card(
         compared: By number of steps what was measured alike, best first: head and rows of a table.
         measured_by: The extractor and the reference, in words.
         license: An identifier of the Hub, or `unknown`. notes: What else is to be known of what was found, a sentence each.
+        prompt: One that was searched with, where images are asked for by texts. text_encoder: Its name, where the pipeline is
+            stored without.
     """
     shown, is_text = shown_name(base), takes_prompts(pipeline)
     task = "text-to-image" if is_text else "unconditional-image-generation"
@@ -54,10 +58,17 @@ def save_search_card(
             result(origin["metric_name"], origin["value"], f"reference {origin['reference']}", called, task)
         )
     load, own = (json.dumps(one, ensure_ascii=False) for one in (shown, name))
-    example = "'a red boat on a lake'" if is_text else "0"
+    example = "0" if prompt is None else json.dumps(prompt, ensure_ascii=False)
+    import_text = load_text = ""
+    if text_encoder is not None:
+        import_text = "from transformers import AutoModel, AutoTokenizer\n"
+        encoder = json.dumps(shown_name(text_encoder), ensure_ascii=False)
+        load_text = (
+            f", text_encoder=AutoModel.from_pretrained({encoder}), tokenizer=AutoTokenizer.from_pretrained({encoder})"
+        )
     usage = code_block(
-        f"from diffusers_autonat import {', '.join(sorted([kind, order]))}\n\n"
-        f"pipe = {kind}.from_pretrained({load})\n"
+        f"{import_text}from diffusers_autonat import {', '.join(sorted([kind, order]))}\n\n"
+        f"pipe = {kind}.from_pretrained({load}{load_text})\n"
         f"pipe.scheduler = {order}.from_pretrained({own})\n"
         f"image = pipe({example}, num_inference_steps={steps[-1]}).images[0]"
     )
