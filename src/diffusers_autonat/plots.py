@@ -42,6 +42,8 @@ DPI = 110
 
 P = ParamSpec("P")
 
+History = list[dict[str, float]]
+
 # Runs of several seeds, each a list of (x, best value so far).
 Runs = list[list[tuple[float, float]]]
 
@@ -208,15 +210,24 @@ def plot_bars(
 
 @_in_our_colours
 def plot_history(
-    history: list[dict[str, float]], path: str | Path, columns: Mapping[str, str], title: str | None = None
+    history: History | Mapping[str, History], path: str | Path, columns: Mapping[str, str], title: str | None = None
 ) -> None:
-    """A training's curves over steps, one panel for each of `columns` (key of a history row -> axis label)."""
+    """A training's curves over steps, one panel for each of `columns` (key of a history row -> axis label).
+
+    Args:
+        history: Rows of a training, or of several by what they are called, drawn over each other.
+        path: Of the picture; its folder is made. title: Of the whole picture.
+    """
+    histories = history if isinstance(history, Mapping) else {"": history}
     figure, axes = _subplots(1, len(columns), figsize=(4.5 * len(columns), 3), layout="constrained", squeeze=False)
     for axis, (key, label) in zip(axes[0], columns.items()):
-        rows = [row for row in history if key in row]
-        axis.plot([row["step"] for row in rows], [row[key] for row in rows], linewidth=1)
+        for name, all_rows in histories.items():
+            rows = [row for row in all_rows if key in row]
+            axis.plot([row["step"] for row in rows], [row[key] for row in rows], linewidth=1, label=name)
         axis.set(xlabel="step", ylabel=label)
         axis.grid(alpha=0.3)
+    if len(histories) > 1:
+        axes[0, 0].legend(frameon=False)
     figure.suptitle(title)
     _save(figure, path)
 

@@ -102,16 +102,21 @@ def read_search(folder: Path) -> tuple[dict[str, Any], dict[int, list[float]]]:
 
 
 def plot_training(args: argparse.Namespace) -> None:
-    """The curves of a training, which its output folder holds as history.jsonl."""
+    """The curves of a training, which its output folder holds as history.jsonl, or of several over each other."""
     from ..plots import plot_history
     from ..training.loop import History
 
-    path = Path(args.folder, "history.jsonl") if Path(args.folder).is_dir() else Path(args.folder)
-    history = History.read(path)
-    columns = {name: label for name, label in CURVES.items() if any(name in row for row in history)}
-    if not columns:
-        raise ValueError(f"{path} holds no curve: name the --output_dir of a training.")
-    plot_history(history, args.output, columns, args.title or Path(args.folder).resolve().name)
+    paths = [Path(folder, "history.jsonl") if Path(folder).is_dir() else Path(folder) for folder in args.folders]
+    names = [Path(folder).resolve().name.removesuffix(".jsonl") for folder in args.folders]
+    if len(set(names)) < len(names):
+        raise ValueError(f"curves are named after folders, and these are not different: {', '.join(names)}.")
+    histories = {name: History.read(path) for name, path in zip(names, paths)}
+    rows = {name: {key for row in history for key in row} for name, history in histories.items()}
+    columns = {key: label for key, label in CURVES.items() if any(key in keys for keys in rows.values())}
+    for name, path in zip(names, paths):
+        if not columns.keys() & rows[name]:
+            raise ValueError(f"{path} holds no curve: name the --output_dir of a training.")
+    plot_history(histories, args.output, columns, args.title or ", ".join(names))
 
 
 def plot_steps(args: argparse.Namespace) -> None:
@@ -168,7 +173,12 @@ def register(commands) -> None:
                 help="--output of search_generation.py; several: seeds, samplers",
             )
         elif draw is plot_training:
-            one.add_argument("folder", help="--output_dir of a training, or its history.jsonl")
+            one.add_argument(
+                "folders",
+                nargs="+",
+                metavar="FOLDER",
+                help="--output_dir of a training, or its history.jsonl; several are drawn over each other",
+            )
         else:
             one.add_argument("pipeline", help="folder or Hub id")
             one.add_argument("--class-label", help="id or name")
