@@ -90,6 +90,7 @@ def quality(values: dict[str, dict[str, float]]) -> str:
         "Both judges were trained on the same training drawings, and on nothing that was generated. Their opinion of real drawings\n"
         "is what one can reach.",
         code_block(
+            "# the drawings, once: bash training/icons.sh outputs/icons ENCODER drawings\n"
             f"diffusers-autonat evaluate {CLONE / FOLDER} --text-encoder {ENCODER} --captions outputs/icons/data:unseen_pairs \\\n"
             f"    --num-images {counts['unseen_pairs']} --seed 1 --feature-extractor {CLONE / TEXT_JUDGE} --metrics r_precision "
             "--output report.json",

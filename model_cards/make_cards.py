@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Turn a finished run of `training/fashion_mnist.sh` into the folders shipped here: weights in half precision, pictures, and
-cards whose every figure is read from what the run has recorded, and which the folders keep (training/, evaluation/).
+cards whose every figure is read from what the run has recorded, and which the folders keep (training/, evaluation/). Machine and
+versions are those it runs with: run it where the models were trained.
 
     python model_cards/make_cards.py outputs/fashion-mnist --data /usr/share/datasets/fashion-mnist
 

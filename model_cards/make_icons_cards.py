@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Turn a finished run of `training/icons.sh` into the tokenizer, the text-to-image model and its two judges that are shipped here:
 weights in half precision, without the text encoder, which is named; pictures; cards whose every figure is read from what the
-folders keep.
+folders keep. Machine and versions are those it runs with: run it where the models were trained.
 
     python model_cards/make_icons_cards.py outputs/icons --text-encoder ENCODER
 
