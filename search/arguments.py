@@ -305,7 +305,8 @@ def storage_location(args: argparse.Namespace) -> str:
 
 def title_of(model: str, num_inference_steps: int | str, num_images: int | None = None) -> str:
     """What a picture shows: the model, a path or a name, T and N."""
-    title = f"{Path(model).name}, T = {num_inference_steps}"
+    path = Path(model)  # a training calls what it has made "pipeline", in a folder of its own
+    title = f"{path.parent.name if path.name == 'pipeline' else path.name}, T = {num_inference_steps}"
     return title if num_images is None else f"{title}, N = {num_images:,}"
 
 
