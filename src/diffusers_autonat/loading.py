@@ -50,17 +50,21 @@ def load_text_encoder(name: str, of_pipeline: bool = False) -> tuple[Any, Any]:
 
 
 def load_pipeline(
-    name: str | Path, dtype: torch.dtype | None = None, device: str | None = None, text_encoder: str | None = None
+    name: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str | None = None,
+    text_encoder: str | None = None,
+    to_generate: bool = True,
 ) -> Any:
     """
-    Load the pipeline class that `model_index.json` names, as `from_pretrained` of that class does. One that was saved for
-    inpainting comes as the one that generates, from the same components.
+    Load the pipeline class that `model_index.json` names, as `from_pretrained` of that class does.
 
     Args:
         name: Folder, or id on the Hub.
         dtype: Of all components; by default as they are stored, in float32.
         device: Where to; by default it stays on the CPU.
         text_encoder: Folder or id of the text encoder, where the pipeline is saved without the one that it was trained with.
+        to_generate: One that was saved for inpainting comes as the one that generates, from the same components.
 
     Raises:
         ValueError: There is no such pipeline, or it is not one of this package; says which classes are. Or a text encoder is
@@ -81,7 +85,7 @@ def load_pipeline(
     if class_name not in pipelines.__all__:
         raise ValueError(f"{name} holds a {class_name}; the pipelines of this package are {pipelines.__all__}.")
     pipeline = getattr(pipelines, class_name).from_pretrained(name, **({} if dtype is None else {"dtype": dtype}))
-    if isinstance(pipeline, AutoNATInpaintPipeline):
+    if to_generate and isinstance(pipeline, AutoNATInpaintPipeline):
         pipeline = (AutoNATTextToImagePipeline if pipeline.is_text_conditional else AutoNATPipeline).from_pipe(
             pipeline
         )

@@ -119,6 +119,7 @@ def test_results_load(searched, tiny):
         (["--reference", "nothing.npz"], "nothing.npz"),
         (["--second-reference", "nothing.npz"], "--second-reference goes with --second-feature-extractor"),
         (["--second-feature-extractor", "inception"], "and --confirm-top 0 makes none"),
+        (["--write-to-pipeline"], "without a confirmation nobody knows whether what is stored is better"),
     ],
 )  # fmt: skip
 def test_clear_errors(tiny, tmp_path_factory, change, message, in_process, capsys):
@@ -197,7 +198,7 @@ def test_experiments_are_checked_before_the_reference_is_read(tmp_path, in_proce
 @pytest.mark.parametrize("metric", ["fid", "kid"])
 def test_a_population_along_curves(tiny, tmp_path, in_process, idx_folder, metric):
     args = [tiny / "pipeline", "--num-inference-steps", 6, "--knots", 3, "--sampler", "population", "--num-trials", 4,
-            "--confirm-top", 1, "--confirm-images", 24, "--output", tmp_path,
+            "--num-images", 22, "--confirm-top", 1, "--confirm-images", 24, "--output", tmp_path,
             "--metric", metric, "--reference", idx_folder]  # fmt: skip
     in_process(args)
     result = json.loads((tmp_path / "result.json").read_text())
@@ -420,7 +421,7 @@ def test_another_order_is_searched_in_its_own_schedules(tiny, tmp_path):
     pipe.scheduler = EntropyBoundedScheduler(pipe.scheduler.config.mask_token_id)
     pipe.save_pretrained(tmp_path / "pipeline")
     args = [tmp_path / "pipeline", "--num-inference-steps", 3, "--sampler", "tpe", "--num-trials", 2, "--confirm-top", 0,
-            "--free", "entropy_bounds", "--output", tmp_path / "out", "--write-to-pipeline"]  # fmt: skip
+            "--free", "entropy_bounds", "--output", tmp_path / "out", "--force", "--write-to-pipeline"]  # fmt: skip
     subprocess.run(command("search_generation.py", tiny, *args), env=ENVIRONMENT, check=True, capture_output=True)
     found = read_strategy(str(tmp_path / "out" / "strategy-T3.json"))
     assert isinstance(found, EntropyStrategy)

@@ -44,7 +44,7 @@ def export_pipeline(
     in_int8 = {component for component, wanted in (("transformer", int8), ("vqvae", int8_decoder)) if wanted}
     for library in writer.libraries + (writer.int8_libraries if in_int8 else ()):
         require(library, writer.extra)
-    pipe = load_pipeline(name)
+    pipe = load_pipeline(name, to_generate=False)
     _check(name, pipe)
     if in_int8 and writer.is_calibrated and pipe.transformer.config.context_dim is not None:
         raise ValueError(f"{name} draws from text, and int8 of {format} is calibrated on classes: take --format onnx.")
