@@ -62,7 +62,6 @@ class Classifier:
     title: str
     use: str
     settings: str
-    command: str
 
 
 FIRST = Classifier(
@@ -71,8 +70,6 @@ FIRST = Classifier(
     "Fashion-MNIST classifier",
     f"It is the\njudge and the feature extractor of the Fashion-MNIST models of\n{LIBRARY}, and took no part in their training.",
     "",
-    f"diffusers-autonat evaluate {AUTONAT.name} --reference {JUDGE}/fashion-mnist-test.npz \\\n"
-    f"    --feature-extractor {JUDGE} --metrics fid,class --num-images 1000 --output report.json",
 )
 SECOND = Classifier(
     Path("fashion-mnist-second-classifier"),
@@ -82,8 +79,6 @@ SECOND = Classifier(
     f"[first](../{JUDGE.name}/README.md), it took no part in their training nor in any search, and says whether what a search gained is more than the first\n"
     "one's liking.",
     "widths 64 and 96, depths 1 and 2, ",
-    f"diffusers-autonat evaluate {AUTONAT.name} --reference {CLONE}/fashion-mnist-second-classifier/fashion-mnist-test.npz \\\n"
-    f"    --feature-extractor {CLONE}/fashion-mnist-second-classifier --metrics fid,class --num-images 1000 --output report.json",
 )
 
 
@@ -108,7 +103,11 @@ def classifier(shipped: Classifier, result: dict[str, Any], hardware: str) -> li
         "with other runs), with shifts of up to two pixels and label smoothing\n0.05. "
         "[fashion-mnist-test.npz](fashion-mnist-test.npz) holds its features' statistics over the 10,000 test images; a distance\n"
         "on these features is not FID.",
-        code_block(shipped.command, "bash"),
+        code_block(
+            f"diffusers-autonat evaluate {AUTONAT.name} --reference {name}/fashion-mnist-test.npz \\\n"
+            f"    --feature-extractor {name} --metrics fid,class --num-images 1000 --output report.json",
+            "bash",
+        ),
         PATHS,
     ]
 
