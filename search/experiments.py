@@ -225,7 +225,7 @@ def row_of(found: Found, start: Scored, floor: float | None) -> dict:
     best = min(found.candidates[0], start, key=lambda scored: scored.value)
     return {
         "study": found.study.study_name, "trials": len(complete_trials(found.study)), "best": best.label,
-        "value": best.value, "start_value": start.value, "values": best.record["values"],
+        "value": best.value, "start_value": start.value, "values": best.record["values"], "start_values": start.record["values"],
         "share_of_gap_closed": share_closed(best.value, start.value, floor), "strategy": best.strategy.to_dict(),
         "passes": sum(trial.user_attrs.get("passes", 0) for trial in complete_trials(found.study)),
     }  # fmt: skip
@@ -313,7 +313,7 @@ def orders(args, judge, pipeline, storage, output):
         free = [key for key, values in start.to_dict().items() if any(values)]  # tau2 is 0 where it has no effect
         before = confirmed_start(args, judge, pipeline, storage, f"{name}-{label}", start)
         found = one_search(args, judge, pipeline, storage, f"{name}-{label}", args.sampler, args.seed, free, start)
-        row = {"order": label, "free": free, **row_of(found, before, floor), "start_values": before.record["values"]}
+        row = {"order": label, "free": free, **row_of(found, before, floor)}
         rows.append({**row, "macs": cost_of(pipeline, row["strategy"])})
         bars = {row["order"]: row["value"] for row in rows}
         title = title_of(args.pipeline, steps, args.confirm_images)

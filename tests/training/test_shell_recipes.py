@@ -18,7 +18,8 @@ def commands_of(tmp_path):
     """What a recipe calls, in the place of the programs."""
     for program in ("accelerate", "python"):
         (tmp_path / program).write_text(
-            f'#!/bin/bash\nprintf "%q " {program} "$@" >> {tmp_path}/said\necho >> {tmp_path}/said\n'
+            # in one write: a recipe may call several at once
+            f'#!/bin/bash\nprintf "%s\\n" "$(printf "%q " {program} "$@")" >> {tmp_path}/said\n'
         )
         (tmp_path / program).chmod(0o755)
 
@@ -36,7 +37,9 @@ def commands_of(tmp_path):
         ("fashion_mnist.sh", 2, "train_classifier train_vqgan tokenize_images train_autonat heuristic_grid"),
         ("icons.sh", 2, "icons train_classifier train_vqgan tokenize_images train_autonat train_text_judge"),
         ("own_images.sh", 2, "train_vqgan tokenize_images train_autonat train_classifier search_generation"),
-        ("../search/evidence.sh", 1, "experiments tokenize_images train_autonat search_generation"),
+        (
+            "../search/evidence.sh", 1, "experiments train_policy plot_policy tokenize_images search_alternating train_autonat search_generation",
+        ),  # fmt: skip
     ],
 )
 def test_scripts_take_what_a_recipe_gives_them(recipe, folders, scripts, commands_of, tmp_path):
