@@ -38,7 +38,9 @@ def commands_of(tmp_path):
         ("icons.sh", 2, "icons train_classifier train_vqgan tokenize_images train_autonat train_text_judge"),
         ("own_images.sh", 2, "train_vqgan tokenize_images train_autonat train_classifier search_generation"),
         (
-            "../search/evidence.sh", 1, "experiments train_policy plot_policy tokenize_images search_alternating train_autonat search_generation",
+            "../search/evidence.sh",
+            1,
+            "experiments train_policy plot_policy tokenize_images search_alternating train_autonat search_generation",
         ),  # fmt: skip
     ],
 )
