@@ -214,11 +214,11 @@ def confirmed_start(args, judge, pipeline, storage, name, start=None) -> Scored:
     return scored
 
 
-def best_so_far(study: optuna.Study, num_images: int) -> list[tuple[float, float]]:
-    """(images generated, best value) after each trial, in the order in which they were finished."""
+def best_so_far(study: optuna.Study, spent: str = "num_images") -> list[tuple[float, float]]:
+    """(images or `passes` so far, best value) after each trial, in the order in which they were finished."""
     trials = sorted(complete_trials(study), key=lambda trial: trial.datetime_complete)
-    best = list(itertools.accumulate((trial.values[0] for trial in trials), min))
-    return [((number + 1) * num_images, value) for number, value in enumerate(best)]
+    best = itertools.accumulate((trial.values[0] for trial in trials), min)
+    return list(zip(itertools.accumulate(trial.user_attrs[spent] for trial in trials), best))
 
 
 def row_of(found: Found, start: Scored, floor: float | None) -> dict:
@@ -257,19 +257,26 @@ def samplers(args, judge, pipeline, storage, output):
     """samplers at equal numbers of generated images"""
     floor = floor_of(args, judge)
     title = title_of(args.pipeline, args.num_inference_steps, args.num_images)
-    name, rows, curves = args.study_name or f"samplers-T{args.num_inference_steps}", [], {}
+    name, rows = args.study_name or f"samplers-T{args.num_inference_steps}", []
+    by_images, by_passes = {}, {}
     start = confirmed_start(args, judge, pipeline, storage, name)
     for repetition, sampler in itertools.product(range(args.repetitions), args.samplers):
         seed = args.seed + SEEDS * repetition
         found = one_search(args, judge, pipeline, storage, f"{name}-{sampler}-seed{seed}", sampler, seed)
         rows.append({"sampler": sampler, "seed": seed, **row_of(found, start, floor)})
-        curves.setdefault(sampler, []).append(best_so_far(found.study, args.num_images))
-        plot_curves(curves, output / f"{name}.png", "generated images", f"best {judge.value_name} so far", title=title)
-        save(args, judge, name, {"floor": floor, "rows": rows, "best_so_far": curves})
+        by_images.setdefault(sampler, []).append(best_so_far(found.study))
+        by_passes.setdefault(sampler, []).append(best_so_far(found.study, "passes"))
+        best = f"best {judge.value_name} so far"
+        plot_curves(by_images, output / f"{name}.png", "generated images", best, title=title)
+        plot_curves(
+            by_passes, output / f"{name}-passes.png", "images that went through the transformer", best, title=title
+        )
+        data = {"floor": floor, "rows": rows, "best_so_far": by_images, "best_so_far_by_passes": by_passes}
+        save(args, judge, name, data)
     means = {s: sum(r["value"] for r in rows if r["sampler"] == s) / args.repetitions for s in args.samplers}
     title = title_of(args.pipeline, args.num_inference_steps, args.confirm_images)
     plot_bars(means, output / f"{name}-confirmed.png", f"{judge.value_name}, confirmed", floor, title)
-    return name, {"floor": floor, "confirmed_means": means, "rows": rows, "best_so_far": curves}
+    return name, {**data, "confirmed_means": means}
 
 
 def free(args, judge, pipeline, storage, output):
@@ -365,7 +372,7 @@ def concurrent(args, judge, pipeline, storage, output):
     rows.sort(key=lambda row: row["value"])
     with writing(output):
         save_trials(study, output / f"{name}.csv")
-    curve = best_so_far(study, args.num_images)
+    curve = best_so_far(study)
     title = title_of("trained candidates", args.num_inference_steps, args.num_images)
     plot_curves({"concurrent": [curve]}, output / f"{name}.png", "generated images", f"best {judge.value_name} so far",
                 title=title)  # fmt: skip

@@ -289,6 +289,11 @@ def test_samplers_are_compared_by_confirmed_values(tiny, tmp_path, in_process, c
     ]
     assert all(row["value"] <= row["start_value"] for row in result["rows"])
     assert len({row["start_value"] for row in result["rows"]}) == 1 and trials_count(tmp_path) == 1 + 2 * 4
+    (first, second), passes = (
+        [x for x, _ in result[key]["tpe"][0]] for key in ("best_so_far", "best_so_far_by_passes")
+    )
+    assert second == 2 * first and first < passes[0] < passes[1]
+    assert (tmp_path / "samplers-T4-passes.png").exists()
 
 
 def test_orders_are_searched_each_from_its_own_heuristic(tiny, tmp_path, in_process):
