@@ -41,7 +41,8 @@ found() {
     for steps in 4 8 16; do
         for model in autonat enat; do
             [ $model = autonat ] && start=("${uvit[@]}") || start=()
-            experiment samplers found $model $steps "${start[@]}" --num-images 1024 --samplers population --num-trials 42 \
+            [ $steps = 16 ] && trials=26 || trials=42
+            experiment samplers found $model $steps "${start[@]}" --num-images 1024 --samplers population --num-trials $trials \
                 --repetitions 3 --confirm-top 2
         done
     done
@@ -66,7 +67,7 @@ schedules() {
 # Orders of revealing tokens, each with its own schedules searched.
 orders() {
     for steps in 4 8 16; do
-        experiment orders orders autonat $steps "${uvit[@]}" --num-images 1024 --num-trials 42 --confirm-top 2
+        experiment orders orders autonat $steps "${uvit[@]}" --num-images 1024 --num-trials 22 --confirm-top 1
     done
 }
 
