@@ -16,7 +16,8 @@ from .arguments import add_generation_arguments, add_text_encoder_argument, chec
 # What a history of `train_vqgan.py` or `train_autonat.py` holds, as a reader knows it.
 CURVES = {
     "loss": "loss (nats per token)", "token_accuracy": "masked-token accuracy", "l1": "absolute error of pixels in [0, 1]",
-    "perceptual": "perceptual distance", "codes_used": "codes in use", "perplexity": "perplexity of the codes",
+    "perceptual": "perceptual distance", "discriminator": "discriminator's loss (1: no opinion)", "codes_used": "codes in use",
+    "perplexity": "perplexity of the codes",
 }  # fmt: skip
 
 

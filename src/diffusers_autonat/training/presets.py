@@ -17,8 +17,8 @@ VQGAN_PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "block_out_channels": [32, 64, 64], "layers_per_block": 1, "norm_num_groups": 8, "codebook_size": 256,
         "codebook_dim": 16, "l2_weight": 1.0, "adversarial_weight": 0.6, "adversarial_start": 3200,
-        "discriminator_hidden_size": 32, "discriminator_learning_rate": 2e-4, "revive_steps": 100, "learning_rate": 1.5e-3, "lr_warmup_steps": 50,
-        "adam_beta1": 0.8, "adam_beta2": 0.95, "train_batch_size": 32, "max_train_steps": 4000, "validation_steps": 250,
+        "discriminator_hidden_size": 32, "discriminator_learning_rate": 2e-4, "revive_steps": 100,
+        "learning_rate": 1.5e-3, "lr_warmup_steps": 50, "adam_beta1": 0.8, "adam_beta2": 0.95, "train_batch_size": 32, "max_train_steps": 4000, "validation_steps": 250,
         "checkpointing_steps": 250,
     },
     "small": {
