@@ -36,6 +36,7 @@ from diffusers_autonat.training.checks import (
     require_levels,
     require_memory,
     warn_of_codebook,
+    warn_of_discriminator,
     warn_of_idle_cores,
     warn_of_slow_precision,
     warn_of_steps,
@@ -295,6 +296,7 @@ def main():
     # 3. Training
     progress = tqdm(total=max_steps, initial=first_step, disable=not accelerator.is_local_main_process)
     batches = endless_batches(loader, first_step)
+    opinions: list[float] = []  # of the discriminator, as they are logged
     start = time.time()
     for step in range(first_step + 1, max_steps + 1):
         batch = next(batches)
@@ -340,6 +342,9 @@ def main():
         if step % args.logging_steps == 0 or step == max_steps:
             row = {name: value.item() for name, value in logs.items()}
             require_finite({f"the {name} loss": value for name, value in row.items()}, step)
+            if adversarial and accelerator.is_main_process:
+                opinions.append(row["discriminator"])
+                warn_of_discriminator(opinions)
             row |= {"codes_used": usage.used(), "perplexity": usage.perplexity(), "lr": lr_scheduler.get_last_lr()[0]}
             progress.set_postfix({k: f"{v:.3g}" for k, v in row.items()})
             accelerator.log(row, step=step)

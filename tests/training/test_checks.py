@@ -16,6 +16,7 @@ from diffusers_autonat.training.checks import (
     require_levels,
     require_memory,
     warn_of_codebook,
+    warn_of_discriminator,
     warn_of_idle_cores,
     warn_of_slow_precision,
     warn_of_steps,
@@ -91,12 +92,23 @@ def test_what_a_training_never_reaches_is_warned_of():
         warn_of_codebook(1024, 60_000, 49)
     with pytest.warns(UserWarning, match="the learning rate reaches 12% of 0.0004 only; take 30, or train longer"):
         warn_of_steps(610, 5000, 4e-4)
-    with pytest.warns(UserWarning, match="the discriminator never joins; take 305"):
+    with pytest.warns(UserWarning, match="the discriminator never joins; take 488"):
         warn_of_steps(610, 0, 4e-4, 10_000)
     with pytest.warns(
         UserWarning, match="--codebook_size 1024 is more than 650 images of 49 tokens can fill.*take 512"
     ):
         warn_of_codebook(1024, 650, 49)
+
+
+def test_a_discriminator_without_an_opinion_is_warned_of():
+    """By the losses of docs/training_runs.md, of a healthy one and of one that was not."""
+    healthy = [0.98, 0.933, 0.9, 0.964, 0.961, 0.841, 0.985, 0.85, 0.938, 0.958]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_discriminator([1.0] * 9)
+        warn_of_discriminator([1.0] * 20 + healthy)
+    with pytest.warns(UserWarning, match="scores real images and reconstructions alike"):
+        warn_of_discriminator(healthy + [1.001, 1.004, 1.003, 1.001, 1.013, 1.0, 1.001, 1.001, 1.004, 1.0])
 
 
 @pytest.mark.parametrize("device, processes, threads, warned", [

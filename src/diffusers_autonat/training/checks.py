@@ -15,6 +15,7 @@ from torch import nn
 
 
 TOKENS_PER_CODE = 50  # of a data set; a rule of thumb: the shipped tokenizer had 5,700
+OPINIONS = 10  # losses of the discriminator that are looked at together
 
 
 def writable_folder(path: str | Path) -> Path:
@@ -116,7 +117,7 @@ def warn_of_steps(
     if adversarial_start is not None and adversarial_start >= max_steps:
         warnings.warn(
             f"--adversarial_start {adversarial_start} is not before the end of the {max_steps} steps: the discriminator never "
-            f"joins; take {max_steps // 2}, or --adversarial_weight 0 if that is meant.",
+            f"joins; take {max_steps * 4 // 5}, or --adversarial_weight 0 if that is meant.",
             stacklevel=2,
         )
 
@@ -129,6 +130,17 @@ def warn_of_codebook(codebook_size: int, num_images: int, tokens_per_image: int)
         warnings.warn(
             f"--codebook_size {codebook_size} is more than {num_images} images of {tokens_per_image} tokens can fill (fewer than "
             f"{TOKENS_PER_CODE} tokens for each code): many will stay unused; take {fitting}.",
+            stacklevel=2,
+        )
+
+
+def warn_of_discriminator(losses: Sequence[float]) -> None:
+    """Warn where the latest hinge losses that were logged, `OPINIONS` of them, are those of one that scores all images alike."""
+    latest = losses[-OPINIONS:]
+    if len(latest) == OPINIONS and sum(latest) / OPINIONS > 0.99:
+        warnings.warn(
+            "the discriminator scores real images and reconstructions alike, so its pull is noise: stop, and let it join later "
+            "(--adversarial_start), when the learning rate has come down to about 1e-4, with --discriminator_learning_rate 1e-4.",
             stacklevel=2,
         )
 
