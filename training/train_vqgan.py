@@ -110,6 +110,12 @@ def parse_args():
         "--discriminator_learning_rate", type=number(0, 1e20), default=None, help="default: the generator's"
     )
     loss.add_argument(
+        "--quantization_start",
+        type=whole(0),
+        default=0,
+        help="step at which the codes join; before, a plain autoencoder",
+    )
+    loss.add_argument(
         "--revive_steps", type=whole(0), default=200, help="re-seed codes unused for so many steps; 0: never"
     )
     loss.add_argument(
@@ -304,11 +310,14 @@ def main():
         images = random_flip(batch["pixel_values"]) if args.random_flip else batch["pixel_values"]
 
         # Generator
-        reconstruction, quantization_loss, latents, codes = autoencoder(images)
-        usage.update(accelerator.gather(codes))
+        quantizes = step > args.quantization_start
+        reconstruction, quantization_loss, latents, codes = autoencoder(images, quantizes)
         loss_l1 = F.l1_loss(reconstruction, images)
         loss = args.l1_weight * loss_l1 + args.l2_weight * F.mse_loss(reconstruction, images)
-        logs = {"l1": loss_l1.detach(), "quantization": quantization_loss.detach()}
+        logs = {"l1": loss_l1.detach()}
+        if quantizes:
+            usage.update(accelerator.gather(codes))
+            logs["quantization"] = quantization_loss.detach()
         if perceptual is not None:
             with accelerator.autocast():  # accelerate does so for the networks it has prepared only
                 loss_perceptual = perceptual(reconstruction, images)
@@ -345,12 +354,15 @@ def main():
             if adversarial and accelerator.is_main_process:
                 opinions.append(row["discriminator"])
                 warn_of_discriminator(opinions)
-            row |= {"codes_used": usage.used(), "perplexity": usage.perplexity(), "lr": lr_scheduler.get_last_lr()[0]}
+            if quantizes:
+                row |= {"codes_used": usage.used(), "perplexity": usage.perplexity()}
+            row["lr"] = lr_scheduler.get_last_lr()[0]
             progress.set_postfix({k: f"{v:.3g}" for k, v in row.items()})
             accelerator.log(row, step=step)
             history.append({"step": step, "seconds": round(time.time() - start, 1), **row})
-        if args.revive_steps and step % args.revive_steps == 0 and step < max_steps:
-            if step <= args.revive_until * max_steps:
+        begins = step == args.quantization_start  # all codes are dead
+        if begins or (quantizes and args.revive_steps and step % args.revive_steps == 0 and step < max_steps):
+            if begins or step <= args.revive_until * max_steps:
                 require_finite({"the l1 loss": loss_l1.item()}, step)  # reviving waits for the device anyway
                 generator = torch.Generator().manual_seed(args.seed + step)
                 revived = usage.revive(codebook, accelerator.gather(latents.detach()), generator)

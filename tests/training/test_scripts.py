@@ -266,8 +266,8 @@ def test_autonat_refuses_bad_arguments_early(tokens, tmp_path, args, message):
 def test_vqgan_trains_checkpoints_and_resumes(idx_folder, tmp_path):
     args = ["--train_data_dir", idx_folder, "--resolution", 28, "--num_channels", 1, "--block_out_channels", 8, 8, 8,
             "--layers_per_block", 1, "--codebook_size", 16, "--codebook_dim", 4, "--norm_num_groups", 4, "--learning_rate",
-            "2e-3", "--lr_warmup_steps", 1, "--adversarial_start", 3, "--discriminator_hidden_size", 8, "--revive_steps", 2,
-            "--train_batch_size", 16, "--checkpointing_steps", 3, "--logging_steps", 1, "--validation_steps", 3,
+            "2e-3", "--lr_warmup_steps", 1, "--adversarial_start", 3, "--discriminator_hidden_size", 8, "--quantization_start", 1,
+            "--revive_steps", 2, "--train_batch_size", 16, "--checkpointing_steps", 3, "--logging_steps", 1, "--validation_steps", 3,
             "--max_train_steps", 6, "--output_dir"]  # fmt: skip
     launch("train_vqgan.py", *args, tmp_path / "unbroken")
     assert [folder.name for folder in checkpoint_folders(tmp_path / "unbroken")] == ["checkpoint-3", "checkpoint-6"]
@@ -281,6 +281,7 @@ def test_vqgan_trains_checkpoints_and_resumes(idx_folder, tmp_path):
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
     history = History.read(tmp_path / "history.jsonl")
     assert [row["step"] for row in history] == [1, 2, 3, 4, 5, 6]
+    assert "codes_used" not in history[0] and history[1]["quantization"] > 0
     assert "adversarial" not in history[2] and "adversarial" in history[3] and history[-1]["codes_used"] > 1
     assert (tmp_path / "samples" / "step-000006.png").exists()
     vqvae = VQModel.from_pretrained(tmp_path / "vqvae")

@@ -27,6 +27,19 @@ def test_autoencoder_is_the_vqmodels_forward():
     assert loss.item() == pytest.approx(1.25 * (latents - quantized).square().mean().item(), rel=1e-5)
 
 
+def test_without_codes_it_is_a_plain_autoencoder():
+    autoencoder, images = VQAutoencoder(tiny_vqvae()), torch.rand(2, 1, 28, 28)
+    reconstruction, loss, latents, codes = autoencoder(images, quantize=False)
+    vqvae = autoencoder.vqvae
+    assert torch.equal(reconstruction, vqvae.decoder(vqvae.post_quant_conv(latents)))
+    assert loss.item() == 0 and codes.numel() == 0
+    (reconstruction.mean() + loss).backward()
+    assert all(
+        parameter.grad is not None for parameter in autoencoder.parameters()
+    )  # which several processes wait for
+    assert vqvae.encoder.conv_in.weight.grad.abs().max() > 0 and vqvae.quantize.embedding.weight.grad.abs().max() == 0
+
+
 def test_commitment_and_codebook_get_their_own_weights():
     """diffusers' quantiser weights the wrong term by default; beta has to act on the encoder."""
     autoencoder = VQAutoencoder(tiny_vqvae())

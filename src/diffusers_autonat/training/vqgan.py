@@ -12,7 +12,8 @@ from transformers import AutoImageProcessor, AutoModel
 class VQAutoencoder(nn.Module):
     """A `VQModel` as one forward pass: images to reconstruction, quantisation loss, latents and codes.
 
-    `VQModel.forward` keeps latents and codes to itself, and training needs both.
+    `VQModel.forward` keeps latents and codes to itself, and training needs both. Without quantisation it is a plain
+    autoencoder: no code, and a loss of 0.
     """
 
     def __init__(self, vqvae: VQModel):
@@ -21,8 +22,16 @@ class VQAutoencoder(nn.Module):
         # diffusers keeps a historical swap of the two terms by default: weight the commitment, not the codebook.
         self.vqvae.quantize.legacy = False
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(
+        self, pixel_values: torch.Tensor, quantize: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         latents = self.vqvae.encode(pixel_values).latents  #                                  [B, D, h, w]
+        if not quantize:
+            nothing = (
+                0 * self.vqvae.quantize.embedding.weight.sum()
+            )  # several processes wait for every parameter's gradient
+            none = torch.empty(0, dtype=torch.long, device=latents.device)
+            return self.vqvae.decoder(self.vqvae.post_quant_conv(latents)), nothing, latents, none
         quantized, quantization_loss, (_, _, codes) = self.vqvae.quantize(latents)  #         [B, D, h, w], [], [B*h*w]
         reconstruction = self.vqvae.decoder(self.vqvae.post_quant_conv(quantized))  #         [B, C, H, W]
         return reconstruction, quantization_loss, latents, codes
