@@ -302,6 +302,7 @@ def main():
     # 3. Training
     progress = tqdm(total=max_steps, initial=first_step, disable=not accelerator.is_local_main_process)
     batches = endless_batches(loader, first_step)
+    quantization_start = 0 if args.pretrained_model_name_or_path else int(args.quantization_start * max_steps)
     opinions: list[float] = []  # of the discriminator, as they are logged
     start = time.time()
     for step in range(first_step + 1, max_steps + 1):
@@ -310,7 +311,7 @@ def main():
         images = random_flip(batch["pixel_values"]) if args.random_flip else batch["pixel_values"]
 
         # Generator
-        quantizes = step > args.quantization_start
+        quantizes = step > quantization_start
         reconstruction, quantization_loss, latents, codes = autoencoder(images, quantizes)
         loss_l1 = F.l1_loss(reconstruction, images)
         loss = args.l1_weight * loss_l1 + args.l2_weight * F.mse_loss(reconstruction, images)
@@ -360,7 +361,7 @@ def main():
             progress.set_postfix({k: f"{v:.3g}" for k, v in row.items()})
             accelerator.log(row, step=step)
             history.append({"step": step, "seconds": round(time.time() - start, 1), **row})
-        begins = step == args.quantization_start  # all codes are dead
+        begins = step == quantization_start  # all codes are dead
         if begins or (quantizes and args.revive_steps and step % args.revive_steps == 0 and step < max_steps):
             if begins or step <= args.revive_until * max_steps:
                 require_finite({"the l1 loss": loss_l1.item()}, step)  # reviving waits for the device anyway

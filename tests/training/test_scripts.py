@@ -266,7 +266,7 @@ def test_autonat_refuses_bad_arguments_early(tokens, tmp_path, args, message):
 def test_vqgan_trains_checkpoints_and_resumes(idx_folder, tmp_path):
     args = ["--train_data_dir", idx_folder, "--resolution", 28, "--num_channels", 1, "--block_out_channels", 8, 8, 8,
             "--layers_per_block", 1, "--codebook_size", 16, "--codebook_dim", 4, "--norm_num_groups", 4, "--learning_rate",
-            "2e-3", "--lr_warmup_steps", 1, "--adversarial_start", 3, "--discriminator_hidden_size", 8, "--quantization_start", 1,
+            "2e-3", "--lr_warmup_steps", 1, "--adversarial_start", 3, "--discriminator_hidden_size", 8, "--quantization_start", 0.2,
             "--revive_steps", 2, "--train_batch_size", 16, "--checkpointing_steps", 3, "--logging_steps", 1, "--validation_steps", 3,
             "--max_train_steps", 6, "--output_dir"]  # fmt: skip
     launch("train_vqgan.py", *args, tmp_path / "unbroken")

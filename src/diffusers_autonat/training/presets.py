@@ -17,15 +17,16 @@ from typing import Any
 VQGAN_PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "block_out_channels": [32, 64, 64], "layers_per_block": 1, "norm_num_groups": 8, "codebook_size": 256,
-        "codebook_dim": 16, "l2_weight": 1.0, "quantization_start": 500, "revive_steps": 100, "adversarial_weight": 0.6,
+        "codebook_dim": 16, "l2_weight": 1.0, "quantization_start": 0.125, "revive_steps": 100, "adversarial_weight": 0.6,
         "adversarial_start": 3000, "discriminator_hidden_size": 32, "discriminator_learning_rate": 2e-4,
-        "learning_rate": 6e-4, "lr_warmup_steps": 50, "adam_beta1": 0.8, "adam_beta2": 0.95, "train_batch_size": 32, "max_train_steps": 4000, "validation_steps": 250,
-        "checkpointing_steps": 250,
+        "learning_rate": 6e-4, "lr_warmup_steps": 50, "adam_beta1": 0.8, "adam_beta2": 0.95, "train_batch_size": 32,
+        "max_train_steps": 4000, "validation_steps": 250, "checkpointing_steps": 250,
     },
     "small": {
         "block_out_channels": [64, 128, 128, 256], "norm_num_groups": 32, "codebook_size": 512, "codebook_dim": 64,
-        "adversarial_start": 30_000, "discriminator_learning_rate": 1e-4, "learning_rate": 4e-4, "lr_warmup_steps": 500, "train_batch_size": 64,
-        "max_train_steps": 40_000, "validation_steps": 1000, "checkpointing_steps": 1000,
+        "quantization_start": 0.1, "adversarial_start": 30_000, "discriminator_learning_rate": 1e-4, "learning_rate": 4e-4,
+        "lr_warmup_steps": 500, "train_batch_size": 64, "max_train_steps": 40_000, "validation_steps": 1000,
+        "checkpointing_steps": 1000,
     },
     # MaskGIT's tokenizer, which the released weights use. How long it was trained is not told.
     "paper": {

@@ -127,7 +127,7 @@ AUTONAT = [*COMMON, "--hidden_size", 32, "--num_attention_heads", 4, "--use_ema"
            "3e-3", "--num_inference_steps", 3, "--max_train_steps", 10]  # fmt: skip
 VQGAN = [*COMMON, "--resolution", 28, "--num_channels", 1, "--block_out_channels", 8, 8, 8, "--layers_per_block", 1,
          "--codebook_size", 16, "--codebook_dim", 4, "--norm_num_groups", 4, "--learning_rate", "2e-3", "--lr_warmup_steps", 1,
-         "--quantization_start", 3, "--adversarial_start", 4, "--discriminator_hidden_size", 8, "--revive_steps", 2,
+         "--quantization_start", 0.4, "--adversarial_start", 4, "--discriminator_hidden_size", 8, "--revive_steps", 2,
          "--max_train_steps", 8]  # fmt: skip
 JUDGE = ["--resolution", 28, "--hidden_sizes", 8, 16, "--depths", 1, 1, "--projection_dim", 8, "--train_batch_size", 16,
          "--num_train_epochs", 3, "--checkpointing_steps", 2, "--logging_steps", 1]  # fmt: skip
