@@ -111,9 +111,9 @@ def parse_args():
     )
     loss.add_argument(
         "--quantization_start",
-        type=whole(0),
-        default=0,
-        help="step at which the codes join; before, a plain autoencoder",
+        type=number(0, 0.9),
+        default=0.0,
+        help="share of the training after which the codes join what was a plain autoencoder; a pretrained model has them",
     )
     loss.add_argument(
         "--revive_steps", type=whole(0), default=200, help="re-seed codes unused for so many steps; 0: never"
