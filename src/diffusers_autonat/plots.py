@@ -353,6 +353,7 @@ def plot_samples(
     )
     for axis, (heading, rows) in zip(axes[0], groups.items()):
         axis.imshow(_tiled(rows, side, framed), interpolation="nearest")
+        axis.set_anchor("W")  # else names are measured where the picture stood before it was shrunk, and are cut
         axis.set_title(heading, fontsize=11)
         centres = [(number + 0.5) * side for number in range(max(len(rows), len(rows[0])))]
         axis.set_xticks(centres[: len(column_names)], column_names)
