@@ -20,30 +20,28 @@ from diffusers_autonat.files import write_json
 from diffusers_autonat.image_datasets import ImageTransform, load_images, spread_rows
 from diffusers_autonat.plots import plot_samples
 from diffusers_autonat.provenance import model_hash
-from diffusers_autonat.training.vqgan import VQAutoencoder
+from diffusers_autonat.training.vqgan import CodebookUsage, VQAutoencoder
 
 
 BATCH, SHOWN = 64, 10
 
 
-def effective(shares: torch.Tensor) -> float:
-    return torch.special.entr(shares / shares.sum()).sum().exp().item()
-
-
 @torch.no_grad()
 def look(tokenizer: VQModel, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
     """Reconstructions `[N, C, H, W]` in [0, 1], and what there is to say of them."""
-    outputs = [VQAutoencoder(tokenizer)(some) for some in images.split(BATCH)]
-    reconstructions, _, latents, codes = (
-        torch.cat(parts) for parts in zip(*((r, q[None], z, c) for r, q, z, c in outputs))
-    )
-    vectors = latents.movedim(1, -1).flatten(0, -2)  # [N h w, D]
-    variances = torch.linalg.svdvals(vectors - vectors.mean(dim=0)).square()
-    counts = torch.bincount(codes.flatten(), minlength=tokenizer.config.num_vq_embeddings).float()
-    reconstructions = reconstructions.clamp(0, 1)
+    autoencoder, usage = VQAutoencoder(tokenizer), CodebookUsage(tokenizer.config.num_vq_embeddings, "cpu")
+    made, vectors = [], []
+    for some in images.split(BATCH):
+        reconstruction, _, latents, codes = autoencoder(some)
+        usage.update(codes)
+        made.append(reconstruction.clamp(0, 1))
+        vectors.append(latents.movedim(1, -1).flatten(0, -2))  # [B h w, D]
+    reconstructions, points = torch.cat(made), torch.cat(vectors)
+    variances = torch.linalg.svdvals(points - points.mean(dim=0)).square()
+    dimensions = torch.special.entr(variances / variances.sum()).sum().exp().item()
     return reconstructions, {
-        "l1": round((reconstructions - images).abs().mean().item(), 4), "dimensions": round(effective(variances), 2),
-        "perplexity": round(effective(counts)), "codes": len(counts),
+        "l1": round((reconstructions - images).abs().mean().item(), 4), "dimensions": round(dimensions, 2),
+        "perplexity": round(usage.perplexity()), "codes": len(usage.counts),
     }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def commands_of(tmp_path):
             "../search/evidence.sh",
             1,
             "experiments train_policy plot_policy tokenize_images search_alternating train_autonat search_generation",
-        ),  # fmt: skip
+        ),
     ],
 )
 def test_scripts_take_what_a_recipe_gives_them(recipe, folders, scripts, commands_of, tmp_path):
