@@ -35,6 +35,7 @@ from diffusers_autonat.search.constraints import Constraint
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import METRICS
 from diffusers_autonat.search.report import read_provenance
+from diffusers_autonat.search.samplers import KNOTS, MANY_STEPS, default_knots
 from diffusers_autonat.search.spaces import generation_start, resample_strategy
 from diffusers_autonat.search.training import CandidateTrainer
 from diffusers_autonat.strategy_files import read_strategies
@@ -102,6 +103,20 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--second-feature-extractor", help="sees the images of the confirmation alone: whether gains are "
                        "real to another network than the search's")  # fmt: skip
     group.add_argument("--second-reference", help="its reference; default: --reference, which then has to be images")
+
+
+def add_knots_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--knots",
+        type=positive,
+        help=f"schedules are curves through so many points; default: {KNOTS} from T = {MANY_STEPS} on, but for the sampler "
+        "`released`; below, and with as many as T, every step has a value of its own",
+    )
+
+
+def knots_of(args: argparse.Namespace, sampler: str, num_inference_steps: int) -> int | None:
+    """Of the curves that are searched, None where there are none."""
+    return args.knots or default_knots(sampler, num_inference_steps)
 
 
 def add_start_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,11 +13,16 @@ the same training arguments and candidates folder.
 """
 
 import itertools
+import json
+import statistics
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import optuna
 from arguments import (
     add_evaluation_arguments,
+    add_knots_argument,
     add_pipeline_arguments,
     add_start_arguments,
     add_study_arguments,
@@ -27,6 +32,7 @@ from arguments import (
     constraint_of,
     given_settings,
     judge_of,
+    knots_of,
     load_judged,
     main_of_script,
     parse_args_before_dashes,
@@ -48,21 +54,22 @@ from diffusers_autonat import (
     TrainingStrategy,
 )
 from diffusers_autonat.command_line import Parser, number, positive
-from diffusers_autonat.cost import CostVaries, pipeline_cost
+from diffusers_autonat.cost import CostVaries, measured_costs, pipeline_cost
 from diffusers_autonat.files import write_json
 from diffusers_autonat.metrics import Report
 from diffusers_autonat.plots import plot_bars, plot_curves, plot_schedules
-from diffusers_autonat.search.confirm import Scored, score_candidates
-from diffusers_autonat.search.generation import Found, search_generation
+from diffusers_autonat.search.confirm import Scored, best_trials, score_candidates
+from diffusers_autonat.search.gains import gains_of
+from diffusers_autonat.search.generation import search_generation
 from diffusers_autonat.search.judge import Judge
-from diffusers_autonat.search.objective import StrategyObjective
+from diffusers_autonat.search.objective import POPULATION, StrategyObjective, strategy_of
 from diffusers_autonat.search.report import save_trials, writing
 from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, make_space, sampler_names
 from diffusers_autonat.search.spaces import SCHEDULE_NAMES, training_space
 from diffusers_autonat.search.strategy_spaces import FixedStepsSpace
 from diffusers_autonat.search.study import complete_trials, open_storage, open_study, run_study, wait_for_workers
 from diffusers_autonat.search.training import describe
-from diffusers_autonat.strategies import Strategy, strategy_from_dict
+from diffusers_autonat.strategies import Strategy, read_json
 from diffusers_autonat.training.recipes import heuristic_of
 
 
@@ -74,7 +81,15 @@ ORDERS = {
     "entropy-bounded": EntropyBoundedScheduler,
     "ReMDM": ReMDMScheduler,
 }
+COST_IMAGES = 50  # whose costs are measured where they vary
 SEEDS = 1_000  # between the seeds of two repetitions, which are also those of their noise
+
+
+class Searched(NamedTuple):
+    """Where a search began, and its study."""
+
+    start: Strategy
+    study: optuna.Study
 
 
 def parse_args():
@@ -111,7 +126,11 @@ def parse_args():
             add_start_arguments(command)
         if run in (samplers, free, orders, concurrent):
             command.add_argument("--num-trials", type=positive, default=300, help="of each search")
+            add_knots_argument(command)
         if run is samplers:
+            command.add_argument(
+                "--within-passes", type=positive, help="also confirm what each search had found in so many passes"
+            )
             command.add_argument(
                 "--samplers",
                 nargs="+",
@@ -130,7 +149,13 @@ def parse_args():
             command.add_argument("--sampler", choices=["tpe", "random"], default="tpe", help="p(r) is categorical")
         if run is not training:
             command.add_argument("--floor", help="report of `diffusers-autonat evaluate --reconstruct` at the same N")
+        if run in (samplers, free, orders):
+            command.add_argument(
+                "--baseline", help="results of `baseline`: shares of the gap count from there; default: from the start"
+            )
         add_evaluation_arguments(command)
+        if run in (samplers, free, orders):
+            command.set_defaults(confirm_top=1)
         add_study_arguments(command)
     return parse_args_before_dashes(parser)
 
@@ -145,26 +170,40 @@ def floor_of(args, judge: Judge) -> float | None:
     return values[judge.value_name]
 
 
+def baseline_of(args, judge: Judge) -> float | None:
+    """The confirmed distance of the tuned heuristic, where its results are named."""
+    if args.baseline is None:
+        return None
+    known = read_json(Path(args.baseline))
+    wanted = {**judge.confirm_identity(), "confirm_images": args.confirm_images, "confirm_seed": args.confirm_seed}
+    for key in ("metric", "extractor", "reference", "dtype", "confirm_images", "confirm_seed"):
+        if known.get(key) != wanted[key]:
+            raise ValueError(f"--baseline {args.baseline} is of {key} {known.get(key)!r}, here it is {wanted[key]!r}")
+    return known["value"]
+
+
 def share_closed(value: float, baseline: float, floor: float | None) -> float | None:
     """Share of the gap between the baseline and the floor that is closed."""
     return None if floor is None else round((baseline - value) / (baseline - floor), 4)
 
 
-def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SCHEDULE_NAMES, start=None) -> Found:
+def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SCHEDULE_NAMES, start=None) -> Searched:
+    """A search, not yet confirmed: where it began, and its study."""
     start = start or start_strategy(args, args.num_inference_steps, pipeline)
-    space = make_space(sampler_name, start, free)
+    knots = knots_of(args, sampler_name, start.num_inference_steps)
+    space = make_space(sampler_name, start, free, knots)
     sampler = make_sampler(sampler_name, space.parameters, args.num_trials, seed)
     of_pipeline = pipeline_identity(pipeline, args.num_inference_steps)
     score = judge.score(pipeline)
     score.seed = seed
     identity = {
-        **judge.identity(**of_pipeline, sampler=sampler_name, free=list(free), start=start.to_dict()),
+        **judge.identity(**of_pipeline, sampler=sampler_name, free=list(free), start=start.to_dict(), knots=knots),
         "seed": seed,
     }
-    return search_generation(
-        storage, name, identity, space, SAMPLERS[sampler_name].score(score, space), sampler, args.num_trials, confirm_score=judge.confirm_score(pipeline),
-        confirm_identity=judge.confirm_identity(**of_pipeline), confirm_top=args.confirm_top,
-    )  # fmt: skip
+    found = search_generation(
+        storage, name, identity, space, SAMPLERS[sampler_name].score(score, space), sampler, args.num_trials
+    )
+    return Searched(space.start, found.study)
 
 
 def heuristics(args, pipeline=None) -> dict[str, GenerationStrategy]:
@@ -185,8 +224,10 @@ def check(args) -> None:
         raise ValueError(f"--study-name {args.study_name} names the results too and must not have a /")
     if getattr(args, "floor", None) is not None:
         Report.load(args.floor)
-    if args.experiment in ("samplers", "free", "orders") and args.confirm_top < 1:
-        raise ValueError("--confirm-top 0: searches are compared by confirmed values")
+    if args.experiment in ("samplers", "free", "orders") and args.confirm_top != 1:
+        raise ValueError(
+            f"--confirm-top {args.confirm_top}: searches are compared by one confirmed value each, else the lowest of several would win"
+        )
     if args.experiment == "baseline":
         heuristics(args)
     elif args.experiment == "orders":
@@ -195,7 +236,8 @@ def check(args) -> None:
     elif args.start != "stored":
         start = start_strategy(args, args.num_inference_steps, None)
         for name in getattr(args, "samplers", [getattr(args, "sampler", "random")]):
-            space = make_space(name, start)
+            knots = knots_of(args, name, start.num_inference_steps) if "knots" in args else None
+            space = make_space(name, start, num_knots=knots)
             SAMPLERS[name].check(args.num_images, space, constraint_of(args))
             make_sampler(name, space.parameters, getattr(args, "num_trials", 1), args.seed)
             if args.redraw_noise and not SAMPLERS[name].redraw_noise:
@@ -205,30 +247,75 @@ def check(args) -> None:
         training_space(TrainingStrategy(args.start_alpha, args.start_beta), args.alphas, args.betas)
 
 
-def confirmed_start(args, judge, pipeline, storage, name, start=None) -> Scored:
-    """The start, which all searches of an experiment share and which is hence measured once."""
-    start = start or start_strategy(args, args.num_inference_steps, pipeline)
-    name = f"{name}-start-{args.confirm_images}-{args.confirm_seed}"
+def confirm(args, judge, pipeline, storage, name, candidates: dict[str, Strategy]) -> dict[str, Scored]:
+    """On fresh noise, by label; all searches of an experiment share it, so that what they share is measured once."""
+    name = f"{name}-confirm-{args.confirm_images}-{args.confirm_seed}"
     identity = judge.confirm_identity(**pipeline_identity(pipeline, args.num_inference_steps))
-    [scored] = score_candidates(storage, name, identity, {"start": start}, judge.confirm_score(pipeline))
-    return scored
+    scored = score_candidates(storage, name, identity, candidates, judge.confirm_score(pipeline))
+    return {one.label: one for one in scored}
 
 
-def best_so_far(study: optuna.Study, spent: str = "num_images") -> list[tuple[float, float]]:
-    """(images or `passes` so far, best value) after each trial, in the order in which they were finished."""
-    trials = sorted(complete_trials(study), key=lambda trial: trial.datetime_complete)
-    best = itertools.accumulate((trial.values[0] for trial in trials), min)
-    return list(zip(itertools.accumulate(trial.user_attrs[spent] for trial in trials), best))
+def with_spent(study: optuna.Study) -> list[tuple[optuna.trial.FrozenTrial, Counter]]:
+    """
+    Trials in the order in which they were finished, and what had been spent by then: `images`, `passes`, and the passes if no
+    trial had shared what is equal in its images (`passes_unshared`).
+    """
+    spent, rows = Counter(images=0, passes=0, passes_unshared=0), []
+    for trial in sorted(complete_trials(study), key=lambda trial: trial.datetime_complete):
+        count, strategy = trial.user_attrs["num_images"], strategy_of(trial)
+        each = strategy.num_inference_steps + sum(scale > 0 for scale in strategy.guidance_scales)
+        spent = spent + Counter(images=count, passes=trial.user_attrs.get("passes", 0), passes_unshared=count * each)
+        rows.append((trial, spent))
+    return rows
 
 
-def row_of(found: Found, start: Scored, floor: float | None) -> dict:
-    best = min(found.candidates[0], start, key=lambda scored: scored.value)
+def best_so_far(study: optuna.Study, unit: str = "images") -> list[tuple[int, float]]:
+    """(`unit` so far, best value) after each trial that measured one strategy: the value of a population is that of many."""
+    single = [
+        (trial.values[0], spent[unit]) for trial, spent in with_spent(study) if POPULATION not in trial.user_attrs
+    ]
+    best = itertools.accumulate((value for value, _ in single), min)
+    return [(spent, value) for (_, spent), value in zip(single, best)]
+
+
+def best_within(study: optuna.Study, passes: int) -> Strategy | None:
+    """The best single strategy that a search had measured in so many passes."""
+    within = [trial for trial, spent in with_spent(study) if spent["passes"] <= passes]
+    single = [trial for trial in within if POPULATION not in trial.user_attrs]
+    return strategy_of(min(single, key=lambda trial: trial.values[0])) if single else None
+
+
+def row_of(args, judge, pipeline, storage, name, searched: Searched, floor: float | None) -> dict:
+    """
+    What a search found, beside its start and what the pipeline has stored for this T, all on the same fresh noise. `value` is that
+    of the best, `found_value` that of the search's own best trial, which may be worse than its start.
+    """
+    study = searched.study
+    stored = pipeline.scheduler.stored_strategies.get(args.num_inference_steps)
+    candidates = {"found": strategy_of(best_trials(study, 1)[0]), "start": searched.start}
+    if stored is not None:
+        candidates["stored"] = stored
+    if within := getattr(args, "within_passes", None):
+        if (one := best_within(study, within)) is not None:
+            candidates["within"] = one
+    different = {json.dumps(one.to_dict()): label for label, one in reversed(candidates.items())}
+    scored = confirm(args, judge, pipeline, storage, name, {label: candidates[label] for label in different.values()})
+    scored = {label: scored[different[json.dumps(one.to_dict())]] for label, one in candidates.items()}
+    found, best = scored["found"], min(scored.values(), key=lambda one: one.value)
+    others = [one for label, one in scored.items() if label in ("start", "stored") and one is not found]
     return {
-        "study": found.study.study_name, "trials": len(complete_trials(found.study)), "best": best.label,
-        "value": best.value, "start_value": start.value, "values": best.record["values"], "start_values": start.record["values"],
-        "share_of_gap_closed": share_closed(best.value, start.value, floor), "strategy": best.strategy.to_dict(),
-        "passes": sum(trial.user_attrs.get("passes", 0) for trial in complete_trials(found.study)),
+        "study": study.study_name, "trials": len(complete_trials(study)), **with_spent(study)[-1][1], "best": best.label,
+        "value": best.value, "strategy": best.strategy.to_dict(), "macs": cost_of(pipeline, best.strategy),
+        **{f"{label}_value": one.value for label, one in scored.items()},
+        **{f"{label}_values": one.record["values"] for label, one in scored.items()},
+        "found_strategy": found.strategy.to_dict(), "start_strategy": searched.start.to_dict(),
+        "gains": [gain.to_dict() for gain in gains_of(found, others, judge.value_name, judge.second_name)],
+        "share_of_gap_closed": share_closed(best.value, baseline_of(args, judge) or scored["start"].value, floor),
     }  # fmt: skip
+
+
+def mean_and_deviation(values: list[float]) -> dict[str, float | None]:
+    return {"mean": statistics.mean(values), "deviation": statistics.stdev(values) if len(values) > 1 else None}
 
 
 def baseline(args, judge, pipeline, storage, output):
@@ -259,13 +346,13 @@ def samplers(args, judge, pipeline, storage, output):
     title = title_of(args.pipeline, args.num_inference_steps, args.num_images)
     name, rows = args.study_name or f"samplers-T{args.num_inference_steps}", []
     by_images, by_passes = {}, {}
-    start = confirmed_start(args, judge, pipeline, storage, name)
     for repetition, sampler in itertools.product(range(args.repetitions), args.samplers):
         seed = args.seed + SEEDS * repetition
-        found = one_search(args, judge, pipeline, storage, f"{name}-{sampler}-seed{seed}", sampler, seed)
-        rows.append({"sampler": sampler, "seed": seed, **row_of(found, start, floor)})
-        by_images.setdefault(sampler, []).append(best_so_far(found.study))
-        by_passes.setdefault(sampler, []).append(best_so_far(found.study, "passes"))
+        searched = one_search(args, judge, pipeline, storage, f"{name}-{sampler}-seed{seed}", sampler, seed)
+        row = row_of(args, judge, pipeline, storage, name, searched, floor)
+        rows.append({"sampler": sampler, "seed": seed, **row})
+        by_images.setdefault(sampler, []).append(best_so_far(searched.study))
+        by_passes.setdefault(sampler, []).append(best_so_far(searched.study, "passes"))
         best = f"best {judge.value_name} so far"
         plot_curves(by_images, output / f"{name}.png", "generated images", best, title=title)
         plot_curves(
@@ -273,10 +360,14 @@ def samplers(args, judge, pipeline, storage, output):
         )
         data = {"floor": floor, "rows": rows, "best_so_far": by_images, "best_so_far_by_passes": by_passes}
         save(args, judge, name, data)
-    means = {s: sum(r["value"] for r in rows if r["sampler"] == s) / args.repetitions for s in args.samplers}
+    found = {s: mean_and_deviation([row["found_value"] for row in rows if row["sampler"] == s]) for s in args.samplers}
+    means = {sampler: one["mean"] for sampler, one in found.items()}
     title = title_of(args.pipeline, args.num_inference_steps, args.confirm_images)
     plot_bars(means, output / f"{name}-confirmed.png", f"{judge.value_name}, confirmed", floor, title)
-    return name, {**data, "confirmed_means": means}
+    best = min(rows, key=lambda row: row["value"])
+    with writing(output):
+        write_json(output / f"{name}-strategy.json", best["strategy"])
+    return name, {**data, "confirmed": found}
 
 
 def free(args, judge, pipeline, storage, output):
@@ -284,17 +375,17 @@ def free(args, judge, pipeline, storage, output):
     floor = floor_of(args, judge)
     title = title_of(args.pipeline, args.num_inference_steps, args.confirm_images)
     name, rows = args.study_name or f"free-T{args.num_inference_steps}", []
-    start = confirmed_start(args, judge, pipeline, storage, name)
-    searched = {
+    kinds = {
         "all": SCHEDULE_NAMES,
         **{f"all but {one}": tuple(other for other in SCHEDULE_NAMES if other != one) for one in SCHEDULE_NAMES},
         **{one: (one,) for one in SCHEDULE_NAMES},
     }
-    for label, schedules in searched.items():
+    for label, schedules in kinds.items():
         study_name = f"{name}-{label.replace(' ', '-')}"
-        found = one_search(args, judge, pipeline, storage, study_name, args.sampler, args.seed, schedules)
-        rows.append({"free": list(schedules), "label": label, **row_of(found, start, floor)})
-        bars = {start_label(args): start.value, **{row["label"]: row["value"] for row in rows}}
+        searched = one_search(args, judge, pipeline, storage, study_name, args.sampler, args.seed, schedules)
+        row = row_of(args, judge, pipeline, storage, name, searched, floor)
+        rows.append({"free": list(schedules), "label": label, **row})
+        bars = {start_label(args): row["start_value"], **{row["label"]: row["found_value"] for row in rows}}
         plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", floor, title)
         save(args, judge, name, {"floor": floor, "rows": rows})
     return name, {"floor": floor, "rows": rows}
@@ -318,10 +409,10 @@ def orders(args, judge, pipeline, storage, output):
         pipeline.scheduler = order(pipeline.scheduler.config.mask_token_id)
         start = start_of_order(args, pipeline)
         free = [key for key, values in start.to_dict().items() if any(values)]  # tau2 is 0 where it has no effect
-        before = confirmed_start(args, judge, pipeline, storage, f"{name}-{label}", start)
-        found = one_search(args, judge, pipeline, storage, f"{name}-{label}", args.sampler, args.seed, free, start)
-        row = {"order": label, "free": free, **row_of(found, before, floor)}
-        rows.append({**row, "macs": cost_of(pipeline, row["strategy"])})
+        study_name = f"{name}-{label}"
+        searched = one_search(args, judge, pipeline, storage, study_name, args.sampler, args.seed, free, start)
+        row = row_of(args, judge, pipeline, storage, study_name, searched, floor)
+        rows.append({"order": label, "free": free, **row})
         bars = {row["order"]: row["value"] for row in rows}
         title = title_of(args.pipeline, steps, args.confirm_images)
         plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", floor, title)
@@ -329,12 +420,13 @@ def orders(args, judge, pipeline, storage, output):
     return name, {"floor": floor, "rows": rows}
 
 
-def cost_of(pipeline, strategy: dict) -> float | None:
-    """Multiply-accumulates of an image, where they are the same for all."""
+def cost_of(pipeline, strategy: Strategy) -> float:
+    """Multiply-accumulates of an image; where they vary, the mean of some."""
     try:
-        return pipeline_cost(pipeline, strategy_from_dict(strategy)).total
+        return pipeline_cost(pipeline, strategy).total
     except CostVaries:
-        return None
+        labels = [image % pipeline.transformer.config.num_classes for image in range(COST_IMAGES)]
+        return statistics.mean(sum(cost) for cost in measured_costs(pipeline, labels, strategy))
 
 
 def concurrent(args, judge, pipeline, storage, output):

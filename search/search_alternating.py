@@ -19,6 +19,7 @@ from pathlib import Path
 import optuna
 from arguments import (
     add_evaluation_arguments,
+    add_knots_argument,
     add_start_arguments,
     add_study_arguments,
     add_training_arguments,
@@ -27,6 +28,7 @@ from arguments import (
     candidate_trainer,
     constraint_of,
     judge_of,
+    knots_of,
     main_of_script,
     open_upload,
     parse_args_before_dashes,
@@ -65,6 +67,7 @@ def parse_args():
     )
     parser.add_argument("--num-trials", type=positive, default=300, help="of each generation search")
     parser.add_argument("--final-pipeline", help="a bigger model, searched once from where the rounds ended")
+    add_knots_argument(parser)
     add_start_arguments(parser)
     add_training_arguments(parser)
     add_evaluation_arguments(parser)
@@ -82,12 +85,13 @@ class Alternation:
     def generation(self, stage: str, pipeline, start: GenerationStrategy) -> Scored:
         """The best generation strategy for a pipeline, confirmed, and never worse than `start`."""
         args, judge = self.args, self.judge
-        space = make_space(args.sampler, start)
+        knots = knots_of(args, args.sampler, start.num_inference_steps)
+        space = make_space(args.sampler, start, num_knots=knots)
         sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed)
         of_pipeline = pipeline_identity(pipeline, start.num_inference_steps)
         found = search_generation(
             self.storage, f"{self.name}-{stage}",
-            judge.identity(**of_pipeline, sampler=args.sampler, start=start.to_dict()), space,
+            judge.identity(**of_pipeline, sampler=args.sampler, start=start.to_dict(), knots=knots), space,
             SAMPLERS[args.sampler].score(judge.score(pipeline), space), sampler, args.num_trials, confirm_score=judge.confirm_score(pipeline),
             confirm_identity=judge.confirm_identity(**of_pipeline), confirm_top=args.confirm_top, also={"start": start},
         )  # fmt: skip
@@ -132,7 +136,8 @@ def run(args):
     if args.confirm_top < 1:
         raise ValueError("--confirm-top 0: rounds are compared by confirmed values")
     if args.start != "stored":  # else it is of a model that has still to be trained
-        space = make_space(args.sampler, start_strategy(args, args.num_inference_steps, None))
+        knots = knots_of(args, args.sampler, args.num_inference_steps)
+        space = make_space(args.sampler, start_strategy(args, args.num_inference_steps, None), num_knots=knots)
         make_sampler(args.sampler, space.parameters, args.num_trials, args.seed)
         SAMPLERS[args.sampler].check(args.num_images, space, constraint_of(args))
     read_provenance(args.output)

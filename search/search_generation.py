@@ -14,11 +14,13 @@ from pathlib import Path
 
 from arguments import (
     add_evaluation_arguments,
+    add_knots_argument,
     add_pipeline_arguments,
     add_start_arguments,
     add_study_arguments,
     add_upload_arguments,
     judge_of,
+    knots_of,
     load_judged,
     main_of_script,
     open_upload,
@@ -63,9 +65,7 @@ def parse_args():
         "--num-inference-steps", type=positive, nargs="+", default=[8], help="several with a cost only"
     )
     parser.add_argument("--free", nargs="+", help="which schedules are searched; default: all")
-    parser.add_argument(
-        "--knots", type=positive, help="schedules are curves through so many points; default: a value for each step"
-    )
+    add_knots_argument(parser)
     parser.add_argument("--objective", choices=["distance", "distance,cost"], default="distance", metavar="{distance,cost}",
                         help="distance, or with a comma both: the front of quality against multiply-accumulates")  # fmt: skip
     parser.add_argument(
@@ -145,10 +145,11 @@ def run(args):
     starts = [start_strategy(args, steps, pipeline) for steps in args.num_inference_steps]
     free = args.free or list(starts[0].to_dict())
     with_cost = args.objective == "distance,cost"
+    knots = None if with_cost else knots_of(args, args.sampler, args.num_inference_steps[0])
     if with_cost:
         space = AnyStepsSpace(starts, free)
     else:
-        space = make_space(args.sampler, starts[0], free, args.knots)
+        space = make_space(args.sampler, starts[0], free, knots)
         starts = [space.start]
     first = space.first_points() if with_cost else None
     open_upload(args)
@@ -168,7 +169,7 @@ def run(args):
         free=list(free),
         start=[start.to_dict() for start in starts],
         rungs=args.rungs or [],
-        **({} if args.knots is None else {"knots": args.knots}),
+        **({} if knots is None else {"knots": knots}),
     )
     found = search_generation(
         storage,

@@ -21,7 +21,9 @@ from diffusers_autonat.search.population import (
     PopulationSampler,
     PopulationScore,
     PopulationSpace,
+    _Coordinate,
 )
+from diffusers_autonat.search.spaces import _SCHEDULES, DescentParameter
 
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -184,3 +186,16 @@ def test_it_needs_a_reference():
     evaluator = SimpleNamespace(reference=None)
     with pytest.raises(ValueError, match="give the evaluator one"):
         PopulationScore(evaluator, 200, 0, centre_score, PopulationSpace(FixedStepsSpace(START)))
+
+
+@pytest.mark.parametrize("schedule", sorted(_SCHEDULES))
+def test_noise_suits_every_schedule(schedule):
+    start = {"mask_ratios": 0.7, "remasking_rates": 0.05, "entropy_bounds": 25.0}.get(schedule, 1.0)
+    [parameter] = [DescentParameter(start, **_SCHEDULES[schedule] | {"step": 1.0, "learning_rate": 1.0})]
+    coordinate = _Coordinate(f"{schedule}.0", parameter)
+    values = torch.tensor([coordinate.back(coordinate.to(start) + x) for x in torch.randn(1000).tolist()])
+    at_bounds = ((values <= parameter.low) | (values >= parameter.high)).float().mean()
+    assert at_bounds < 0.06  # else the noise is another one than was asked for
+    assert coordinate.back(coordinate.to(start)) == pytest.approx(start)
+    lower, upper = values.quantile(0.16), values.quantile(0.84)
+    assert lower < 0.85 * start and upper > 1.15 * start  # and it is large enough to tell something

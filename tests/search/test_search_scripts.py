@@ -279,16 +279,25 @@ def test_wrong_feature_width(tiny, tmp_path, in_process, capsys):
 
 def test_samplers_are_compared_by_confirmed_values(tiny, tmp_path, in_process, capsys):
     args = ["samplers", tiny / "pipeline", "--samplers", "random", "tpe", "--repetitions", 2, "--num-trials", 2,
-            "--confirm-images", 14, "--output", tmp_path]  # fmt: skip
+            "--num-images", 32, "--confirm-images", 14, "--output", tmp_path]  # fmt: skip
     line = error_of(lambda: in_process([*args, "--confirm-top", 0], "experiments.py"), capsys)
     assert "--confirm-top 0" in line and not (tmp_path / "search.journal").exists()
-    in_process([*args, "--confirm-top", 1], "experiments.py")
+    in_process([*args, "--within-passes", 10_000], "experiments.py")
     result = json.loads((tmp_path / "samplers-T4.json").read_text())
     assert [(row["sampler"], row["seed"], row["trials"]) for row in result["rows"]] == [
         (sampler, seed, 2) for seed in (0, 1000) for sampler in ("random", "tpe")
     ]
     assert all(row["value"] <= row["start_value"] for row in result["rows"])
-    assert len({row["start_value"] for row in result["rows"]}) == 1 and trials_count(tmp_path) == 1 + 2 * 4
+    different = {json.dumps(row["found_strategy"]) for row in result["rows"]}
+    assert len({row["start_value"] for row in result["rows"]}) == 1
+    assert trials_count(tmp_path) == 4 + 1  # what searches share is measured once
+    confirmed = trials_of(tmp_path / "search.journal", "samplers-T4-confirm-14-1000003")
+    assert len(confirmed) == len(different | {json.dumps(result["rows"][0]["start_strategy"])})
+    assert all(row["within_value"] == row["found_value"] >= row["value"] for row in result["rows"])
+    assert all(row["images"] == 64 and 0 < row["passes"] < row["passes_unshared"] for row in result["rows"])
+    best = json.loads((tmp_path / "samplers-T4-strategy.json").read_text())
+    assert best == min(result["rows"], key=lambda row: row["value"])["strategy"]
+    assert all(gain["over"] == "start" for row in result["rows"] for gain in row["gains"])
     (first, second), passes = (
         [x for x, _ in result[key]["tpe"][0]] for key in ("best_so_far", "best_so_far_by_passes")
     )
@@ -297,7 +306,7 @@ def test_samplers_are_compared_by_confirmed_values(tiny, tmp_path, in_process, c
 
 
 def test_orders_are_searched_each_from_its_own_heuristic(tiny, tmp_path, in_process):
-    args = ["orders", tiny / "pipeline", "--sampler", "random", "--num-trials", 2, "--guidance-scale", 2, "--confirm-top", 1,
+    args = ["orders", tiny / "pipeline", "--sampler", "random", "--num-trials", 2, "--guidance-scale", 2,
             "--confirm-images", 14, "--output", tmp_path]  # fmt: skip
     in_process(args, "experiments.py")
     rows = {row["order"]: row for row in json.loads((tmp_path / "orders-T4.json").read_text())["rows"]}

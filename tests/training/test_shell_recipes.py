@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents import check_accelerate, check_python
+from tests.documents import check_accelerate, check_python, script_parser
 
 
 TRAINING = Path(__file__).parents[2] / "training"
@@ -20,6 +20,7 @@ def commands_of(tmp_path):
         (tmp_path / program).write_text(
             # in one write: a recipe may call several at once
             f'#!/bin/bash\nprintf "%s\\n" "$(printf "%q " {program} "$@")" >> {tmp_path}/said\n'
+            '[ "$1" != -c ] || echo 1000\n'  # what a recipe reads from its results
         )
         (tmp_path / program).chmod(0o755)
 
@@ -31,6 +32,13 @@ def commands_of(tmp_path):
     return commands_of
 
 
+def check_experiment(script, *words):
+    """What it checks before it makes an image, such as whether a search's updates fit into its trials."""
+    args = script_parser(TRAINING.parent / script).parse_args(words)
+    if not str(getattr(args, "start", "")).endswith(".json"):  # which another study writes first
+        args.run.__globals__["check"](args)
+
+
 @pytest.mark.parametrize(
     ("recipe", "folders", "scripts"),
     [
@@ -40,14 +48,17 @@ def commands_of(tmp_path):
         (
             "../search/evidence.sh",
             1,
-            "experiments train_policy plot_policy tokenize_images search_alternating train_autonat search_generation",
+            "experiments search_noise train_policy plot_policy tokenize_images search_alternating train_autonat search_generation",
         ),
     ],
 )
-def test_scripts_take_what_a_recipe_gives_them(recipe, folders, scripts, commands_of, tmp_path):
+def test_scripts_take_what_a_recipe_gives_them(recipe, folders, scripts, commands_of, tmp_path, monkeypatch):
+    monkeypatch.chdir(TRAINING.parent)
     commands = commands_of(recipe, *[tmp_path / "my images", tmp_path / "my models"][:folders])
     for program, *words in commands:
         (check_accelerate if program == "accelerate" else check_python)(words)
+        if words[0].endswith("experiments.py") and "--" not in words:
+            check_experiment(*words)
     called = [Path(word).stem for words in commands for word in words if word.endswith(".py")]
     assert set(called) == set(scripts.split())
 

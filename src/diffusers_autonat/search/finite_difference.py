@@ -189,4 +189,4 @@ WITH_LINE_SEARCH = SamplerKind(
     step_scale=3.0,
     redraw_noise=False,
 )
-RELEASED = SamplerKind(lambda space, num_trials, seed, starts: _make(space, num_trials))
+RELEASED = SamplerKind(lambda space, num_trials, seed, starts: _make(space, num_trials), curves=False)

@@ -55,11 +55,14 @@ SETTLED = 0.85  # of the noise when the whole centre has
 
 
 class _Coordinate:
-    """A parameter on the scale on which noise of one size suits all its values: logit of r, s, and of tau1 and tau2 a
-    logarithm that ends at 0: there is little between a tenth and none at all."""
+    """A parameter on the scale on which noise of one size suits all its values: logit of r, s, and of all else a logarithm that
+    ends at 0: there is little between a tenth and none at all of a temperature (tau1, tau2), between a hundredth and none of a share
+    (eta), or between a nat and none (gamma)."""
 
     unit = 0.6  # standard deviation of noise of size 1
-    softness = 0.25
+    softness: Mapping[str, float] = {
+        "sampling_temperatures": 0.25, "remasking_temperatures": 0.25, "remasking_rates": 0.025, "entropy_bounds": 1.0
+    }  # fmt: skip
 
     def __init__(self, name: str, parameter: DescentParameter):
         self.low, self.high = parameter.low, parameter.high
@@ -67,8 +70,9 @@ class _Coordinate:
         if schedule == "mask_ratios":
             self.low = 0.01
             self._to, self._back = (lambda r: math.log(r / (1 - r))), (lambda x: 1 / (1 + math.exp(-x)))
-        elif schedule.endswith("temperatures"):
-            self._to, self._back = (lambda t: math.log(t + self.softness)), (lambda x: math.exp(x) - self.softness)
+        elif schedule in self.softness:
+            soft = self.softness[schedule]
+            self._to, self._back = (lambda value: math.log(value + soft)), (lambda x: math.exp(x) - soft)
         else:
             self._to = self._back = float
 

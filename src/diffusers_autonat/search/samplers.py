@@ -23,10 +23,20 @@ SAMPLERS: dict[str, SamplerKind] = {
     "nsga2": optuna_samplers.NSGA2,
 }
 
+MANY_STEPS, KNOTS = 6, 4  # from so many steps on, schedules are curves through so many points
+
 
 def sampler_names(num_objectives: int = 1) -> list[str]:
     """The samplers for studies of so many objectives."""
     return [name for name, kind in SAMPLERS.items() if num_objectives in kind.num_objectives]
+
+
+def default_knots(name: str, num_inference_steps: int) -> int | None:
+    """
+    Knots of the curves that a sampler searches at T steps where nobody says; None is a value for each step. `released` has
+    no curves, as the paper has none.
+    """
+    return KNOTS if SAMPLERS[name].curves and num_inference_steps >= MANY_STEPS else None
 
 
 def make_space(
@@ -38,7 +48,7 @@ def make_space(
         name: One of `SAMPLERS`.
         start: The first strategy.
         free: Schedules that are searched.
-        num_knots: Of the curves that they are; by default every step has its own value.
+        num_knots: Of the curves that they are; None: every step has its own value. See `default_knots`.
     """
     kind = SAMPLERS[name]
     if num_knots is None:
