@@ -1,6 +1,7 @@
 # make demo    images from the shipped model, in outputs/demo.png
 # make app     the same and more in the browser: strategies, steps, inpainting (PIPELINE=FOLDER for another model)
 # make test    the test suite, and what checks the code
+# make test-slow    what takes minutes: every page run from top to bottom, uploads, notebook, package (SLOW=FILES for some)
 # make test-lowest    what does not train, with the lowest versions of all dependencies, in a virtual environment of its own
 # make docs    the documentation as a site, in outputs/site
 # make pictures    the pictures of the documentation again
@@ -20,7 +21,7 @@ CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,--constraint con
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: demo app test test-lowest lint docs pictures package train train-icons data clean
+.PHONY: demo app test test-slow test-lowest lint docs pictures package train train-icons data clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready-demo
@@ -31,6 +32,10 @@ app: $(VENV)/.ready-app
 
 test: $(VENV)/.ready-$(EXTRAS) lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+SLOW ?= tests
+test-slow: $(VENV)/.ready-$(EXTRAS)
+	$(BIN)/python -m pytest -m slow $(SLOW)
 
 # Everything but training and benchmarks, which take longest and use nothing else of the libraries.
 CORE ?= --ignore=tests/training --ignore=tests/benchmarks --ignore=tests/kill tests

@@ -10,7 +10,7 @@ these weights (`search/results/autonat-icons-text-T8`) is then stored:
 
     diffusers-autonat search generation model_cards/autonat-icons-text --text-encoder ENCODER --num-inference-steps 8 \
         --reference model_cards/icons-style-judge/icons-train.npz --captions outputs/icons/data:train \
-        --feature-extractor model_cards/icons-style-judge --sampler population --num-images 1024 --num-trials 24 \
+        --feature-extractor model_cards/icons-style-judge --sampler population --knots 8 --num-images 1024 --num-trials 24 \
         --remasking-temperature 2 --guidance-scale 2 --dtype bfloat16 --confirm-top 2 --confirm-images 2000 \
         --output search/results/autonat-icons-text-T8
 """
