@@ -39,7 +39,7 @@ from diffusers_autonat.search.samplers import KNOTS, MANY_STEPS, default_knots
 from diffusers_autonat.search.spaces import generation_start, resample_strategy
 from diffusers_autonat.search.training import CandidateTrainer
 from diffusers_autonat.strategy_files import read_strategies
-from diffusers_autonat.training.recipes import heuristic_of
+from diffusers_autonat.training.recipes import RECIPES, heuristic_of
 
 
 DEFAULT_JOURNAL = "search.journal"
@@ -142,7 +142,8 @@ def start_strategy(args: argparse.Namespace, num_inference_steps: int, pipeline:
     if args.start == "heuristic" and scheduler is not None and not isinstance(scheduler, NATScheduler):
         return scheduler.heuristic(num_inference_steps)
     if args.start == "heuristic":
-        return heuristic_of(pipeline)(num_inference_steps, **given_settings(args))
+        heuristic = heuristic_of(pipeline) if pipeline is not None else RECIPES[planned_transformer(args)].heuristic
+        return heuristic(num_inference_steps, **given_settings(args))
     if args.start == "released":
         return generation_start(num_inference_steps)
     if args.start == "stored":
@@ -155,6 +156,13 @@ def start_strategy(args: argparse.Namespace, num_inference_steps: int, pipeline:
         return strategies[nearest]
     print(f"{args.start} has no strategy of {num_inference_steps} steps: the one of {nearest} is interpolated.")
     return resample_strategy(strategies[nearest], num_inference_steps)
+
+
+def planned_transformer(args: argparse.Namespace) -> str:
+    """What the models of a search that trains some are to be, as `train_autonat.py` names it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--transformer", choices=RECIPES, default="uvit")
+    return parser.parse_known_args(getattr(args, "training_args", []))[0].transformer
 
 
 def start_label(args: argparse.Namespace) -> str:

@@ -384,9 +384,15 @@ def test_both_strategies_are_searched_at_once(candidates, tmp_path, in_process):
         assert (tmp_path / name).stat().st_size > 500
 
 
-def test_training_strategies_are_ranked(candidates, tmp_path, in_process):
-    in_process(["training", *candidates], "experiments.py")
-    rows = json.loads((tmp_path / "training-strategies-T4.json").read_text())["rows"]
+@pytest.mark.parametrize(
+    ("transformer", "heuristic"),
+    [([], "cosine"), (["--transformer", "enat"], "enat"), (["--transformer=uvit"], "cosine")],
+)
+def test_training_strategies_are_ranked(candidates, tmp_path, in_process, transformer, heuristic):
+    in_process(["training", *candidates, *transformer], "experiments.py")
+    result = json.loads((tmp_path / "training-strategies-T4.json").read_text())
+    assert result["strategy"] == json.loads(json.dumps(getattr(GenerationStrategy, heuristic)(4).to_dict()))
+    rows = result["rows"]
     assert len(rows) == 6 and {"arccos", "fixed 0.8", "Beta(2, 1)"} < {row["label"] for row in rows}
 
 
