@@ -15,8 +15,11 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 EXTRAS ?= dev
-# Without an NVIDIA driver the CPU build of torch is pinned.
-CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,--constraint constraints/cpu.txt)
+# Without an NVIDIA driver one torch is pinned, whose CPU build PyTorch's own index has: on Linux the usual one has that for CUDA.
+ifeq ($(shell command -v nvidia-smi 2>/dev/null),)
+CONSTRAINTS := --constraint constraints/cpu.txt
+TORCH_INDEX ?= --extra-index-url https://download.pytorch.org/whl/cpu
+endif
 # Processes of the test suite: one for each core pays, as small models hardly use more.
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
@@ -79,10 +82,10 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) \
 		|| { echo "make: '$(PYTHON) -m venv' failed; on Debian and Ubuntu install the package python3-venv." >&2; rm -rf $(VENV); exit 1; }
 
-# Torch first and on its own: installed as a dependency it would be chosen before the constraint's build is seen.
+# Torch first and on its own: PyTorch's index is asked for nothing else, and where it cannot be reached pip takes the usual one's.
 $(VENV)/.ready-%: $(VENV)/bin/python pyproject.toml $(wildcard constraints/*.txt)
 	@echo "Installing the package with its '$*' extra into $(VENV) (a few minutes the first time) ..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check $(CONSTRAINTS) torch \
+	@$(BIN)/python -m pip install -q --disable-pip-version-check $(CONSTRAINTS) --no-deps $(TORCH_INDEX) torch \
 		&& $(BIN)/python -m pip install -q --disable-pip-version-check $(CONSTRAINTS) -e ".[$*]" \
 		|| { echo "make: installing failed, see pip's message above; it needs a package index and about 3 GB of disk." >&2; exit 1; }
 	@touch $@

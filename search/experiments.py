@@ -59,7 +59,7 @@ from diffusers_autonat.files import write_json
 from diffusers_autonat.metrics import Report
 from diffusers_autonat.plots import plot_bars, plot_curves, plot_schedules
 from diffusers_autonat.search.confirm import Scored, best_trials, score_candidates
-from diffusers_autonat.search.gains import gains_of
+from diffusers_autonat.search.gains import error_of, gains_of
 from diffusers_autonat.search.generation import search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import POPULATION, StrategyObjective, strategy_of
@@ -363,7 +363,9 @@ def samplers(args, judge, pipeline, storage, output):
     found = {s: mean_and_deviation([row["found_value"] for row in rows if row["sampler"] == s]) for s in args.samplers}
     means = {sampler: one["mean"] for sampler, one in found.items()}
     title = title_of(args.pipeline, args.num_inference_steps, args.confirm_images)
-    plot_bars(means, output / f"{name}-confirmed.png", f"{judge.value_name}, confirmed", floor, title)
+    # Of the means over seeds, which differ by more than the noise of one confirmation.
+    errors = {sampler: one["deviation"] and one["deviation"] / args.repetitions**0.5 for sampler, one in found.items()}
+    plot_bars(means, output / f"{name}-confirmed.png", f"{judge.value_name}, confirmed", floor, title, errors)
     best = min(rows, key=lambda row: row["value"])
     with writing(output):
         write_json(output / f"{name}-strategy.json", best["strategy"])
@@ -386,7 +388,9 @@ def free(args, judge, pipeline, storage, output):
         row = row_of(args, judge, pipeline, storage, name, searched, floor)
         rows.append({"free": list(schedules), "label": label, **row})
         bars = {start_label(args): row["start_value"], **{row["label"]: row["found_value"] for row in rows}}
-        plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", floor, title)
+        values = {start_label(args): row["start_values"], **{row["label"]: row["found_values"] for row in rows}}
+        errors = {label: error_of(of, judge.value_name) for label, of in values.items()}
+        plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", floor, title, errors)
         save(args, judge, name, {"floor": floor, "rows": rows})
     return name, {"floor": floor, "rows": rows}
 
@@ -414,8 +418,9 @@ def orders(args, judge, pipeline, storage, output):
         row = row_of(args, judge, pipeline, storage, study_name, searched, floor)
         rows.append({"order": label, "free": free, **row})
         bars = {row["order"]: row["value"] for row in rows}
+        errors = {row["order"]: error_of(row[f"{row['best']}_values"], judge.value_name) for row in rows}
         title = title_of(args.pipeline, steps, args.confirm_images)
-        plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", floor, title)
+        plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", floor, title, errors)
         save(args, judge, name, {"floor": floor, "rows": rows})
     return name, {"floor": floor, "rows": rows}
 
@@ -487,7 +492,9 @@ def training(args, judge, pipeline, storage, output):
     identity = judge.confirm_identity(**recipe, **as_identity(candidates))
     ranked = score_candidates(storage, name, identity, candidates, judge.training_score(train, strategy, confirm=True))
     title = title_of("trained candidates", args.num_inference_steps, args.confirm_images)
-    plot_bars({one.label: one.value for one in ranked}, output / f"{name}.png", judge.value_name, title=title)
+    errors = {one.label: error_of(one.record["values"], judge.value_name) for one in ranked}
+    bars = {one.label: one.value for one in ranked}
+    plot_bars(bars, output / f"{name}.png", judge.value_name, title=title, errors=errors)
     return name, {
         **recipe,
         "rows": [{"label": one.label, **one.strategy.to_dict(), "value": one.value} for one in ranked],

@@ -47,7 +47,7 @@ from diffusers_autonat.command_line import Parser, number, positive
 from diffusers_autonat.files import write_json
 from diffusers_autonat.plots import plot_bars, plot_schedules
 from diffusers_autonat.search.confirm import Scored, score_candidates
-from diffusers_autonat.search.gains import gains_of, unseen
+from diffusers_autonat.search.gains import error_of, gains_of, unseen
 from diffusers_autonat.search.generation import search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.report import origin_of, read_provenance, save_strategy, writing
@@ -101,10 +101,8 @@ class Alternation:
             warnings.warn(f"{stage}: {doubt}.", stacklevel=2)
         return best
 
-    def training(
-        self, stage: str, strategy: GenerationStrategy, start: TrainingStrategy
-    ) -> tuple[TrainingStrategy, float]:
-        """The best p(r) for a generation strategy, with its confirmed value."""
+    def training(self, stage: str, strategy: GenerationStrategy, start: TrainingStrategy) -> Scored:
+        """The best p(r) for a generation strategy, confirmed."""
         args, judge = self.args, self.judge
         recipe = {"training": self.train.recipe, "strategy": strategy.to_dict()}
         space = training_space(start, args.alphas, args.betas)
@@ -115,8 +113,7 @@ class Alternation:
         candidates = {describe(one): one for one in [*found, start]}
         confirm_identity = judge.confirm_identity(**recipe, **as_identity(candidates))
         score = judge.training_score(self.train, strategy, confirm=True)
-        best = score_candidates(self.storage, f"{name}-confirm", confirm_identity, candidates, score)[0]
-        return best.strategy, best.value
+        return score_candidates(self.storage, f"{name}-confirm", confirm_identity, candidates, score)[0]
 
     def first_model(self, training: TrainingStrategy) -> None:
         """Train where the search begins; a study, so that one worker trains and the others wait."""
@@ -153,13 +150,15 @@ def run(args):
 
     # 2. Rounds
     alternation.first_model(training)
-    strategy, rounds = None, []
+    strategy, rounds, bars = None, [], {}
     for number in range(1, args.rounds + 1):
         pipeline = judge.load_pipeline(train(training))
         start = strategy or start_strategy(args, args.num_inference_steps, pipeline)
         found = alternation.generation(f"round{number}-generation", pipeline, start)
         strategy = found.strategy
-        training, value = alternation.training(f"round{number}-training", strategy, training)
+        trained = alternation.training(f"round{number}-training", strategy, training)
+        training, value = trained.strategy, trained.value
+        bars |= {f"round {number}: generation": found, f"round {number}: training": trained}
         rounds.append({"round": number, "after_generation": found.value, "after_training": value,
                        "training": training.to_dict(), "strategy": strategy.to_dict()})  # fmt: skip
         with writing(output):
@@ -169,12 +168,10 @@ def run(args):
         print(f"Round {number}: {judge.value_name} {found.value:.4f}, then {value:.4f} with {describe(training)}")
         if number > 1 and abs(value - rounds[-2]["after_training"]) <= args.epsilon:
             break
-    values = {}
-    for row in rounds:
-        values[f"round {row['round']}: generation"] = row["after_generation"]
-        values[f"round {row['round']}: training"] = row["after_training"]
+    values = {label: one.value for label, one in bars.items()}
+    errors = {label: error_of(one.record["values"], judge.value_name) for label, one in bars.items()}
     title = title_of("trained candidates", args.num_inference_steps, args.confirm_images)
-    plot_bars(values, output / "rounds.png", judge.value_name, title=title)
+    plot_bars(values, output / "rounds.png", judge.value_name, title=title, errors=errors)
 
     # 3. The strategy for the model that is to be used
     pipeline = judge.load_pipeline(args.final_pipeline or train(training))

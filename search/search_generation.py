@@ -39,7 +39,7 @@ from diffusers_autonat.commands.arguments import check_writable
 from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.files import write_json
 from diffusers_autonat.plots import plot_front, plot_schedules, plot_search
-from diffusers_autonat.search.gains import comparison, gains_of, unseen
+from diffusers_autonat.search.gains import comparison, error_of, gains_of, unseen
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.report import (
@@ -262,11 +262,13 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
     write_json(output / "result.json", {"metric_name": name, **origin, "notes": notes, "candidates": rows})
     if with_cost:
         trials = [(trial.values[0], trial.values[1]) for trial in complete_trials(found.study)]
-        groups = {f"search, N = {args.num_images:,}": trials}
+        groups, errors = {f"search, N = {args.num_images:,}": trials}, {}
         if found.confirmed:
-            groups[f"confirmed, N = {args.confirm_images:,}"] = [(row["value"], row["macs"]) for row in rows]
+            label = f"confirmed, N = {args.confirm_images:,}"
+            groups[label] = [(row["value"], row["macs"]) for row in rows]
+            errors[label] = [error_of(row["values"], name) for row in rows]
         title = title_of(args.pipeline, ", ".join(str(steps) for steps in args.num_inference_steps))
-        plot_front(groups, output / "front.png", name, "multiply-accumulates per image", title)
+        plot_front(groups, output / "front.png", name, "multiply-accumulates per image", title, errors)
     else:
         values = {trial.number: trial.values[0] for trial in complete_trials(found.study)}
         title = title_of(args.pipeline, args.num_inference_steps[0], args.num_images)

@@ -31,6 +31,7 @@ from diffusers_autonat.command_line import Parser, positive
 from diffusers_autonat.files import write_json
 from diffusers_autonat.plots import plot_bars
 from diffusers_autonat.search.confirm import score_candidates
+from diffusers_autonat.search.gains import error_of
 from diffusers_autonat.search.report import save_trials, writing
 from diffusers_autonat.search.spaces import training_space, training_strategy
 from diffusers_autonat.search.study import complete_trials, open_storage
@@ -83,7 +84,9 @@ def run(args):
     output, best = Path(args.output), found[rows[0][0]]
     num_images = args.confirm_images if args.confirm_top else args.num_images
     title = title_of("trained candidates", strategy.num_inference_steps, num_images)
-    plot_bars({label: value for label, value, _ in rows}, output / "candidates.png", judge.value_name, title=title)
+    bars = {label: value for label, value, _ in rows}
+    errors = {label: error_of(values, judge.value_name) for label, _, values in rows}
+    plot_bars(bars, output / "candidates.png", judge.value_name, title=title, errors=errors)
     with writing(output):
         save_trials(study, output / "trials.csv")
         write_json(output / "training_strategy.json", {

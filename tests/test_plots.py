@@ -25,15 +25,6 @@ RUNS = [[(10, 3.0), (20, 2.0)], [(10, 4.0), (30, 1.0)]]
 SEARCH = {3: 1.5, 0: 4.0, 1: 2.0, 2: 3.0}
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that were saved, still to be asked about."""
-    saved = []
-    save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, path: (saved.append(figure), save(figure, path)))
-    return saved
-
-
 def test_a_notebook_keeps_its_settings(tmp_path):
     import matplotlib
 
@@ -100,6 +91,14 @@ def test_names_of_values_and_bars_are_words(tmp_path, figures):
     )
     assert [label.get_text() for label in figures[0].axes[0].get_yticklabels()] == ["all", "all but mask ratio $r$"]
     assert readable("confidence of kidney_fid") == "confidence of kidney_fid"  # whole words only
+
+
+def test_bars_have_whiskers_where_errors_were_measured(tmp_path, figures):
+    plot_bars({"a": 1.0, "b": 2.0}, tmp_path / "b.png", "fid", errors={"a": 0.25, "b": None})
+    plot_bars({"a": 1.0, "b": 2.0}, tmp_path / "b.png", "fid", errors={"a": None, "b": None})
+    whiskers, _ = figures[0].axes[0].containers
+    assert [segment[:, 0].tolist() for segment in whiskers.lines[2][0].get_segments()] == [[0.75, 1.25], [2.0, 2.0]]
+    assert [bars.errorbar for bars in figures[1].axes[0].containers] == [None]
 
 
 def test_pareto_front():

@@ -8,6 +8,7 @@ import pytest
 
 import diffusers_autonat
 from tests.documents import ROOT
+from tests.test_notebook import cells
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,12 @@ def test_every_link_leads_to_a_file(site):
     assert links > 500
     for name in ("src/diffusers_autonat/strategies.py", "model_cards/autonat-fashion-mnist/index.html"):
         assert (site / "repository" / name).exists()
+
+
+def test_the_notebook_is_a_page(site):
+    assert 'href="tutorial.html"' in (site / "index.html").read_text()
+    page = (site / "tutorial.html").read_text()
+    assert 'href="search.html"' in page and page.count('<div class="highlight">') == len(cells())
 
 
 def test_the_api_has_every_public_name(site):

@@ -2,11 +2,13 @@
 
 Pages link to sources, results, cards and pictures of the repository by relative paths. mkdocs knows the files of docs/ alone, so
 what pages link to is put into the site under repository/, pages as pages (with what they link to in turn), all else as it is, and
-README.md is the first page. A link to what does not exist is left as it is, and mkdocs, with --strict, refuses it.
+README.md is the first page. Notebooks become pages, their code in blocks. A link to what does not exist is left
+as it is, and mkdocs, with --strict, refuses it.
 """
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -25,6 +27,7 @@ def in_site(path: str) -> str:
     """Where a file of the repository is in the site."""
     if path == "README.md":
         return "index.md"
+    path = path.replace(".ipynb", ".md")
     return path.removeprefix("docs/") if path.startswith("docs/") else f"repository/{path}"
 
 
@@ -46,6 +49,12 @@ def targets_of(path: str) -> list[str]:
     return [target for _, link in LINK.findall((ROOT / path).read_text()) if (target := target_of(path, link))]
 
 
+def page_of(notebook: Path) -> str:
+    """A notebook as Markdown, its code in blocks."""
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(notebook.read_text())["cells"]]
+    return "\n\n".join(text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in cells)
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     waiting = [*ALWAYS, *(in_repository(file.src_uri) for file in files.documentation_pages())]
     seen = set(waiting)
@@ -53,7 +62,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         path = waiting.pop()
         uri = in_site(path)
         if uri not in files.src_uris:
-            files.append(File.generated(config, uri, abs_src_path=str(ROOT / path)))
+            if path.endswith(".ipynb"):
+                files.append(File.generated(config, uri, content=page_of(ROOT / path)))
+            else:
+                files.append(File.generated(config, uri, abs_src_path=str(ROOT / path)))
         if path.endswith(".md"):
             new = set(targets_of(path)) - seen
             seen |= new

@@ -137,8 +137,15 @@ def plot_front(
     value_name: str,
     cost_name: str,
     title: str | None = None,
+    errors: Mapping[str, Sequence[float | None]] | None = None,
 ) -> None:
-    """Quality against cost: groups of points `(value, cost)` by label; those no other point beats are joined."""
+    """Quality against cost: groups of points `(value, cost)` by label; those no other point beats are joined.
+
+    Args:
+        points: Groups by label. path: Of the picture; its folder is made.
+        value_name, cost_name: Labels of the axes. title: Of the picture.
+        errors: By the group's label, the standard errors of its values; None of what was measured without.
+    """
     from matplotlib.ticker import EngFormatter
 
     figure, axis = _subplots(figsize=(6.4, 4.4), layout="constrained")
@@ -148,6 +155,9 @@ def plot_front(
         axis.scatter(costs, values, s=14, color=f"C{number}", alpha=0.35, linewidths=0)
         axis.step([c for _, c in front], [v for v, _ in front], where="post", color=f"C{number}", label=label)
         axis.scatter([c for _, c in front], [v for v, _ in front], s=26, color=f"C{number}")
+        for cost, value, error in zip(costs, values, (errors or {}).get(label, ())):
+            if error is not None:
+                axis.errorbar(cost, value, yerr=error, fmt="none", ecolor=f"C{number}", elinewidth=1, capsize=2)
     axis.set(xlabel=cost_name, ylabel=readable(value_name), title=title)
     axis.xaxis.set_major_formatter(EngFormatter())
     _finish(figure, axis, path)
@@ -192,16 +202,27 @@ def plot_bars(
     value_name: str,
     floor: float | None = None,
     title: str | None = None,
+    errors: Mapping[str, float | None] | None = None,
 ) -> None:
-    """One horizontal bar per label, with the number at its end; a line where the floor is."""
+    """One horizontal bar per label, with the number at its end; a line where the floor is.
+
+    Args:
+        values: By label. path: Of the picture; its folder is made.
+        value_name: What they are. floor: Of the tokenizer. title: Of the picture.
+        errors: Standard errors by label, drawn as whiskers; None of what was measured without.
+    """
     figure, axis = _subplots(figsize=(6.4, 1.1 + 0.36 * len(values)), layout="constrained")
     colours = ["C0" if value == min(values.values()) else "0.7" for value in values.values()]
-    bars = axis.barh([readable(label) for label in values], list(values.values()), color=colours)
+    whiskers = [(errors or {}).get(label) or 0.0 for label in values]
+    bars = axis.barh(
+        [readable(label) for label in values], list(values.values()), color=colours,
+        xerr=whiskers if any(whiskers) else None, error_kw={"ecolor": "0.35", "elinewidth": 1},
+    )  # fmt: skip
     axis.bar_label(bars, fmt="%.3f", padding=3)
     if floor is not None:
         axis.axvline(floor, color="C3", linestyle="--", linewidth=1.2, label="tokenizer's reconstructions")
         figure.legend(frameon=False, loc="outside lower right")
-    axis.set(xlabel=readable(value_name), xlim=(0, 1.15 * max(values.values())), title=title)
+    axis.set(xlabel=readable(value_name), xlim=(0, 1.15 * max(map(sum, zip(values.values(), whiskers)))), title=title)
     axis.invert_yaxis()
     axis.set_axisbelow(True)
     axis.grid(alpha=0.3, axis="x")
@@ -212,19 +233,24 @@ def plot_bars(
 def plot_history(
     history: History | Mapping[str, History], path: str | Path, columns: Mapping[str, str], title: str | None = None
 ) -> None:
-    """A training's curves over steps, one panel for each of `columns` (key of a history row -> axis label).
+    """A training's curves over steps, one panel for each of `columns` (key of a history row -> title).
 
     Args:
         history: Rows of a training, or of several by what they are called, drawn over each other.
         path: Of the picture; its folder is made. title: Of the whole picture.
     """
+    from matplotlib.ticker import MaxNLocator
+
     histories = history if isinstance(history, Mapping) else {"": history}
     figure, axes = _subplots(1, len(columns), figsize=(4.5 * len(columns), 3), layout="constrained", squeeze=False)
     for axis, (key, label) in zip(axes[0], columns.items()):
         for name, all_rows in histories.items():
             rows = [row for row in all_rows if key in row]
             axis.plot([row["step"] for row in rows], [row[key] for row in rows], linewidth=1, label=name)
-        axis.set(xlabel="step", ylabel=label)
+        axis.set_xlabel("step")
+        axis.set_title(label, fontsize=10)  # beside the axis a long one would run out of the panel
+        if all(float(row[key]).is_integer() for rows in histories.values() for row in rows if key in row):
+            axis.yaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     if len(histories) > 1:
         axes[0, 0].legend(frameon=False)

@@ -8,21 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusers_autonat import plots
 from diffusers_autonat.cli import main
 
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "search" / "results"
 MODEL = ROOT / "model_cards" / "autonat-fashion-mnist"
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    saved = []
-    save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, path: (saved.append(figure), save(figure, path)))
-    return saved
 
 
 def test_strategies_against_the_heuristic(figures, tmp_path):
@@ -61,13 +52,35 @@ def test_a_front_of_two_objectives(figures, tmp_path):
     main(["plot", "search", str(tmp_path), "--output", str(tmp_path / "front.png")])
     [axis] = figures[0].axes
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("multiply-accumulates per image", "FID")
+    assert not axis.containers
+    rows = [
+        {"value": 2.5, "macs": 1e9, "values": {"fid": 2.5, "fid_error": 0.5}},
+        {"value": 2, "macs": 2e9, "values": {}},
+    ]
+    result |= {"confirmed": True, "candidates": rows, "num_images": 1000}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    main(["plot", "search", str(tmp_path), "--output", str(tmp_path / "front.png")])
+    [whisker] = figures[1].axes[0].containers  # of the one whose error was measured
+    assert whisker.lines[2][0].get_segments()[0].tolist() == [[1e9, 2.0], [1e9, 3.0]]
 
 
 def test_a_training(figures, tmp_path):
     main(["plot", "training", str(MODEL / "training"), "--output", str(tmp_path / "t.png")])
-    assert [axis.get_ylabel() for axis in figures[0].axes] == ["loss (nats per token)", "masked-token accuracy"]
+    assert [axis.get_title() for axis in figures[0].axes] == ["loss (nats per token)", "masked-token accuracy"]
     with pytest.raises(SystemExit, match="holds no curve: name the --output_dir of a training"):
         main(["plot", "training", str(tmp_path), "--output", str(tmp_path / "x.png")])
+
+
+def test_what_does_not_change_in_a_training_is_left_out(figures, tmp_path):
+    rows = [{"step": 1, "l1": 0.5, "codes_used": 256}, {"step": 2, "l1": 0.4, "codes_used": 256}]
+    for name, shown in (("flat", rows), ("used", [*rows, {"step": 3, "codes_used": 255}]), ("begun", rows[:1])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, shown)))
+        main(["plot", "training", str(tmp_path / f"{name}.jsonl"), "--output", str(tmp_path / "t.png")])
+    flat, used, begun = ([axis.get_title() for axis in figure.axes] for figure in figures)
+    assert flat == ["absolute error of pixels in [0, 1]"] and used == begun == [*flat, "codes in use"]
+    low, high = figures[1].axes[1].get_ylim()
+    ticks = [tick for tick in figures[1].axes[1].get_yticks() if low <= tick <= high]
+    assert ticks == [255, 256]  # there are no halves of codes
 
 
 def test_the_steps_of_an_image(pipe, figures, tmp_path):

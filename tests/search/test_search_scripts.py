@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from matplotlib.container import ErrorbarContainer
 
 from diffusers_autonat import (
     AutoNATPipeline,
@@ -277,7 +278,20 @@ def test_wrong_feature_width(tiny, tmp_path, in_process, capsys):
     assert not trials_count(tmp_path)
 
 
-def test_samplers_are_compared_by_confirmed_values(tiny, tmp_path, in_process, capsys):
+def has_whiskers(figure) -> bool:
+    return any(isinstance(drawn, ErrorbarContainer) for drawn in figure.axes[0].containers)
+
+
+def test_confirmed_points_of_a_front_have_whiskers(tiny, tmp_path, in_process, figures):
+    args = [tiny / "pipeline", "--objective", "distance,cost", "--num-inference-steps", 2, 4, "--num-trials", 2,
+            "--confirm-top", 1, "--confirm-images", 14, "--output", tmp_path]  # fmt: skip
+    in_process(args)
+    assert has_whiskers(figures[-1]) and (tmp_path / "front.png").exists()
+    in_process([*args[:-1], tmp_path / "unconfirmed", "--confirm-top", 0])
+    assert not has_whiskers(figures[-1])
+
+
+def test_samplers_are_compared_by_confirmed_values(tiny, tmp_path, in_process, capsys, figures):
     args = ["samplers", tiny / "pipeline", "--samplers", "random", "tpe", "--repetitions", 2, "--num-trials", 2,
             "--num-images", 32, "--confirm-images", 14, "--output", tmp_path]  # fmt: skip
     line = error_of(lambda: in_process([*args, "--confirm-top", 0], "experiments.py"), capsys)
@@ -303,9 +317,10 @@ def test_samplers_are_compared_by_confirmed_values(tiny, tmp_path, in_process, c
     )
     assert second == 2 * first and first < passes[0] < passes[1]
     assert (tmp_path / "samplers-T4-passes.png").exists()
+    assert has_whiskers(figures[-1])  # over seeds
 
 
-def test_orders_are_searched_each_from_its_own_heuristic(tiny, tmp_path, in_process):
+def test_orders_are_searched_each_from_its_own_heuristic(tiny, tmp_path, in_process, figures):
     args = ["orders", tiny / "pipeline", "--sampler", "random", "--num-trials", 2, "--guidance-scale", 2,
             "--confirm-images", 14, "--output", tmp_path]  # fmt: skip
     in_process(args, "experiments.py")
@@ -318,7 +333,7 @@ def test_orders_are_searched_each_from_its_own_heuristic(tiny, tmp_path, in_proc
     )
     assert all(row["value"] <= row["start_value"] and row["macs"] > 0 for row in rows.values())
     assert len({row["start_value"] for row in rows.values()}) > 3  # of other images
-    assert (tmp_path / "orders-T4.png").stat().st_size > 1000
+    assert (tmp_path / "orders-T4.png").stat().st_size > 1000 and has_whiskers(figures[-1])
     studies = trials_count(tmp_path)
     in_process(args, "experiments.py")  # everything is there already
     assert trials_count(tmp_path) == studies
@@ -338,7 +353,7 @@ def candidates(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("confirm_top", [0, 2])
-def test_training_strategies_are_searched(candidates, tmp_path, in_process, confirm_top, capsys, idx_folder):
+def test_training_strategies_are_searched(candidates, tmp_path, in_process, confirm_top, capsys, idx_folder, figures):
     second = []
     if confirm_top:
         save_tiny_classifier(tmp_path / "second", seed=1)
@@ -350,10 +365,11 @@ def test_training_strategies_are_searched(candidates, tmp_path, in_process, conf
     # All models are the same one, so that the start wins: itself and one neighbour along each parameter were tried.
     assert (found["alpha"], found["beta"]) == (1, 1) and len(found["candidates"]) == (confirm_top or 3)
     assert (tmp_path / "candidates.png").stat().st_size > 1000
+    assert has_whiskers(figures[-1]) == bool(confirm_top)  # trials are measured without errors
     assert capsys.readouterr().out.startswith("Best p(r): Beta(1, 1), frechet_distance ")
 
 
-def test_both_strategies_are_searched_in_turn(candidates, tmp_path, in_process, capsys):
+def test_both_strategies_are_searched_in_turn(candidates, tmp_path, in_process, capsys, figures):
     args = ["--rounds=2", "--epsilon", -1, "--sampler", "random", "--num-trials", 2, "--confirm-top", 1, *candidates]
     in_process(args, "search_alternating.py")
     rounds = json.loads((tmp_path / "alternating.json").read_text())["rounds"]
@@ -362,6 +378,7 @@ def test_both_strategies_are_searched_in_turn(candidates, tmp_path, in_process, 
     assert stored == GenerationStrategy.from_dict(rounds[-1]["strategy"])
     for name in ("rounds.png", "schedules.png", "search.json"):
         assert (tmp_path / name).stat().st_size > 500
+    assert has_whiskers(figures[0])
     card = (tmp_path / "README.md").read_text()
     assert (
         "p(r) = Beta(1, 1)" in card
@@ -388,12 +405,13 @@ def test_both_strategies_are_searched_at_once(candidates, tmp_path, in_process):
     ("transformer", "heuristic"),
     [([], "cosine"), (["--transformer", "enat"], "enat"), (["--transformer=uvit"], "cosine")],
 )
-def test_training_strategies_are_ranked(candidates, tmp_path, in_process, transformer, heuristic):
+def test_training_strategies_are_ranked(candidates, tmp_path, in_process, figures, transformer, heuristic):
     in_process(["training", *candidates, *transformer], "experiments.py")
     result = json.loads((tmp_path / "training-strategies-T4.json").read_text())
     assert result["strategy"] == json.loads(json.dumps(getattr(GenerationStrategy, heuristic)(4).to_dict()))
     rows = result["rows"]
     assert len(rows) == 6 and {"arccos", "fixed 0.8", "Beta(2, 1)"} < {row["label"] for row in rows}
+    assert has_whiskers(figures[-1])
 
 
 def test_heuristics_are_tuned_on_a_grid(tiny, tmp_path, in_process):

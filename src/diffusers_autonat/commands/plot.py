@@ -68,10 +68,12 @@ def plot_search(args: argparse.Namespace) -> None:
         result, trials = searches[0]
         if len(next(iter(trials.values()))) == 2:
             groups = {f"search, N = {result['search']['num_images']:,}": [(v[0], v[1]) for v in trials.values()]}
-            confirmed = [(row["value"], row["macs"]) for row in result["candidates"]]
+            errors = {}
             if result["confirmed"]:
-                groups[f"confirmed, N = {result['num_images']:,}"] = confirmed
-            return plots.plot_front(groups, args.output, name, "multiply-accumulates per image", title)
+                label = f"confirmed, N = {result['num_images']:,}"
+                groups[label] = [(row["value"], row["macs"]) for row in result["candidates"]]
+                errors[label] = [row["values"].get(f"{name}_error") for row in result["candidates"]]
+            return plots.plot_front(groups, args.output, name, "multiply-accumulates per image", title, errors)
         title = f"{title}, N = {result['search']['num_images']:,}"
         return plots.plot_search({number: v[0] for number, v in trials.items()}, args.output, name, title=title)
     if any(len(values) == 2 for _, trials in searches for values in trials.values()):
@@ -113,10 +115,12 @@ def plot_training(args: argparse.Namespace) -> None:
         raise ValueError(f"curves are named after folders, and these are not different: {', '.join(names)}.")
     histories = {name: History.read(path) for name, path in zip(names, paths)}
     rows = {name: {key for row in history for key in row} for name, history in histories.items()}
-    columns = {key: label for key, label in CURVES.items() if any(key in keys for keys in rows.values())}
     for name, path in zip(names, paths):
-        if not columns.keys() & rows[name]:
+        if not CURVES.keys() & rows[name]:
             raise ValueError(f"{path} holds no curve: name the --output_dir of a training.")
+    values = {key: [row[key] for history in histories.values() for row in history if key in row] for key in CURVES}
+    # A flat line says nothing; one row, of a training that has just begun, is all that there is.
+    columns = {key: CURVES[key] for key, of in values.items() if len(set(of)) > 1 or len(of) == 1}
     plot_history(histories, args.output, columns, args.title or ", ".join(names))
 
 

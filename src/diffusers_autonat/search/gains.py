@@ -93,19 +93,23 @@ def comparison(same: Sequence[Scored[Any]], name: str, second_name: str | None =
         values, gain = one.record["values"], gains.get(one.label)
         recognised = values.get("class_consistency")
         row = [
-            one.label.replace("trial", "found, trial"), f"{one.value:.4f}", _number(values.get(f"{name}_error")),
+            one.label.replace("trial", "found, trial"), f"{one.value:.4f}", _number(error_of(values, name)),
             "-" if recognised is None else f"{recognised:.1%}", "-" if gain is None else str(gain),
         ]  # fmt: skip
         if second_name is not None:
-            second = [_number(values.get(second_name)), _number(values.get(f"{second_name}_error"))]
+            second = [_number(values.get(second_name)), _number(error_of(values, second_name))]
             row += [*second, "-" if gain is None else gain.second]
         rows.append(row)
     return head, rows
 
 
+def error_of(values: Mapping[str, float], name: str) -> float | None:
+    """The standard error among recorded values; None where none was measured, as in trials that earlier code confirmed."""
+    return values.get(f"{name}_error")
+
+
 def _noise(mine: Mapping[str, float], theirs: Mapping[str, float], name: str) -> float | None:
-    errors = [values.get(f"{name}_error") for values in (mine, theirs)]  # trials confirmed by earlier code have none
-    known = [error for error in errors if error is not None]
+    known = [error for values in (mine, theirs) if (error := error_of(values, name)) is not None]
     return math.hypot(*known) if len(known) == 2 else None
 
 
