@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Train the tokenizer: a diffusers `VQModel` with reconstruction, commitment, adversarial and perceptual losses.
+r"""Train the tokenizer: a diffusers `VQModel` with reconstruction, commitment, adversarial and perceptual losses.
 
-    accelerate launch training/train_vqgan.py --train_data_dir /usr/share/datasets/fashion-mnist \
+    diffusers-autonat train vqgan --train_data_dir /usr/share/datasets/fashion-mnist \
         --resolution 28 --num_channels 1 --perceptual_model outputs/perceptual --output_dir outputs/vqgan
 
 Own images: `--preset tiny` (hundreds to a few thousand), `small` or `paper`; what is given beside it goes before.

@@ -171,7 +171,7 @@ def register(commands) -> None:
                 "folders",
                 nargs="+",
                 metavar="FOLDER",
-                help="--output of search_generation.py; several: seeds, samplers",
+                help="--output of `search generation`; several: seeds, samplers",
             )
         elif draw is plot_training:
             one.add_argument(
