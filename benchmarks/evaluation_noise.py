@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How noisy a measured distance is: its mean and standard deviation over seeds, for several N.
+r"""How noisy a measured distance is: its mean and standard deviation over seeds, for several N.
 
     python benchmarks/evaluation_noise.py model_cards/autonat-fashion-mnist --judge model_cards/fashion-mnist-classifier \\
         --reference model_cards/fashion-mnist-classifier/fashion-mnist-test.npz --num-inference-steps 8

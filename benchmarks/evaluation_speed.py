@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What evaluation costs beside generation: images/s of an Evaluator over those of the bare pipeline.
+r"""What evaluation costs beside generation: images/s of an Evaluator over those of the bare pipeline.
 
     python benchmarks/evaluation_speed.py model_cards/autonat-fashion-mnist --judge model_cards/fashion-mnist-classifier \\
         --reference model_cards/fashion-mnist-classifier/fashion-mnist-test.npz

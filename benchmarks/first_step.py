@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The first step once for each class: how many tokens that turns by rounding, and what it saves.
+r"""The first step once for each class: how many tokens that turns by rounding, and what it saves.
 
     python benchmarks/first_step.py model_cards/autonat-fashion-mnist model_cards/enat-fashion-mnist \
         --steps 4 8 --batch-sizes 8 64 --dtypes float32 bfloat16 --output benchmarks/results/first_step.json

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Seconds for whole images: the published way, ours as a user gets it, ours with each option, and what else a user would pick.
+r"""Seconds for whole images: the published way, ours as a user gets it, ours with each option, and what else a user would pick.
 
     python benchmarks/generate.py --models AutoNAT-S AutoNAT-L ENAT-L --pixels 256 512 --steps 4 8 --batch-sizes 1 8 32 \
         --dtypes float32 bfloat16 --others DiT-XL/2 aMUSEd-256 --output benchmarks/results/generate.json

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Real images with a hole, filled again: is what they show still recognised, and how does it look?
+r"""Real images with a hole, filled again: is what they show still recognised, and how does it look?
 
     python benchmarks/inpainting.py model_cards/autonat-fashion-mnist model_cards/enat-fashion-mnist \
         --judge model_cards/fashion-mnist-classifier --data /usr/share/datasets/fashion-mnist \

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What low precision and other runtimes do to a pipeline's images: tokens that stay, and what a judge says.
+r"""What low precision and other runtimes do to a pipeline's images: tokens that stay, and what a judge says.
 
     python benchmarks/low_precision.py model_cards/autonat-fashion-mnist model_cards/enat-fashion-mnist \
         --judge model_cards/fashion-mnist-classifier \

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Cost and speed of pipelines beside each other: multiply-accumulates of an image, and images/s with their stored strategies.
+r"""Cost and speed of pipelines beside each other: multiply-accumulates of an image, and images/s with their stored strategies.
 
     python benchmarks/pipelines.py model_cards/autonat-fashion-mnist model_cards/enat-fashion-mnist \
         --output benchmarks/results/pipelines.json

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draws what generate.py has measured, as often as each way is faster than the published one.
+r"""Draws what generate.py has measured, as often as each way is faster than the published one.
 
     python benchmarks/plot_generate.py benchmarks/results/generate-L.json benchmarks/results/low-precision-L.json \\
         --output docs/images/speed-L.png

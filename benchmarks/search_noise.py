@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How certain a search's values are, for several N: what two strategies seem to differ by, from seed to seed.
+r"""How certain a search's values are, for several N: what two strategies seem to differ by, from seed to seed.
 
     python benchmarks/search_noise.py model_cards/autonat-fashion-mnist --judge model_cards/fashion-mnist-classifier \\
         --reference model_cards/fashion-mnist-classifier/fashion-mnist-test.npz --num-inference-steps 4 \\

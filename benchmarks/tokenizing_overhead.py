@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What making a token set costs beside the tokenizer: images/s of `tokenize_images.py` over those of the bare encoder.
+r"""What making a token set costs beside the tokenizer: images/s of `tokenize_images.py` over those of the bare encoder.
 
     python benchmarks/tokenizing_overhead.py --data /usr/share/datasets/fashion-mnist --resolution 28 \
         --pipeline model_cards/autonat-fashion-mnist --output benchmarks/results/tokenizing_overhead.json

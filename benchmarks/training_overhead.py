@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What the loop of `train_autonat.py` costs beside its model: images/s of the script over those of a bare loop.
+r"""What the loop of `train_autonat.py` costs beside its model: images/s of the script over those of a bare loop.
 
     python benchmarks/training_overhead.py --tokens outputs/tokens --vqvae outputs/vqgan/vqvae --model S --dtype bfloat16 \
         --output benchmarks/results/training_overhead.json

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Turn a finished run of `training/icons.sh` into the tokenizer, the text-to-image model and its two judges that are shipped here:
+r"""Turn a finished run of `training/icons.sh` into the tokenizer, the text-to-image model and its two judges that are shipped here:
 weights in half precision, without the text encoder, which is named; pictures; cards whose every figure is read from what the
 folders keep. Machine and versions are those it runs with: run it where the models were trained.
 

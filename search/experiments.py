@@ -1,15 +1,15 @@
 #!/usr/bin/env python
 """The studies behind docs/search.md, one command each; results go to --output as JSON and plots.
 
-    python search/experiments.py baseline PIPELINE ...    the heuristic with lambda and k tuned by a grid
-    python search/experiments.py samplers PIPELINE ...    samplers at equal numbers of generated images, several seeds
-    python search/experiments.py free PIPELINE ...        which of r, tau1, tau2, s matter (Table 6e of the paper)
-    python search/experiments.py orders PIPELINE ...      orders of revealing tokens, each with its own schedules searched
-    python search/experiments.py concurrent ... -- ...    p(r) and the generation strategy in one search (Table 6c)
-    python search/experiments.py training ... -- ...      p(r): Beta candidates, arccos, fixed 0.8 (Tables 2 and 6a)
+    diffusers-autonat search experiments baseline PIPELINE ...    the heuristic with lambda and k tuned by a grid
+    diffusers-autonat search experiments samplers PIPELINE ...    samplers at equal numbers of generated images, several seeds
+    diffusers-autonat search experiments free PIPELINE ...        which of r, tau1, tau2, s matter (Table 6e of the paper)
+    diffusers-autonat search experiments orders PIPELINE ...      orders of revealing tokens, each with its own schedules searched
+    diffusers-autonat search experiments concurrent ... -- ...    p(r) and the generation strategy in one search (Table 6c)
+    diffusers-autonat search experiments training ... -- ...      p(r): Beta candidates, arccos, fixed 0.8 (Tables 2 and 6a)
 
-Each can be killed and run again, and run several times at once. Compare `concurrent` with search/search_alternating.py given
-the same training arguments and candidates folder.
+Each can be killed and run again, and run several times at once. Compare `concurrent` with `search alternating` given the
+same training arguments and candidates folder.
 """
 
 import itertools

@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""Algorithm 1: search the generation strategy and the training strategy in turn, then once more for a bigger model.
+r"""Algorithm 1: search the generation strategy and the training strategy in turn, then once more for a bigger model.
 
-    python search/search_alternating.py --num-inference-steps 4 --rounds 3 --epsilon 0.05 --num-trials 120 \
+    diffusers-autonat search alternating --num-inference-steps 4 --rounds 3 --epsilon 0.05 --num-trials 120 \
         --reference REFERENCE.npz --feature-extractor EXTRACTOR --output outputs/alternating \
         --final-pipeline outputs/autonat-L/pipeline -- \
         --train_data_dir outputs/tokens --vqvae outputs/vqgan/vqvae --use_ema --max_train_steps 2000
 
 A round searches the generation strategy for the model trained with the present p(r), then p(r) with that strategy. Rounds
-end when the confirmed distance changes by no more than epsilon. What follows `--` goes to training/train_autonat.py and
-makes the small models of the search; a bigger model is trained with the p(r) that was found, and named with
-`--final-pipeline` when the same command is run again. Every stage is a study: run the command again to resume, or several
-times at once to share the work.
+end when the confirmed distance changes by no more than epsilon. What follows `--` goes to `train autonat`, which makes the
+small models of the search; a bigger model is trained with the p(r) that was found, and named with `--final-pipeline` when
+the same command is run again. Every stage is a study: run the command again to resume, or several times at once to share
+the work.
 """
 
 import warnings

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Search the generation strategy of a pipeline: r, tau1, tau2 and s of each step.
+r"""Search the generation strategy of a pipeline: r, tau1, tau2 and s of each step.
 
-    python search/search_generation.py PIPELINE --num-inference-steps 4 --reference REFERENCE.npz \
+    diffusers-autonat search generation PIPELINE --num-inference-steps 4 --reference REFERENCE.npz \
         --feature-extractor EXTRACTOR --output outputs/search-T4
 
 Run the same command again to resume, and any number of times at once to share the work; on several machines give all

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Search the training strategy: Beta(alpha, beta) of the mask ratio, each candidate trained and scored.
+r"""Search the training strategy: Beta(alpha, beta) of the mask ratio, each candidate trained and scored.
 
-    python search/search_training.py --strategy outputs/search-T4/scheduler_config.json --num-inference-steps 4 \
+    diffusers-autonat search training --strategy outputs/search-T4/scheduler_config.json --num-inference-steps 4 \
         --reference REFERENCE.npz --feature-extractor EXTRACTOR --output outputs/search-training -- \
         --train_data_dir outputs/tokens --vqvae outputs/vqgan/vqvae --use_ema --max_train_steps 2000
 
-What follows `--` goes to training/train_autonat.py. Run the same command again to resume: a candidate that is done is not
+What follows `--` goes to `train autonat`. Run the same command again to resume: a candidate that is done is not
 trained again, one that was interrupted goes on from its last checkpoint. Run it several times at once to train several
 candidates at a time.
 """

@@ -158,7 +158,7 @@ def check_script(name: str, words: list[str]) -> None:
 def check_ours(words: list[str]) -> None:
     if words and words[0] in SCRIPTS:
         folder, _, _, scripts = SCRIPTS[words[0]]
-        check_script(f"{folder}/{scripts[words[1]]}.py", words[2:])
+        check_script(f"{folder}/{scripts[words[1]][0]}.py", words[2:])
     else:
         parse(command_line_parser(), words)
 
@@ -316,7 +316,7 @@ def command_of(program: str, words: list[str]) -> list[str] | None:
         return None
     if program == "diffusers-autonat" and words[0] in SCRIPTS:
         folder, _, _, scripts = SCRIPTS[words[0]]
-        program, words = "python", [f"{folder}/{scripts[words[1]]}.py", *words[2:]]
+        program, words = "python", [f"{folder}/{scripts[words[1]][0]}.py", *words[2:]]
     modules = {"diffusers-autonat": "diffusers_autonat.cli", "accelerate": "accelerate.commands.accelerate_cli"}
     module = ["-m", modules[program]] if program in modules else []
     return [sys.executable, *module, *made_small(without_upload(words))]

@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from diffusers_autonat.cli import main, make_parser
 from diffusers_autonat.command_line import Parser
+from diffusers_autonat.commands import scripts
 
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +65,31 @@ def test_every_option_is_explained_with_its_default(script, monkeypatch):
             doubles = [word for word in said.split("{")[1:] if len(set(w := word.split("}")[0].split(","))) < len(w)]
             assert not doubles, said
     assert not silent and not without_default
+
+
+@pytest.mark.parametrize(
+    "command, name", [(command, name) for command in scripts.SCRIPTS for name in scripts.SCRIPTS[command][-1]]
+)
+def test_help_of_a_script_has_whole_commands_that_an_installed_package_has(command, name):
+    """Lines that end in a backslash stay lines, and the examples are of the command, which takes them."""
+    parser = scripts.script_parser(command, name)
+    called = f"diffusers-autonat {command} {name}"
+    text = parser.format_help()
+    assert text.startswith(f"usage: {called} ") and not re.search(r"(training|search)/\w+\.py", text)
+    examples = re.findall(rf"^    {called} ((?:.*\\\n)*.*)", text, re.MULTILINE)
+    assert examples and not any(re.search(r"\S {8}--", example) for example in examples)
+    for example in examples:
+        words = shlex.split(example.replace("\\\n", ""))
+        if "..." not in words:
+            parser.parse_args(words[: words.index("--") if "--" in words else None])
+
+
+def test_help_says_what_each_script_does(capsys):
+    for command, (*_, known) in scripts.SCRIPTS.items():
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        assert all(f"{name} {does}" in said for name, (_, does) in known.items())
 
 
 def test_lists_and_per_cents_are_shown_as_they_are_typed(capsys):

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Render icons of several drawing styles into a captioned data set: "evergreen tree, noto style".
 
-    python training/icons.py --resolution 64 --output_dir outputs/icons
-    python training/tokenize_images.py --dataset_name outputs/icons --caption_column caption --label_column none ...
+    diffusers-autonat train icons --resolution 64 --output_dir outputs/icons
+    diffusers-autonat train tokenize --dataset_name outputs/icons --caption_column caption --label_column none ...
 
 The drawings are the npm packages @iconify-json/NAME, fetched by `npm pack` unless they lie in --source_dir already. Splits:
 `train`; `unseen_pairs`, things in a style in which they are not trained, but in two others; `unseen_things`, trained in none.

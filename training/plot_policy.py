@@ -2,7 +2,7 @@
 """Draw what a pipeline's policy does: policy.png, r, tau1, tau2 and s over steps for all images and by class, and
 extremes.png, the images with the smallest and the largest guidance.
 
-    python training/plot_policy.py outputs/policy/pipeline --num_images 500 --output_dir outputs/policy
+    diffusers-autonat train plot-policy outputs/policy/pipeline --num_images 500 --output_dir outputs/policy
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Turn images into a token set: the input of `train_autonat.py`.
+r"""Turn images into a token set: the input of `train autonat`.
 
-    python training/tokenize_images.py --train_data_dir /usr/share/datasets/fashion-mnist \
+    diffusers-autonat train tokenize --train_data_dir /usr/share/datasets/fashion-mnist \
         --vqvae outputs/vqgan/vqvae --resolution 28 --output_dir outputs/tokens
 
 Run again, it continues where it was stopped, and makes again what is damaged. On n machines or GPUs: the same command with `--shard 0/n` ... `--shard n-1/n`.

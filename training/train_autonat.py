@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-"""Train the masked-token transformer on a token set (or on images, which are tokenised first) and save a pipeline.
+r"""Train the masked-token transformer on a token set (or on images, which are tokenised first) and save a pipeline.
 
-    accelerate launch training/train_autonat.py --train_data_dir outputs/tokens --vqvae outputs/vqgan/vqvae \
+    diffusers-autonat train autonat --train_data_dir outputs/tokens --vqvae outputs/vqgan/vqvae \
         --hidden_size 192 --num_layers 7 --num_attention_heads 6 --use_ema --output_dir outputs/autonat
 
 Own images: `--preset tiny` (hundreds to a few thousand), `small` or `paper`; what is given beside it goes before.
 `--rank N` trains an adapter (LoRA) to a pretrained pipeline, and saves that alone.
-With `--text_encoder NAME` it learns the captions that the token set keeps (`tokenize_images.py --caption_column`).
+With `--text_encoder NAME` it learns the captions that the token set keeps (`train tokenize --caption_column`).
 The defaults are AutoNAT's: Beta(12, 3) mask ratios, label smoothing 0.1, 15 % null class, AdamW (0.99, 0.99).
 `--transformer enat` trains ENAT instead: one mask ratio for each batch, and half of the batches reuse features.
 
-Several GPUs: `accelerate launch --multi_gpu --num_processes N` (on the CPU with ACCELERATE_USE_CPU=true);
-sharded: `accelerate launch --config_file training/fsdp.yaml`.
+Several GPUs: `accelerate launch --multi_gpu --num_processes N -m diffusers_autonat.cli` in the place of `diffusers-autonat`
+(on the CPU with ACCELERATE_USE_CPU=true); sharded: with `--config_file`, for which the repository has training/fsdp.yaml.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Train a small image classifier in transformers format: the judge and feature extractor of the evaluation, or the
-perceptual network of `train_vqgan.py` (train that one with another seed and width: a judge must not have been trained against).
+r"""Train a small image classifier in transformers format: the judge and feature extractor of the evaluation, or the
+perceptual network of `train vqgan` (train that one with another seed and width: a judge must not have been trained against).
 
-    accelerate launch training/train_classifier.py --train_data_dir /usr/share/datasets/fashion-mnist \
+    diffusers-autonat train classifier --train_data_dir /usr/share/datasets/fashion-mnist \
         --output_dir outputs/judge
 
 Own images: a folder with one sub-folder for each class, any `--resolution`. It is tested on the split `test`; where there is none,

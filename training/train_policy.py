@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Train a policy that sets r, tau1, tau2 and s of each step image by image, on a pipeline that stays as it is.
+r"""Train a policy that sets r, tau1, tau2 and s of each step image by image, on a pipeline that stays as it is.
 
-    accelerate launch training/train_policy.py --pretrained_model_name_or_path PIPELINE --num_inference_steps 4 \
+    diffusers-autonat train policy --pretrained_model_name_or_path PIPELINE --num_inference_steps 4 \
         --reference REFERENCE.npz --feature_extractor EXTRACTOR --second_feature_extractor OTHER --second_reference IMAGES \
         --output_dir outputs/policy
 
@@ -10,7 +10,8 @@ The defaults are AdaNAT's: 4,096 images an update, 5 epochs, clip 0.2, value 0.5
 `--reward influence`: how much an image brings the distance to the reference down; `discriminator`: what a discriminator
 that learns beside it takes for real; or both. A second extractor and the class consistency watch it, and stop it.
 
-Several GPUs: `accelerate launch --multi_gpu --num_processes N` (on the CPU with ACCELERATE_USE_CPU=true).
+Several GPUs: `accelerate launch --multi_gpu --num_processes N -m diffusers_autonat.cli` in the place of `diffusers-autonat`
+(on the CPU with ACCELERATE_USE_CPU=true).
 """
 
 import time

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Train a network that says which caption an image shows: the judge of text-to-image models (`evaluate --metrics r_precision`).
+r"""Train a network that says which caption an image shows: the judge of text-to-image models (`evaluate --metrics r_precision`).
 
-    accelerate launch training/train_text_judge.py --dataset_name outputs/icons --resolution 32 --text_encoder ENCODER \
+    diffusers-autonat train text-judge --dataset_name outputs/icons --resolution 32 --text_encoder ENCODER \
         --test_split unseen_pairs unseen_things --output_dir outputs/text-judge
 
 A small ConvNeXt learns to put images where a frozen text encoder, through a linear projection, puts their captions (the contrastive

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Train the tokenizer: a diffusers `VQModel` with reconstruction, commitment, adversarial and perceptual losses.
+r"""Train the tokenizer: a diffusers `VQModel` with reconstruction, commitment, adversarial and perceptual losses.
 
-    accelerate launch training/train_vqgan.py --train_data_dir /usr/share/datasets/fashion-mnist \
+    diffusers-autonat train vqgan --train_data_dir /usr/share/datasets/fashion-mnist \
         --resolution 28 --num_channels 1 --perceptual_model outputs/perceptual --output_dir outputs/vqgan
 
 Own images: `--preset tiny` (hundreds to a few thousand), `small` or `paper`; what is given beside it goes before.
@@ -33,11 +33,13 @@ from diffusers_autonat.training.checks import (
     forget_folder,
     require_finite,
     require_finite_weights,
+    require_length,
     require_levels,
     require_memory,
     warn_of_codebook,
     warn_of_discriminator,
     warn_of_idle_cores,
+    warn_of_no_discriminator,
     warn_of_slow_precision,
     warn_of_steps,
     writable_folder,
@@ -149,6 +151,7 @@ def parse_args():
     train.add_argument("--report_to", default="tensorboard", help="tensorboard, trackio, wandb or all")
     add_upload_arguments(train)
     args = parse_with_preset(parser, VQGAN_PRESETS)
+    require_length(args.preset, args.given)
     check_uploads(args)
     return args
 
@@ -268,6 +271,7 @@ def main():
     if accelerator.is_main_process:
         adversarial_start = args.adversarial_start if args.adversarial_weight else None
         warn_of_steps(max_steps, args.lr_warmup_steps, args.learning_rate, adversarial_start)
+        warn_of_no_discriminator(args.adversarial_weight, args.given)
         tokens_per_image = (args.resolution // scale_factor(model)) ** 2
         warn_of_codebook(model.config.num_vq_embeddings, len(dataset), tokens_per_image)
     # accelerate steps a prepared schedule once per process, so its lengths are counted in all processes' steps.

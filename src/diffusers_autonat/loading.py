@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +75,9 @@ def load_pipeline(
     if folder.exists() and not (folder / "model_index.json").exists():
         raise ValueError(f"{name} is no pipeline folder: it has no model_index.json. Name one that has.")
     try:
-        class_name = str(DiffusionPipeline.load_config(str(name)).get("_class_name"))
+        with warnings.catch_warnings():  # diffusers passes an argument that huggingface_hub ignores
+            warnings.filterwarnings("ignore", "The `local_dir_use_symlinks`", UserWarning)
+            class_name = str(DiffusionPipeline.load_config(str(name)).get("_class_name"))
     except (OSError, ValueError) as error:
         if folder.exists():
             raise

@@ -1,5 +1,6 @@
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -27,6 +28,19 @@ def test_bash_completes_commands_and_options(tmp_path, capsys):
     assert complete("gen") == ["generate"]
     assert complete("generate", "--heur") == ["--heuristic"]
     assert complete("generate", "--heuristic", "c") == ["cosine"]
+    assert complete("train", "vq") == ["vqgan"]
+    assert complete("train", "vqgan", "--max_train_st") == ["--max_train_steps"]
+    assert complete("train", "autonat", "--transformer", "e") == ["enat"]
+    assert complete("search", "experiments", "free", "--kn") == ["--knots"]
+
+
+def test_scripts_whose_extra_is_not_installed_are_completed_without_options():
+    code = (
+        "import sys; sys.modules['optuna'] = None;"  # as though it were not installed
+        "from diffusers_autonat.cli import main; main(['completion', 'bash'])"
+    )
+    script = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "generation" in script and "--num-trials" not in script and "--max_train_steps" in script
 
 
 def test_a_shell_that_is_not_known_is_refused(capsys):

@@ -37,6 +37,10 @@ def test_a_search_and_several_seeds(figures, tmp_path):
     [axis] = figures[1].axes
     assert axis.get_xlabel() == "generated images" and axis.lines[0].get_xdata()[0] == search["num_images"]
     assert np.all(np.diff(axis.lines[0].get_ydata()) <= 0)
+    (tmp_path / "again" / "result.json").unlink()  # as while it runs
+    with pytest.raises(SystemExit, match="again holds no finished search yet: let it end, run its command again"):
+        main(["plot", "search", str(tmp_path / "again"), "--output", str(tmp_path / "x.png")])
+    shutil.copy(folder / "result.json", tmp_path / "again")
     (tmp_path / "again" / "trials.csv").write_text("number,state,value\n")
     with pytest.raises(SystemExit, match="again holds no finished trial"):
         main(["plot", "search", str(tmp_path / "again"), "--output", str(tmp_path / "x.png")])

@@ -13,11 +13,13 @@ from diffusers_autonat.training.checks import (
     forget_folder,
     require_finite,
     require_finite_weights,
+    require_length,
     require_levels,
     require_memory,
     warn_of_codebook,
     warn_of_discriminator,
     warn_of_idle_cores,
+    warn_of_no_discriminator,
     warn_of_slow_precision,
     warn_of_steps,
     writable_folder,
@@ -98,6 +100,23 @@ def test_what_a_training_never_reaches_is_warned_of():
         UserWarning, match="--codebook_size 1024 is more than 650 images of 49 tokens can fill.*take 512"
     ):
         warn_of_codebook(1024, 650, 49)
+
+
+def test_options_of_a_discriminator_that_there_is_none_of_are_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_no_discriminator(0.6, {"adversarial_start"})
+        warn_of_no_discriminator(0.0, {"adversarial_weight", "learning_rate"})
+    with pytest.warns(UserWarning, match="without effect: --adversarial_start, because --adversarial_weight is 0"):
+        warn_of_no_discriminator(0.0, {"adversarial_start", "learning_rate"})
+
+
+def test_a_preset_that_does_not_say_how_long_asks_for_it():
+    require_length("small", ())
+    require_length(None, ())
+    require_length("paper", {"num_train_epochs"})
+    with pytest.raises(ValueError, match="--preset paper does not say how long .*: give --max_train_steps or"):
+        require_length("paper", {"resolution"})
 
 
 def test_a_discriminator_without_an_opinion_is_warned_of():

@@ -23,6 +23,7 @@ def test_what_is_given_goes_before_the_preset_and_the_preset_before_the_default(
     assert (parse().steps, parse("--preset", "paper").steps) == (1, 1)
     tiny = parse("--steps", "1", "--preset=tiny")
     assert (tiny.steps, tiny.channels, tiny.preset) == (1, [2, 4], "tiny")
+    assert tiny.given == {"steps", "preset"} and parse().given == set()
     with pytest.raises(SystemExit):
         parse("--preset", "huge")
 

@@ -268,11 +268,19 @@ def test_classifier_of_own_colour_images_needs_no_sizes_and_no_test_split(
     assert "0 left; 1 right." in card and "library_name: transformers" in card and "license: unknown" in card
 
 
+def test_vqgan_of_the_papers_asks_how_long(idx_folder, tmp_path, monkeypatch, capsys):
+    args = ["--preset", "paper", "--train_data_dir", idx_folder, "--output_dir", tmp_path / "out"]
+    status, lines = run("train_vqgan.py", args, monkeypatch, capsys)
+    assert status == 2 and len(lines) == 1 and "--preset paper does not say how long to train" in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
 def test_vqgan_saves_no_weights_that_are_not_finite(idx_folder, tmp_path, monkeypatch, capsys):
-    args = [*vqgan_args(idx_folder, tmp_path), "--adversarial_weight", 0]
+    args, said = [*vqgan_args(idx_folder, tmp_path), "--adversarial_weight", 0], []
     status, lines = run(
-        "train_vqgan.py", [*args, "--learning_rate", "1e12", "--logging_steps", 100], monkeypatch, capsys
+        "train_vqgan.py", [*args, "--learning_rate", "1e12", "--logging_steps", 100], monkeypatch, capsys, said
     )
+    assert "warning: without effect: --adversarial_start, --discriminator_hidden_size, because" in said[1]
     assert status == 2 and len(lines) == 1 and "at step " in lines[0] and "lower --learning_rate" in lines[0]
     assert not (tmp_path / "vqvae").exists()
     for folder in checkpoint_folders(tmp_path):

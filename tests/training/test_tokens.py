@@ -249,7 +249,7 @@ def test_a_damaged_part_is_named_and_made_again_alone(whole, idx_folder, tmp_pat
     damage(parts[1])
     kept = [parts[i].stat().st_mtime_ns for i in (0, 2)]
     with pytest.raises(
-        ValueError, match="part-00001.arrow (is damaged|is missing).*: run training/tokenize_images.py"
+        ValueError, match="part-00001.arrow (is damaged|is missing).*: run `diffusers-autonat train tokenize`"
     ):
         load_token_set(tmp_path / "tokens")
     with pytest.warns(UserWarning, match="part-00001.arrow"):
@@ -262,7 +262,7 @@ def test_a_damaged_part_is_named_and_made_again_alone(whole, idx_folder, tmp_pat
 def test_a_damaged_shard_file_is_made_from_the_parts(whole, idx_folder, tmp_path, damage):
     shutil.copytree(whole, tmp_path / "tokens")
     damage(tmp_path / "tokens" / SHARD / "shard.json")
-    with pytest.raises(ValueError, match="shard.json is damaged .*: run training/tokenize_images.py again"):
+    with pytest.raises(ValueError, match="shard.json is damaged .*: run `diffusers-autonat train tokenize` again"):
         load_token_set(tmp_path / "tokens")
     vqvae = tiny_vqvae()
     vqvae.encoder.register_forward_pre_hook(lambda *_: pytest.fail("nothing is encoded again"))
@@ -364,7 +364,7 @@ def write_set(folder, ids, labels, label_names=None, codebook_size=16, dtype=Non
 )
 def test_tokens_and_labels_that_do_not_exist_are_refused(tmp_path, ids, labels, more, message):
     with pytest.raises(
-        ValueError, match=f"part-00000.arrow .*{message}.* and run training/tokenize_images.py"
+        ValueError, match=f"part-00000.arrow .*{message}.* and run `diffusers-autonat train tokenize`"
     ) as error:
         load_token_set(write_set(tmp_path / "tokens", ids, labels, **more))
     assert "\n" not in str(error.value)
@@ -404,7 +404,9 @@ def test_batches_of_what_are_no_tokens_are_refused():
 def test_a_shard_file_of_something_else(whole, tmp_path, text, message):
     shutil.copytree(whole, tmp_path / "tokens")
     (tmp_path / "tokens" / SHARD / "shard.json").write_text(text)
-    with pytest.raises(ValueError, match=f"shard.json .*{message}.*: run training/tokenize_images.py again") as error:
+    with pytest.raises(
+        ValueError, match=f"shard.json .*{message}.*: run `diffusers-autonat train tokenize` again"
+    ) as error:
         load_token_set(tmp_path / "tokens")
     assert "\n" not in str(error.value)
 

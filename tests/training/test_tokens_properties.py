@@ -121,7 +121,7 @@ def test_a_damaged_set_gives_its_tokens_or_one_line(sets, which_set, damages):
             found = rows_of(Path(folder, "set"))
         except ValueError as error:
             assert "\n" not in str(error) and folder in str(error)
-            assert any(word in str(error) for word in ("run training/tokenize_images.py", "remove it", "make them again",
+            assert any(word in str(error) for word in ("run `diffusers-autonat train tokenize`", "remove it", "make them again",
                                                        "is missing, in its place is"))  # fmt: skip
             assert damages
         else:

@@ -90,6 +90,11 @@ def plot_search(args: argparse.Namespace) -> None:
 
 def read_search(folder: Path) -> tuple[dict[str, Any], dict[int, list[float]]]:
     """What a search's folder says of itself, and the values of its trials by their numbers."""
+    if folder.is_dir() and not (folder / "result.json").exists():  # which a search writes in the end
+        raise ValueError(
+            f"{folder} holds no finished search yet: let it end, run its command again where it was stopped, or name the --output "
+            "of one that has ended."
+        )
     try:
         result = json.loads((folder / "result.json").read_text())
         with (folder / "trials.csv").open(newline="") as file:
@@ -98,7 +103,7 @@ def read_search(folder: Path) -> tuple[dict[str, Any], dict[int, list[float]]]:
         trials = {int(row["number"]): [float(row[name]) for name in names] for row in rows}
         result["metric_name"], result["study"], result["sampler"], result["search"]["num_images"], result["candidates"]
     except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise ValueError(f"{folder} holds no results of search_generation.py ({error}).") from None
+        raise ValueError(f"{folder} holds no results of `search generation` ({error}).") from None
     if not trials:
         raise ValueError(f"{folder} holds no finished trial: let the search go on.")
     return result, trials
@@ -175,7 +180,7 @@ def register(commands) -> None:
                 "folders",
                 nargs="+",
                 metavar="FOLDER",
-                help="--output of search_generation.py; several: seeds, samplers",
+                help="--output of `search generation`; several: seeds, samplers",
             )
         elif draw is plot_training:
             one.add_argument(

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
 import runpy
 import sys
 from pathlib import Path
+from typing import Any, NoReturn
 
 from ..command_line import called_as
 
 
 PACKAGE = Path(__file__).parents[1]
-SCRIPTS = {  # command -> its folder, what it does, and its scripts by the name that the command has for them
+SCRIPTS = {  # command -> its folder, its extra, what it does, and by the name that the command has for them its scripts: file, help
     "train": ("training", "train", "train a tokenizer, a transformer, a policy or a judge", {
-        "vqgan": "train_vqgan", "tokenize": "tokenize_images", "autonat": "train_autonat", "classifier": "train_classifier",
-        "text-judge": "train_text_judge", "policy": "train_policy", "plot-policy": "plot_policy", "icons": "icons",
+        "vqgan": ("train_vqgan", "train the tokenizer"),
+        "tokenize": ("tokenize_images", "turn images into a token set, which `autonat` takes"),
+        "autonat": ("train_autonat", "train the transformer, or an adapter (LoRA) to one, and save a pipeline"),
+        "classifier": ("train_classifier", "train a small classifier: the judge of the evaluation, or a perceptual network"),
+        "text-judge": ("train_text_judge", "train a network that says which caption an image shows"),
+        "policy": ("train_policy", "train a policy that sets the parameters of each step image by image"),
+        "plot-policy": ("plot_policy", "draw what a policy does"),
+        "icons": ("icons", "render icons of several drawing styles into a captioned data set"),
     }),
     "search": ("search", "search", "search strategies", {
-        "generation": "search_generation", "training": "search_training", "alternating": "search_alternating",
-        "experiments": "experiments",
+        "generation": ("search_generation", "search the schedules of a pipeline: r, tau1, tau2 and s of each step"),
+        "training": ("search_training", "search p(r), by which mask ratios are drawn in training"),
+        "alternating": ("search_alternating", "search both in turn"),
+        "experiments": ("experiments", "the studies behind docs/search.md"),
     }),
 }  # fmt: skip
 
@@ -50,7 +60,7 @@ def run_script(words: list[str]) -> bool:
     if len(words) < 2 or words[0] not in SCRIPTS or words[1] not in SCRIPTS[words[0]][-1]:
         return False
     folder, extra, _, scripts = SCRIPTS[words[0]]
-    path = script_path(folder, scripts[words[1]])
+    path = script_path(folder, scripts[words[1]][0])
     before = sys.argv, sys.path[:]
     sys.argv = [str(path), *words[2:]]
     sys.path.insert(0, str(path.parent))  # where it finds its neighbours
@@ -66,11 +76,45 @@ def run_script(words: list[str]) -> bool:
     return True
 
 
+def script_parser(command: str, name: str) -> argparse.ArgumentParser:
+    """
+    The parser that a script makes, for which it runs until it parses.
+
+    Raises:
+        ValueError: as `run_script` does.
+    """
+    made = []
+
+    def stop(parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        made.append(parser)
+        raise SystemExit
+
+    parse, argparse.ArgumentParser.parse_args = argparse.ArgumentParser.parse_args, stop  # type: ignore[method-assign, assignment]
+    try:
+        run_script([command, name])
+    except SystemExit:
+        pass
+    finally:
+        argparse.ArgumentParser.parse_args = parse  # type: ignore[method-assign]
+    return made[0]
+
+
+def add_options(commands) -> None:
+    """Give the commands of `register` the options of their scripts, but for those whose extra is not installed; takes seconds."""
+    for name, (*_, scripts) in SCRIPTS.items():
+        known = commands.choices[name].get_default("scripts").choices
+        for script in scripts:
+            try:
+                known[script] = script_parser(name, script)
+            except ValueError:
+                pass
+
+
 def register(commands) -> None:
-    for name, (folder, _, does, scripts) in SCRIPTS.items():
-        command = commands.add_parser(
-            name, help=does, description=f"The scripts of {folder}/; `{name} SCRIPT --help` says more."
-        )
-        command.add_argument("script", choices=list(scripts), help="which of them")
-        command.add_argument("words", nargs="*", metavar="...", help="options of the script")
-        command.set_defaults(run=lambda args: None)
+    for name, (*_, does, scripts) in SCRIPTS.items():
+        command = commands.add_parser(name, help=does, description=f"`{name} SCRIPT --help` shows a script's options.")
+        known = command.add_subparsers(required=True, metavar="SCRIPT")
+        command.set_defaults(scripts=known)
+        for script, (_, what) in scripts.items():
+            # Where argparse sees a script at all, something stood before the command: `--verbose train vqgan`.
+            known.add_parser(script, help=what).set_defaults(run=lambda _, words=[name, script]: run_script(words))

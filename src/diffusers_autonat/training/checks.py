@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 
 
 TOKENS_PER_CODE = 50  # of a data set; a rule of thumb: the shipped tokenizer had 5,700
+DISCRIMINATOR_OPTIONS = ("adversarial_start", "discriminator_hidden_size", "discriminator_learning_rate")
 OPINIONS = 10  # losses of the discriminator that are looked at together
 
 
@@ -119,6 +120,30 @@ def warn_of_steps(
             f"--adversarial_start {adversarial_start} is not before the end of the {max_steps} steps: the discriminator never "
             f"joins; take {max_steps * 4 // 5}, or --adversarial_weight 0 if that is meant.",
             stacklevel=2,
+        )
+
+
+def warn_of_no_discriminator(adversarial_weight: float, given: Collection[str]) -> None:
+    """Warn of options of the discriminator that were `given` to a training without one; a preset may have them."""
+    idle = [f"--{name}" for name in DISCRIMINATOR_OPTIONS if name in given]
+    if not adversarial_weight and idle:
+        warnings.warn(
+            f"without effect: {', '.join(idle)}, because --adversarial_weight is 0; give one, such as 0.6, for a discriminator.",
+            stacklevel=2,
+        )
+
+
+def require_length(preset: str | None, given: Collection[str]) -> None:
+    """
+    Refuse `--preset paper` of a tokenizer, for which the papers tell no number of steps, without one.
+
+    Raises:
+        ValueError: how long to train is not `given`; one epoch, the default, is no training.
+    """
+    if preset == "paper" and not {"max_train_steps", "num_train_epochs"} & set(given):
+        raise ValueError(
+            "--preset paper does not say how long to train, because the papers do not: give --max_train_steps or "
+            "--num_train_epochs."
         )
 
 

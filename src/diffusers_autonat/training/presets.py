@@ -58,11 +58,21 @@ AUTONAT_PRESETS: dict[str, dict[str, Any]] = {
 def parse_with_preset(
     parser: argparse.ArgumentParser, presets: Mapping[str, Mapping[str, Any]], words: Sequence[str] | None = None
 ) -> argparse.Namespace:
-    """Parse the command line with an option `--preset`, whose settings are defaults: `--preset tiny --help` shows them."""
+    """
+    Parse the command line with an option `--preset`, whose settings are defaults: `--preset tiny --help` shows them.
+
+    `given` of the result has the names of the options that were typed.
+    """
     parser.add_argument(
-        "--preset", choices=list(presets), help="settings by the size of the data, instead of the defaults below"
+        "--preset",
+        choices=list(presets),
+        help="settings by the size of the data, instead of the defaults; small and paper have never been trained to their "
+        "end",
     )
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
     parser.set_defaults(**presets.get(first.parse_known_args(words)[0].preset, {}))
-    return parser.parse_args(words)
+    args = parser.parse_args(words)
+    parser.set_defaults(**dict.fromkeys(vars(args)))
+    args.given = {name for name, value in vars(parser.parse_args(words)).items() if value is not None}
+    return args

@@ -27,8 +27,8 @@ from ..provenance import array_hash
 
 SHARD_FILE = "shard.json"  # in the folder of a finished shard
 COUNTS = ("num_parts", "num_images", "num_unreadable", "unreadable")
-AGAIN = "run training/tokenize_images.py again as before, which makes what is missing"
-ANEW = "remove {} and run training/tokenize_images.py again"
+AGAIN = "run `diffusers-autonat train tokenize` again as before, which makes what is missing"
+ANEW = "remove {} and run `diffusers-autonat train tokenize` again"
 _KEY = b"diffusers_autonat"  # of what a part says of itself
 _FEATURES = b"huggingface"  # of what `datasets` says of the columns
 
@@ -262,7 +262,7 @@ def load_token_set(folder: str | Path) -> tuple[Dataset, TokenSetInfo]:
     """
     shards = sorted(Path(folder).glob("shard-*-of-*"))
     if not shards:
-        raise ValueError(f"{folder} holds no token set; make one with training/tokenize_images.py.")
+        raise ValueError(f"{folder} holds no token set; make one with `diffusers-autonat train tokenize`.")
     unfinished = [shard.name for shard in shards if not (shard / SHARD_FILE).exists()]
     try:
         infos = [read_shard_file(shard / SHARD_FILE) for shard in shards if shard.name not in unfinished]
@@ -272,7 +272,7 @@ def load_token_set(folder: str | Path) -> tuple[Dataset, TokenSetInfo]:
         expected = infos[0].num_shards if infos else "all"
         raise ValueError(
             f"{folder} is incomplete: {len(shards)} of {expected} shards are there, unfinished: {unfinished or 'none'}; "
-            "run training/tokenize_images.py again for those."
+            "run `diffusers-autonat train tokenize` again for those."
         )
     for index, (shard, one) in enumerate(zip(shards, infos)):
         if shard != shard_path(folder, index, len(shards)):
