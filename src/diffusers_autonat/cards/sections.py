@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from .card import code_block, escape
+from .card import code_block, escape, shown_path
 
 
 LIBRARY = "[diffusers-autonat](https://pypi.org/project/diffusers-autonat/)"
@@ -82,12 +82,17 @@ def result(
 
 def hub_id(name: str | None) -> str | None:
     """A name if it is an id on the Hub and not a folder of this machine, else None."""
-    return name if name and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists() else None
+    return name if name and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and not Path(name).exists() else None
 
 
 def shown_name(name: str) -> str:
     """What cards call a pipeline: its id on the Hub, or the folder alone, since where that lies is this machine's business."""
     return name if hub_id(name) else Path(name).resolve().name
+
+
+def shown_folder(folder: str, part: str = "") -> str:
+    """A folder of this machine, or a part of it, as code on cards loads it: never taken for an id on the Hub."""
+    return f"./{Path(shown_path(folder), part).as_posix()}"
 
 
 def usage(
