@@ -45,6 +45,10 @@ def test_cards_are_complete(folder):
     assert not re.search(r"TODO|\[More Information Needed\]", text)
     for name in re.findall(r"\]\(([\w./-]+)\)", text):
         assert (folder / name).exists(), f"{folder.name}/README.md shows {name}, which does not exist"
+        # The folder alone is uploaded.
+        assert (folder / name).resolve().is_relative_to(folder), (
+            f"{folder.name}/README.md links to {name}, outside of it"
+        )
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= LARGEST.get(folder.name, 16_000_000)
     assert not [path for path in files if path.suffix == ".json" and "_name_or_path" in path.read_text()]
