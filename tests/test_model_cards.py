@@ -133,6 +133,14 @@ def test_the_icons_cards_say_what_their_folders_have_recorded(make_cards):
         assert card.data.to_dict() == data.to_dict() and all(section in card.content for section in sections)
 
 
+def test_the_notice_names_each_model_and_whose_drawings_it_has_learned_from(make_cards):
+    notice = (CARDS.parent / "NOTICE").read_text()
+    assert [folder.name for folder in FOLDERS if folder.name not in notice] == []
+    lines = [re.split(r" {2,}", line.strip()) for line in notice.splitlines()]
+    for _, artist, licence, package in importlib.import_module("icons_texts").DRAWINGS:
+        assert [package, artist, licence] in [line[:3] for line in lines]
+
+
 def test_the_classifiers_card_is_that_of_its_training(make_cards):
     result = json.loads((CLASSIFIER / "training.json").read_text())
     card = make_cards.make_card(
