@@ -18,8 +18,9 @@ from diffusers_autonat.metrics.per_class import RECOGNISED
 DATASETS = ["zalando-datasets/fashion_mnist"]
 CLONE = Path("model_cards")  # in a clone of the repository
 JUDGE = CLONE / "fashion-mnist-classifier"
-SYMBOLS = "../../docs/symbols.md"
-PATHS = "Paths are those in a clone of the repository; on the Hub a repository's id takes their place."
+# A folder is laid out as its repository on the Hub, where a link that leads out of it would be dead: other files are named.
+REPOSITORY = "of the package's repository"
+PATHS = "Paths are those in a clone of the package's repository; on the Hub a repository's id takes their place."
 CLASSIFIER_METADATA = ModelCardData(
     library_name="transformers", license="apache-2.0", pipeline_tag="image-classification", datasets=DATASETS,
     tags=["fashion-mnist", "evaluation"],
@@ -76,7 +77,7 @@ SECOND = Classifier(
     "second-judge",
     "A second Fashion-MNIST classifier",
     f"It is the\nsecond judge of the Fashion-MNIST models of {LIBRARY}: of other width, depth and seed than the\n"
-    f"[first](../{JUDGE.name}/README.md), it took no part in their training nor in any search, and says whether what a search gained is more than the first\n"
+    f"first (`{JUDGE}` {REPOSITORY}), it took no part in their training nor in any search, and says whether what a search gained is more than the first\n"
     "one's liking.",
     "widths 64 and 96, depths 1 and 2, ",
 )
@@ -139,7 +140,7 @@ def _gains(reports: dict[str, dict], tuned: dict[int, dict]) -> str:
     floor, floor_recognised = _values(reports["reconstructions"]["values"])
     count = reports["reconstructions"]["images"]["num_images"]
     return "\n".join([
-        f"Its strategies are searched. Against the paper's heuristic, whose re-masking noise lambda and guidance k ([symbols]({SYMBOLS}))\n"
+        f"Its strategies are searched. Against the paper's heuristic, whose re-masking noise lambda and guidance k (`docs/symbols.md`\n{REPOSITORY}) "
         f"are tuned by a grid for each number of steps T, {count:,} images each ([quality](#quality)):\n",
         *lines,
         f"- What the tokenizer leaves of real test images: {floor}; {floor_recognised}.\n",
@@ -223,7 +224,7 @@ def quality(model: Generator, reports: dict[str, dict], grid: dict[str, Any], tu
     return "\n\n".join([
         "## Quality",
         f"Distances are Fréchet distances on the {judge['num_features']} features of "
-        "[fashion-mnist-classifier](../fashion-mnist-classifier/README.md)\n"
+        f"`{JUDGE}` {REPOSITORY}\n"
         f"(weights {judge['weights_hash']}), which is no Inception network: they are **not** FID and compare with nothing "
         'measured\nelsewhere. "Recognised" is the share of images that this classifier takes for the class that was asked for. '
         f"Reference:\nthe 10,000 test images (hash {reports['T8']['reference']['hash']}).",
@@ -262,9 +263,10 @@ def _values(values: dict[str, float]) -> tuple[str, str]:
 
 
 def _tuning(model: Generator, tuned: dict[int, dict]) -> list[str]:
-    names = {steps: f"baseline-{model.folder}-T{steps}.json" for steps in tuned}
-    links = ", ".join(f"[T = {steps}](../../search/results/{name})" for steps, name in names.items())
-    return [f"Each heuristic is the best of a grid by 1,000 images of other noise ({links})."]
+    files = " and ".join(f"`baseline-{model.folder}-T{steps}.json`" for steps in tuned)
+    return [
+        f"Each heuristic is the best of a grid by 1,000 images of other noise ({files}\nin `search/results/` {REPOSITORY})."
+    ]
 
 
 def _grid_table(grid: dict[str, Any]) -> str:
@@ -306,10 +308,10 @@ def comparison(reports: dict[tuple[str, int], dict], speeds: dict[str, Any], see
     return "\n\n".join([
         "## Beside AutoNAT",
         f"The same tokenizer, and a transformer that has seen as many images ({seen:,}) and has {other_parameters:,} parameters:\n"
-        "[autonat-fashion-mnist](../autonat-fashion-mnist/README.md). Both use the strategies that are "
+        f"`{AUTONAT.name}` {REPOSITORY}. Both use the strategies that are "
         "stored.\nMultiply-accumulates are those of one image, decoder included;\n"
         f"speeds are medians of {len(speeds['rows'][0]['rounds'])} interleaved rounds (`benchmarks/pipelines.py`,\n"
-        f"[pipelines.json](../../benchmarks/results/pipelines.json), {speeds['hardware']}).",
+        f"`benchmarks/results/pipelines.json` {REPOSITORY}, {speeds['hardware']}).",
         table(head, rows),
         " ".join(verdict),
     ])  # fmt: skip

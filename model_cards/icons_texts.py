@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from card_texts import CLONE, PATHS, minutes, read
+from card_texts import CLONE, PATHS, REPOSITORY, minutes, read
 from huggingface_hub import ModelCardData
 
 from diffusers_autonat.cards import PAPERS, code_block, metadata, result, table
@@ -31,7 +31,9 @@ DRAWINGS = [
     ("emojione", "EmojiOne", "CC BY 4.0", "emojione"),
 ]
 DRAWN = 5710  # drawings to train on
-LICENSE = "cc-by-4.0"  # the strictest of the drawings' licences
+# The strictest of the drawings' licences. No card names `datasets` or a `base_model`: the drawings come in npm packages, all models
+# were trained from nothing, and the text encoder is used as it is.
+LICENSE = "cc-by-4.0"
 
 
 def reports() -> dict[str, dict[str, float]]:
@@ -83,9 +85,10 @@ def quality(values: dict[str, dict[str, float]]) -> str:
     return "\n\n".join([
         "## Quality",
         f"T = {STEPS}, seed 1; each caption once: {numbers}. **R-precision** is the share of images to which, of 100 captions, their own\n"
-        f"is the nearest, by [{TEXT_JUDGE}](../{TEXT_JUDGE}/README.md) (by chance 1 %); **style** the share that\n"
-        f"[{STYLE_JUDGE}](../{STYLE_JUDGE}/README.md) takes for the style asked for (by chance 25 %); distances are Fréchet\n"
-        "distances of its features to those of all training drawings: not FID, and comparable only for equal numbers of images.",
+        f"is the nearest, by {TEXT_JUDGE} (by chance 1 %); **style** the share that\n"
+        f"{STYLE_JUDGE} takes for the style asked for (by chance 25 %); distances are Fréchet\n"
+        "distances of its features to those of all training drawings: not FID, and comparable only for equal numbers of images.\n"
+        f"Both judges are in `{CLONE}/` {REPOSITORY}.",
         table(["images", "R-precision", "style", "distance"], rows),
         "Both judges were trained on the same training drawings, and on nothing that was generated. Their opinion of real drawings\n"
         "is what one can reach.",
@@ -117,7 +120,7 @@ def training() -> str:
         "## Training",
         f"`bash training/icons.sh` has every command. The transformer: {trained['steps']:,} steps of {trained['batch']} images "
         f"({trained['steps'] * trained['batch']:,} in all), bfloat16,\n{minutes(trained['seconds'])} on {trained['hardware']}; the tokenizer is "
-        f"[{TOKENIZER}](../{TOKENIZER}/README.md).",
+        f"`{CLONE / TOKENIZER}` {REPOSITORY}.",
         "![loss and token accuracy of the transformer](training.png)",
         "Weights are stored in half precision and loaded in float32.",
     ])  # fmt: skip
@@ -235,7 +238,7 @@ def style_judge_sections() -> list[str]:
     tested = [[what, f"{one['images']:,}", f"{one['accuracy']:.1%}"] for what, one in trained["tested_on"].items()]
     return [
         f"# Judge of drawing styles\n\nA RegNet of {trained['parameters']:,} parameters that tells four drawing styles of emoji apart. It judges "
-        f"what\n[{FOLDER}](../{FOLDER}/README.md) draws, and was trained on real drawings alone\n(`training/icons.sh`, {trained['epochs']} "
+        f"what\n`{CLONE / FOLDER}` {REPOSITORY} draws, and was trained on real drawings alone\n(`training/icons.sh`, {trained['epochs']} "
         f"epochs, seed {trained['seed']}).",
         table(["held out", "drawings", "recognised"], tested),
         "`icons-train.npz` holds the statistics of its features over the training drawings; a distance on them is not FID.",
@@ -252,7 +255,7 @@ def text_judge_sections() -> list[str]:
     return [
         f"# Judge of captions\n\nWhich caption does a drawing show? A small ConvNeXt that puts drawings where {ENCODER}, which is frozen\nand not "
         f"in this folder, puts their captions (the contrastive loss of CLIP); {trained['parameters']:,} parameters with both projections.\n"
-        f"It judges what [{FOLDER}](../{FOLDER}/README.md) draws, and was trained on real drawings alone\n(`training/icons.sh`, "
+        f"It judges what `{CLONE / FOLDER}` {REPOSITORY} draws, and was trained on real drawings alone\n(`training/icons.sh`, "
         f"{trained['epochs']} epochs, seed {trained['seed']}).",
         "Of 100 captions the own is the nearest:\n\n" + table(["", "drawings", "R-precision"], tested),
         code_block(

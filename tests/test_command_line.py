@@ -12,7 +12,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from diffusers_autonat.cli import main
-from diffusers_autonat.command_line import Parser, error_text, number, one_line_errors, positive, whole
+from diffusers_autonat.command_line import (
+    Parser,
+    called_as,
+    command_words,
+    error_text,
+    number,
+    one_line_errors,
+    positive,
+    whole,
+)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "nan", "", "1e3", "9" * 400, "²", "0x10", "1_000"])
@@ -103,6 +112,35 @@ def test_a_script_is_called_as_the_user_has_called_it(words, what, tmp_path, cap
     with pytest.raises(SystemExit):
         main(words)
     assert f"diffusers-autonat train tokenize: {what}" in capsys.readouterr().err
+
+
+TRAINS = "from diffusers_autonat.command_line import command_words; print(*command_words())"
+
+
+@pytest.mark.parametrize("launched", [False, True])
+@pytest.mark.parametrize(
+    ("called", "words"), [(["script.py"], ["python", "script.py"]), (["-m", "package.script"], ["python", "-m", "package.script"])]
+)  # fmt: skip
+def test_a_script_knows_how_it_was_started(called, words, launched, tmp_path):
+    (tmp_path / "package").mkdir()
+    for file in ("script.py", "package/script.py"):
+        (tmp_path / file).write_text(TRAINS)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE", "TORCHELASTIC"))}
+    environment |= {"ACCELERATE_MIXED_PRECISION": "no"} if launched else {}
+    command = [sys.executable, *called, "--seed", "1"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    launcher = ["accelerate", "launch"] if launched else ["python"]
+    assert done.stdout.split() == [*launcher, *words[1:], "--seed", "1"]
+
+
+def test_a_command_knows_how_it_was_started(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train_vqgan.py", "--seed", "1"])
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    with called_as("diffusers-autonat train vqgan"):
+        assert command_words() == ["diffusers-autonat", "train", "vqgan", "--seed", "1"]
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+        words = "accelerate launch -m diffusers_autonat.cli train vqgan --seed 1"
+        assert command_words() == words.split()
 
 
 def test_who_stops_reading_sees_no_complaint():

@@ -45,6 +45,10 @@ def test_cards_are_complete(folder):
     assert not re.search(r"TODO|\[More Information Needed\]", text)
     for name in re.findall(r"\]\(([\w./-]+)\)", text):
         assert (folder / name).exists(), f"{folder.name}/README.md shows {name}, which does not exist"
+        # The folder alone is uploaded.
+        assert (folder / name).resolve().is_relative_to(folder), (
+            f"{folder.name}/README.md links to {name}, outside of it"
+        )
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= LARGEST.get(folder.name, 16_000_000)
     assert not [path for path in files if path.suffix == ".json" and "_name_or_path" in path.read_text()]
@@ -127,6 +131,14 @@ def test_the_icons_cards_say_what_their_folders_have_recorded(make_cards):
         data, sections = texts.CARDS[folder]()
         card = ModelCard((folder / "README.md").read_text())
         assert card.data.to_dict() == data.to_dict() and all(section in card.content for section in sections)
+
+
+def test_the_notice_names_each_model_and_whose_drawings_it_has_learned_from(make_cards):
+    notice = (CARDS.parent / "NOTICE").read_text()
+    assert [folder.name for folder in FOLDERS if folder.name not in notice] == []
+    lines = [re.split(r" {2,}", line.strip()) for line in notice.splitlines()]
+    for _, artist, licence, package in importlib.import_module("icons_texts").DRAWINGS:
+        assert [package, artist, licence] in [line[:3] for line in lines]
 
 
 def test_the_classifiers_card_is_that_of_its_training(make_cards):

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from diffusers import VQModel
 
 from diffusers_autonat.command_line import Parser, one_line_errors, positive, warning_lines, whole
+from diffusers_autonat.commands.scripts import script_name
 from diffusers_autonat.loading import default_device
 from diffusers_autonat.training.data import add_data_arguments, images_of
 from diffusers_autonat.training.tokenizing import tokenize_dataset
@@ -55,7 +56,7 @@ def main():
     warn_unreadable(info)
     print(json.dumps({**asdict(info), "unreadable": info.unreadable[:10]}, indent=2))
     print(
-        f"Tokens saved to {args.output_dir}: train_autonat.py takes them as --train_data_dir {args.output_dir}.",
+        f"Tokens saved to {args.output_dir}: {script_name('train_autonat')} takes them as --train_data_dir {args.output_dir}.",
         file=sys.stderr,
     )
 

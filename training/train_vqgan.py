@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, warning_lines, whole
+from diffusers_autonat.commands.scripts import script_name
 from diffusers_autonat.files import whole_folder
 from diffusers_autonat.image_datasets import ImageTransform, ReadableImages, spread_rows
 from diffusers_autonat.launcher import end_with_launcher
@@ -390,8 +391,9 @@ def main():
         with whole_folder(folder) as partial:
             plain.vqvae.save_pretrained(partial)
             save_tokenizer_card(partial, plain.vqvae, args)
+        users = " and ".join(map(script_name, ("tokenize_images", "train_autonat")))
         accelerator.print(
-            f"Tokenizer saved to {folder}: tokenize_images.py and train_autonat.py take it as --vqvae {folder}, Python as "
+            f"Tokenizer saved to {folder}: {users} take it as --vqvae {folder}, Python as "
             f'VQModel.from_pretrained("{folder}").'
         )
         upload(args, folder)

@@ -21,6 +21,8 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
+from .launcher import has_launcher
+
 
 TRACEBACK = "DIFFUSERS_AUTONAT_TRACEBACK"  # set to anything, an error shows where it was raised
 
@@ -55,6 +57,17 @@ def called_as(name: str) -> Iterator[None]:
 def program_name() -> str:
     """What a user has called: a script by its file's name."""
     return _called_as[-1] if _called_as else os.path.basename(sys.argv[0])
+
+
+def command_words() -> list[str]:
+    """The words that have started this process; of a launcher its name alone, as it keeps its options to itself."""
+    launcher = ["accelerate", "launch"] if has_launcher() else []
+    if _called_as:
+        program, *words = _called_as[-1].split()
+        return [*(launcher + ["-m", "diffusers_autonat.cli"] if launcher else [program]), *words, *sys.argv[1:]]
+    main = sys.modules["__main__"].__spec__  # None of a script that is called by its file
+    called = ["-m", main.name] if main is not None and main.origin == sys.argv[0] else [sys.argv[0]]
+    return [*(launcher or ["python"]), *called, *sys.argv[1:]]
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):

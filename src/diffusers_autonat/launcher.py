@@ -7,6 +7,11 @@ import threading
 import time
 
 
+def has_launcher() -> bool:
+    """Whether `accelerate launch` or `torchrun` has started this process, and no hand."""
+    return bool(os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"})
+
+
 def end_with_launcher(seconds: float = 1.0) -> None:
     """
     End this process soon after its launcher has died; nothing where it was started by hand.
@@ -17,7 +22,7 @@ def end_with_launcher(seconds: float = 1.0) -> None:
     Args:
         seconds: Between two looks.
     """
-    if not os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}:
+    if not has_launcher():
         return
     launcher = os.getppid()
 

@@ -1,7 +1,7 @@
 import re
 
 from diffusers_autonat import AutoNATPipeline, GenerationStrategy
-from diffusers_autonat.cards import classes, hub_id, license_section, metadata, result, usage
+from diffusers_autonat.cards import classes, hub_id, license_section, metadata, result, shown_folder, usage
 from tests.conftest import LABELS, tiny_pipeline
 
 
@@ -51,8 +51,17 @@ def test_metadata_names_a_base_model_of_the_hub_and_what_was_measured(tmp_path, 
 def test_what_is_an_id_of_the_hub(tmp_path):
     assert hub_id("me/my-model.v2") == "me/my-model.v2"
     assert all(
-        hub_id(name) is None for name in (None, "", "model", "a/b/c", "/home/me", str(tmp_path), "me/two words")
+        hub_id(name) is None
+        for name in (None, "", "model", "a/b/c", "./pipeline", "/home/me", str(tmp_path), "me/two words")
     )
+
+
+def test_a_folder_is_shown_without_where_it_lies_and_is_no_id_of_the_hub():
+    assert shown_folder("outputs/autonat", "pipeline") == "./outputs/autonat/pipeline"
+    assert (
+        shown_folder("/home/me/autonat/", "pipeline") == shown_folder("../autonat", "pipeline") == "./autonat/pipeline"
+    )
+    assert shown_folder(".", "pipeline") == "./pipeline" and hub_id("./pipeline") is None
 
 
 def test_a_license_that_nobody_has_stated():

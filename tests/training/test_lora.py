@@ -94,8 +94,10 @@ def test_an_adapter_is_trained_saved_loaded_and_taken_off(base, tmp_path, monkey
     assert resumed.keys() == weights.keys() and all(torch.equal(resumed[name], weights[name]) for name in weights)
 
     card = ModelCard.load(folder / "README.md")
-    assert "lora" in card.data.tags and 'from_pretrained("base")' in card.content and str(tmp_path) not in card.content
-    assert 'pipe.load_lora_weights("out")' in card.content and "LoRA of rank 2" in card.content
+    assert (
+        "lora" in card.data.tags and 'from_pretrained("./base")' in card.content and str(tmp_path) not in card.content
+    )
+    assert 'pipe.load_lora_weights("./out/lora")' in card.content and "LoRA of rank 2" in card.content
 
 
 def test_the_average_of_an_adapter_leaves_the_rest_as_it_is():

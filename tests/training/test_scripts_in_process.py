@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from diffusers import VQModel
 from PIL import Image
 from safetensors.torch import load_file
 
 from diffusers_autonat import AutoNATPipeline
+from diffusers_autonat.cli import main
 from diffusers_autonat.training.checkpoints import checkpoint_folders
 from diffusers_autonat.training.tokens import load_token_set
 from tests.conftest import tiny_vqvae
@@ -57,7 +59,10 @@ def test_own_images_with_texts_as_labels_go_all_the_way(fashion_mnist, tmp_path,
     words = [*vqgan_args(data, tmp_path / "vqgan"), "--label_column", "kind", "--lr_warmup_steps", 4]
     assert run("train_vqgan.py", words, monkeypatch, capsys, whole := [])[0] == 0
     folder = tmp_path / "vqgan" / "vqvae"
-    assert f"Tokenizer saved to {folder}: " in whole[0] and f'VQModel.from_pretrained("{folder}")' in whole[0]
+    assert (
+        f"saved to {folder}: tokenize_images.py and train_autonat.py take it" in whole[0]
+        and f'VQModel.from_pretrained("{folder}")' in whole[0]
+    )
     assert "warning: --lr_warmup_steps 4 do not end within the 4 steps" in whole[1]
     for column, names in (("kind", ["Animals", "Flags"]), ("year", ["1990", "2000"])):
         out = tmp_path / column
@@ -68,6 +73,56 @@ def test_own_images_with_texts_as_labels_go_all_the_way(fashion_mnist, tmp_path,
         assert f'AutoNATPipeline.from_pretrained("{out / "pipeline"}")' in whole[0]
         pipe = AutoNATPipeline.from_pretrained(out / "pipeline")
         assert pipe.id2label == dict(enumerate(names)) and pipe.get_label_ids(names[1]) == [1]
+
+
+def test_commands_name_commands_and_their_cards_work_where_they_were_called(idx_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+
+    def called(*words):
+        AcceleratorState._reset_state(True)
+        GradientState._reset_state()
+        main([str(word) for word in words])
+        return "".join(capsys.readouterr())
+
+    def run_card(folder):
+        text, scope = Path(folder, "README.md").read_text(), {}
+        for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+            exec(block, scope)
+        return text, scope
+
+    said = called("train", "vqgan", *vqgan_args(idx_folder, "outputs/vqgan"))
+    users = (
+        "diffusers-autonat train tokenize and diffusers-autonat train autonat take it as --vqvae outputs/vqgan/vqvae"
+    )
+    assert users in said
+    text, scope = run_card("outputs/vqgan/vqvae")
+    assert type(scope["vqvae"]) is VQModel and "`diffusers-autonat train vqgan --train_data_dir " in text
+    images = ["--train_data_dir", idx_folder, "--vqvae", "outputs/vqgan/vqvae", "--resolution", 28]
+    said = called("train", "tokenize", *images, "--output_dir", "outputs/tokens")
+    assert "diffusers-autonat train autonat takes them as --train_data_dir outputs/tokens" in said
+    # A folder of one level: with `pipeline` it looks like an id on the Hub.
+    tokens = ["--train_data_dir", "outputs/tokens", "--vqvae", "outputs/vqgan/vqvae", "--output_dir", "autonat"]
+    sizes = [
+        "--hidden_size",
+        32,
+        "--num_layers",
+        3,
+        "--num_attention_heads",
+        4,
+        "--max_train_steps",
+        2,
+        "--train_batch_size",
+        16,
+    ]
+    called("train", "autonat", *tokens, *sizes, "--lr_warmup_steps", 0)
+    text, scope = run_card("autonat/pipeline")
+    assert type(scope["pipe"]) is AutoNATPipeline and scope["image"].size == (28, 28)
+    assert text.count('"./autonat/pipeline"') == 3 and "\n# autonat\n" in text
+    called("train", "classifier", *classifier_args(idx_folder, "outputs/judge"))
+    text, scope = run_card("outputs/judge")
+    assert scope["model"].config.num_labels == 10 and "--feature-extractor ./outputs/judge " in text
 
 
 def test_a_flat_folder_is_one_class_and_says_so(fashion_mnist, tmp_path, monkeypatch, capsys):

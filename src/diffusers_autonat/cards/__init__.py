@@ -2,7 +2,18 @@
 
 from .card import code_block, escape, make_card, save_card, shell_command, table
 from .pipeline_card import add_card, pipeline_card
-from .sections import PAPERS, classes, hub_id, license_fields, license_section, metadata, result, shown_name, usage
+from .sections import (
+    PAPERS,
+    classes,
+    hub_id,
+    license_fields,
+    license_section,
+    metadata,
+    result,
+    shown_folder,
+    shown_name,
+    usage,
+)
 
 
 __all__ = [
@@ -20,6 +31,7 @@ __all__ = [
     "result",
     "save_card",
     "shell_command",
+    "shown_folder",
     "shown_name",
     "table",
     "usage",

@@ -40,12 +40,15 @@ def escape(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", text)
 
 
-def shell_command(words: Iterable[str]) -> str:
-    """A command line to show to others: of paths that tell of this machine (absolute, of a home folder, leading out of the
-    working folder), also in `--name=/a/path`, only the last component is left."""
+def shown_path(word: str) -> str:
+    """A path to show to others: of one that tells of this machine (absolute, of a home folder, leading out of the working
+    folder), also in `--name=/a/path`, only the last component is left."""
     told = re.compile(r"(--?[\w-]+=)?((?:/|~|\.\.|file:|[A-Za-z]:[\\/]).*)", re.DOTALL)
-    shown = (
-        (match[1] or "") + re.split(r"[\\/]", match[2].rstrip("\\/"))[-1] if (match := told.fullmatch(word)) else word
-        for word in words
-    )
-    return shlex.join(shown)
+    if match := told.fullmatch(word):
+        return (match[1] or "") + re.split(r"[\\/]", match[2].rstrip("\\/"))[-1]
+    return word
+
+
+def shell_command(words: Iterable[str]) -> str:
+    """A command line to show to others, its paths as `shown_path` has them."""
+    return shlex.join(map(shown_path, words))

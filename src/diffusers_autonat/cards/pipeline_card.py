@@ -18,8 +18,10 @@ def pipeline_card(pipeline: Any, name: str) -> str:
     Args:
         pipeline: A pipeline of this package. name: Its repository on the Hub.
     """
+    from ..pipelines.prompts import takes_prompts  # here, as the pipelines import this module
+
     transformer, kind = pipeline.transformer, type(pipeline).__name__
-    is_text = getattr(pipeline, "text_encoder", None) is not None
+    is_text = takes_prompts(pipeline) or getattr(pipeline, "is_text_conditional", False)
     condition = "'a red boat on a lake'" if is_text else repr(_label(pipeline))
     call = f"image = pipe({condition}).images[0]"
     imports = ""
@@ -38,7 +40,7 @@ def pipeline_card(pipeline: Any, name: str) -> str:
             f"# {Path(name).name}",
             f"A {tag} masked-token pipeline{f' ({what})' if what else ''}: {transformer.num_parameters():,} parameters in the "
             f"transformer. Saved with {LIBRARY}.",
-            usage(name, call, kind, imports=imports),
+            usage(name, call, kind, imports=imports, without_encoder=is_text and pipeline.text_encoder is None),
             "" if is_text or num_classes is None else classes(getattr(pipeline, "id2label", None), num_classes),
             _strategies(pipeline),
             license_section("unknown"),

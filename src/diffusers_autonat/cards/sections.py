@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from .card import code_block, escape
+from .card import code_block, escape, shown_path
 
 
 LIBRARY = "[diffusers-autonat](https://pypi.org/project/diffusers-autonat/)"
@@ -82,7 +82,7 @@ def result(
 
 def hub_id(name: str | None) -> str | None:
     """A name if it is an id on the Hub and not a folder of this machine, else None."""
-    return name if name and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists() else None
+    return name if name and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and not Path(name).exists() else None
 
 
 def shown_name(name: str) -> str:
@@ -90,8 +90,18 @@ def shown_name(name: str) -> str:
     return name if hub_id(name) else Path(name).resolve().name
 
 
+def shown_folder(folder: str, part: str = "") -> str:
+    """A folder of this machine, or a part of it, as code on cards loads it: never taken for an id on the Hub."""
+    return f"./{Path(shown_path(folder), part).as_posix()}"
+
+
 def usage(
-    name: str, call: str, pipeline_class: str = "AutoNATPipeline", also: Sequence[str] = (), imports: str = ""
+    name: str,
+    call: str,
+    pipeline_class: str = "AutoNATPipeline",
+    also: Sequence[str] = (),
+    imports: str = "",
+    without_encoder: bool = False,
 ) -> str:
     """
     How to load a pipeline and call it, by its class and by `DiffusionPipeline`, which reads the `pipeline.py` that
@@ -100,9 +110,18 @@ def usage(
     Args:
         name: Folder, or id on the Hub. call: Lines of code that use `pipe`.
         also: Other names of this package that `call` uses. imports: Lines of code that import what else it uses.
+        without_encoder: It draws from text and is stored without the encoder, which the reader has to name.
     """
     own, on_hub, name = ", ".join(sorted([pipeline_class, *also])), hub_id(name), json.dumps(name, ensure_ascii=False)
-    lines = [f"from diffusers_autonat import {own}", "", f"pipe = {pipeline_class}.from_pretrained({name})", call]
+    lines, encoder = [f"from diffusers_autonat import {own}", ""], ""
+    if without_encoder:
+        encoder = ", text_encoder=text_encoder, tokenizer=tokenizer"
+        lines[1:] = [
+            "from diffusers_autonat.loading import load_text_encoder",
+            "",
+            'text_encoder, tokenizer = load_text_encoder("NAME")  # it is stored without the one that it was trained with',
+        ]
+    lines += [f"pipe = {pipeline_class}.from_pretrained({name}{encoder})", call]
     # Of an id on the Hub, DiffusionPipeline refuses components of other packages before it reads any file.
     general, folder = ["from diffusers import DiffusionPipeline"], name
     if on_hub:
@@ -111,7 +130,7 @@ def usage(
     else:
         general += [""]
     general += [
-        f"pipe = DiffusionPipeline.from_pretrained({folder}, custom_pipeline={folder}, trust_remote_code=True)"
+        f"pipe = DiffusionPipeline.from_pretrained({folder}, custom_pipeline={folder}, trust_remote_code=True{encoder})"
     ]
     return "\n\n".join([
         code_block("\n".join([imports, *lines] if imports else lines)),

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..command_line import called_as
+from ..command_line import called_as, program_name
 
 
 PACKAGE = Path(__file__).parents[1]
@@ -45,6 +45,18 @@ def script_path(folder: str, name: str) -> Path:
             return path
     raise ValueError(
         f"{folder}/{name}.py is not installed: install the package again, from a wheel or its repository."
+    )
+
+
+def script_name(script: str) -> str:
+    """How to call another script as who runs this one has called it: `diffusers-autonat train tokenize`, or by its file."""
+    if not program_name().startswith("diffusers-autonat "):
+        return f"{script}.py"
+    return next(
+        f"diffusers-autonat {command} {word}"
+        for command, (_, _, _, scripts) in SCRIPTS.items()
+        for word, file in scripts.items()
+        if file == script
     )
 
 

@@ -12,7 +12,7 @@ from ..cards import classes, code_block, license_fields, license_section, make_c
 from ..cards.sections import LIBRARY
 from ..provenance import hardware
 from .model_card import data_name, dataset_ids, launched, shown_versions
-from .uploads import model_name
+from .uploads import model_name, model_source
 
 
 def judge_card(args: Any, names: Sequence[str], trained: Mapping[str, Any]) -> str:
@@ -24,7 +24,8 @@ def judge_card(args: Any, names: Sequence[str], trained: Mapping[str, Any]) -> s
         names: Of the classes. trained: What its `training.json` tells.
     """
     name, task = model_name(args), "image-classification"
-    loaded = json.dumps(name, ensure_ascii=False)
+    source = model_source(args)
+    loaded = json.dumps(source, ensure_ascii=False)
     data = ModelCardData(
         library_name="transformers",
         **license_fields(args.license),
@@ -58,7 +59,7 @@ def judge_card(args: Any, names: Sequence[str], trained: Mapping[str, Any]) -> s
                 f"model = AutoModelForImageClassification.from_pretrained({loaded})"
             ),
             code_block(
-                f"diffusers-autonat evaluate PIPELINE --reference IMAGES --feature-extractor {shell_command([name])} "
+                f"diffusers-autonat evaluate PIPELINE --reference IMAGES --feature-extractor {shell_command([source])} "
                 "--metrics fid,class --output report.json",
                 "bash",
             ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,24 +11,27 @@ from ..cards import (
     PAPERS,
     code_block,
     escape,
+    hub_id,
     license_section,
     make_card,
     metadata,
     result,
     save_card,
     shell_command,
+    shown_folder,
     shown_name,
     table,
     usage,
 )
 from ..cards.sections import LIBRARY
+from ..command_line import command_words
 from ..plots import plot_history
 from ..provenance import hardware, versions
 from ..strategies import TrainingStrategy
 from .conditions import ClassCondition
 from .loop import History, save_picture
 from .lora import adapter_size
-from .uploads import model_name
+from .uploads import model_name, model_source
 
 
 if TYPE_CHECKING:
@@ -75,11 +77,14 @@ def save_model_card(
         base_model=base, base_model_relation="adapter" if args.rank else "finetune", name=name,
         results=[result(kind, value, data_name(args), called, condition.pipeline_tag) for kind, (value, called) in measured.items()],
     )  # fmt: skip
-    load, parameters = name, transformer.num_parameters()
+    load, parameters = model_source(args, "lora" if args.rank else "pipeline"), transformer.num_parameters()
     if args.rank:
-        load = shown_name(base)
-        call = f"pipe.load_lora_weights({json.dumps(name, ensure_ascii=False)})\n{call}"
-        what = f"An adapter (LoRA of rank {args.rank}, {adapter_size(pipeline):,} parameters) to {escape(load)}, a {what[2:]}"
+        call = f"pipe.load_lora_weights({json.dumps(load, ensure_ascii=False)})\n{call}"
+        load = hub_id(base) or shown_folder(base)
+        what = (
+            f"An adapter (LoRA of rank {args.rank}, {adapter_size(pipeline):,} parameters) to {escape(shown_name(base))}, "
+            f"a {what[2:]}"
+        )
         parameters -= adapter_size(pipeline)
     text = make_card(
         data,
@@ -145,7 +150,11 @@ def save_policy_card(folder: Path, pipeline: AutoNATPipeline, args: Any, guard: 
             f"{escape(base)} with a policy of {pipeline.policy.num_parameters():,} parameters (AdaNAT, "
             f"[arXiv:2409.00342](https://huggingface.co/papers/2409.00342)) that sets the parameters of each of {steps} steps "
             f"image by image, trained with {LIBRARY}. All else is as it was.",
-            usage(name, f"image = pipe({condition.example(pipeline)!r}).images[0]", type(pipeline).__name__),
+            usage(
+                model_source(args, "pipeline"),
+                f"image = pipe({condition.example(pipeline)!r}).images[0]",
+                type(pipeline).__name__,
+            ),
             "![samples](samples.png)",
             condition.card_section(pipeline),
             "## Training\n\n" + table(["", ""], settings.items()),
@@ -190,7 +199,7 @@ def save_tokenizer_card(folder: Path, vqvae: Any, args: Any) -> None:
         "versions": shown_versions("torch", "diffusers", "accelerate"),
         "seed": str(args.seed),
     }
-    loaded = json.dumps(name, ensure_ascii=False)
+    loaded = json.dumps(model_source(args, "vqvae"), ensure_ascii=False)
     text = make_card(
         data,
         [
@@ -210,8 +219,8 @@ def save_tokenizer_card(folder: Path, vqvae: Any, args: Any) -> None:
 
 
 def launched() -> str:
-    """The command line of the script that runs, as a card shows it: without this machine's folders."""
-    return f"`{shell_command(['accelerate', 'launch', *sys.argv])}`"
+    """The command line of what runs, as a card shows it: without this machine's folders."""
+    return f"`{shell_command(command_words())}`"
 
 
 def shown_versions(*packages: str) -> str:

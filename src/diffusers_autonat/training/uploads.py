@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub.utils import validate_repo_id
 
+from ..cards import shown_folder
 from ..hub import check_upload, open_repository, push_folder
 
 
@@ -41,3 +42,8 @@ def upload(args: Any, folder: str | Path) -> None:
 def model_name(args: Any) -> str:
     """What cards call the model: its name on the Hub, or that of the folder."""
     return args.hub_model_id or Path(args.output_dir).resolve().name
+
+
+def model_source(args: Any, part: str = "") -> str:
+    """Where code on cards loads the model from: its name on the Hub, or the folder it is saved to, a `part` of the output's."""
+    return args.hub_model_id or shown_folder(args.output_dir, part)
