@@ -18,10 +18,8 @@ def pipeline_card(pipeline: Any, name: str) -> str:
     Args:
         pipeline: A pipeline of this package. name: Its repository on the Hub.
     """
-    from ..pipelines.prompts import takes_prompts  # here, as the pipelines import this module
-
     transformer, kind = pipeline.transformer, type(pipeline).__name__
-    is_text = takes_prompts(pipeline) or getattr(pipeline, "is_text_conditional", False)
+    is_text = getattr(pipeline, "is_text_conditional", False)
     condition = "'a red boat on a lake'" if is_text else repr(_label(pipeline))
     call = f"image = pipe({condition}).images[0]"
     imports = ""

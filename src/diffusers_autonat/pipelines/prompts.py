@@ -65,6 +65,11 @@ class PromptMixin:
     transformer: Any
     _execution_device: torch.device
 
+    @property
+    def is_text_conditional(self) -> bool:
+        """Whether its transformer takes texts and not classes."""
+        return True
+
     def _register_padding(self, pad_token_id: int | None) -> None:
         """Keep with the pipeline what a saved tokenizer would make a special token, and so cut out of prompts."""
         if pad_token_id is not None:
