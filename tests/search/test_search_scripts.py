@@ -306,7 +306,9 @@ def test_samplers_are_compared_by_confirmed_values(tiny, tmp_path, in_process, c
     assert len({row["start_value"] for row in result["rows"]}) == 1
     assert trials_count(tmp_path) == 4 + 1  # what searches share is measured once
     confirmed = trials_of(tmp_path / "search.journal", "samplers-T4-confirm-14-1000003")
-    assert len(confirmed) == len(different | {json.dumps(result["rows"][0]["start_strategy"])})
+    stored = NATScheduler.from_pretrained(tiny / "pipeline", subfolder="scheduler").stored_strategies[4]
+    others = {json.dumps(result["rows"][0]["start_strategy"]), json.dumps(stored.to_dict())}
+    assert len(confirmed) == len(different | others)
     assert all(row["within_value"] == row["found_value"] >= row["value"] for row in result["rows"])
     assert all(row["images"] == 64 and 0 < row["passes"] < row["passes_unshared"] for row in result["rows"])
     best = json.loads((tmp_path / "samplers-T4-strategy.json").read_text())

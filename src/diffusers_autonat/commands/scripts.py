@@ -52,12 +52,13 @@ def script_name(script: str) -> str:
     """How to call another script as who runs this one has called it: `diffusers-autonat train tokenize`, or by its file."""
     if not program_name().startswith("diffusers-autonat "):
         return f"{script}.py"
-    return next(
+    [called] = [
         f"diffusers-autonat {command} {word}"
-        for command, (_, _, _, scripts) in SCRIPTS.items()
-        for word, file in scripts.items()
+        for command, (*_, scripts) in SCRIPTS.items()
+        for word, (file, _) in scripts.items()
         if file == script
-    )
+    ]
+    return called
 
 
 def run_script(words: list[str]) -> bool:
