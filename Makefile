@@ -38,7 +38,7 @@ test: $(VENV)/.ready-$(EXTRAS) lint
 
 SLOW ?= tests
 test-slow: $(VENV)/.ready-$(EXTRAS)
-	$(BIN)/python -m pytest -m slow $(SLOW)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow $(SLOW)
 
 # Everything but training and benchmarks, which take longest and use nothing else of the libraries.
 CORE ?= --ignore=tests/training --ignore=tests/benchmarks --ignore=tests/kill tests
