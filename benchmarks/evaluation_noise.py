@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 r"""How noisy a measured distance is: its mean and standard deviation over seeds, for several N.
 
-    python benchmarks/evaluation_noise.py model_cards/autonat-fashion-mnist --judge model_cards/fashion-mnist-classifier \\
+    python benchmarks/evaluation_noise.py model_cards/autonat-fashion-mnist --judge model_cards/fashion-mnist-classifier \
         --reference model_cards/fashion-mnist-classifier/fashion-mnist-test.npz --num-inference-steps 8
 
 One run of the largest N for each seed gives the smaller ones on the way. Writes a JSON file and a Markdown table beside

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 r"""What evaluation costs beside generation: images/s of an Evaluator over those of the bare pipeline.
 
-    python benchmarks/evaluation_speed.py model_cards/autonat-fashion-mnist --judge model_cards/fashion-mnist-classifier \\
+    python benchmarks/evaluation_speed.py model_cards/autonat-fashion-mnist --judge model_cards/fashion-mnist-classifier \
         --reference model_cards/fashion-mnist-classifier/fashion-mnist-test.npz
 
 The bare pipeline is called with the same batches and one generator, and its images are dropped. Both take turns, so

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 r"""Draws what generate.py has measured, as often as each way is faster than the published one.
 
-    python benchmarks/plot_generate.py benchmarks/results/generate-L.json benchmarks/results/low-precision-L.json \\
+    python benchmarks/plot_generate.py benchmarks/results/generate-L.json benchmarks/results/low-precision-L.json \
         --output docs/images/speed-L.png
 
 A panel for each case; of a case that stands in several files, ways are put together.

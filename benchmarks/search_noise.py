@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 r"""How certain a search's values are, for several N: what two strategies seem to differ by, from seed to seed.
 
-    python benchmarks/search_noise.py model_cards/autonat-fashion-mnist --judge model_cards/fashion-mnist-classifier \\
-        --reference model_cards/fashion-mnist-classifier/fashion-mnist-test.npz --num-inference-steps 4 \\
+    python benchmarks/search_noise.py model_cards/autonat-fashion-mnist --judge model_cards/fashion-mnist-classifier \
+        --reference model_cards/fashion-mnist-classifier/fashion-mnist-test.npz --num-inference-steps 4 \
         --remasking-temperature 2 --guidance-scale 1
 
 Three strategies: the heuristic, the stored one, and one a quarter of the way there, as a search takes it. What is gained over the
