@@ -10,6 +10,7 @@ out=${2:?output folder}
 launch=(accelerate launch --num_machines 1 --num_processes 1 --dynamo_backend no --mixed_precision)
 data=(--train_data_dir "$images" --resolution "${RESOLUTION:-64}")
 resume=(--checkpointing_steps 200 --resume_from_checkpoint latest)
+[ "${PRECISION:-bf16}" = bf16 ] && dtype=bfloat16 || dtype=float32  # of the search
 
 # What tells the tokenizer which errors are seen is not the judge: other width, depth and seed.
 [ -f "$out/perceptual/config.json" ] || "${launch[@]}" no "$root/training/train_classifier.py" "${data[@]}" --hidden_sizes 64 96 128 \
@@ -24,5 +25,5 @@ python "$root/training/tokenize_images.py" "${data[@]}" --vqvae "$out/vqgan/vqva
 [ -f "$out/reference.npz" ] || python -m diffusers_autonat.cli reference "$images" --resolution "${RESOLUTION:-64}" \
     --feature-extractor "$out/judge" --output "$out/reference.npz"
 python "$root/search/search_generation.py" "$out/autonat/pipeline" --num-inference-steps "${STEPS:-8}" \
-    --feature-extractor "$out/judge" --reference "$out/reference.npz" --sampler population --num-images 512 --num-trials 32 \
-    --confirm-top 2 --confirm-images 2000 --write-to-pipeline --output "$out/search"
+    --feature-extractor "$out/judge" --reference "$out/reference.npz" --dtype $dtype --sampler population --num-images 512 \
+    --num-trials 32 --confirm-top 2 --confirm-images 2000 --write-to-pipeline --output "$out/search"
