@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from diffusers_autonat import AutoNATInpaintPipeline, GenerationStrategy
 from diffusers_autonat.images import image_to_array
@@ -230,11 +230,12 @@ def line(first: float, last: float, count: int) -> list[float]:
 
 
 def picture(draw: Callable[[Path], None]) -> Image.Image:
-    """What a function of `plots` draws, as an image."""
+    """What a function of `plots` draws, as an image with room above for the buttons that the browser lays over it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "picture.png")
         draw(path)
-        return Image.open(io.BytesIO(path.read_bytes()))
+        drawn = Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
+    return ImageOps.expand(drawn, (0, drawn.width // 32, 0, 0), "white")
 
 
 def enlarged(image: Image.Image) -> Image.Image:
