@@ -187,7 +187,7 @@ def test_what_cannot_be_done_is_said(browser, serve):
     page = Page(browser, serve(SHIPPED, "--max-images", "2"))
     page.tab("Inpaint")
     page.click("#inpaint")
-    assert "There is no image yet" in page.one(".toast-body").text
+    page.wait(lambda: page.sees(".toast-body") and "There is no image yet" in page.one(".toast-body").text)
     page.tab("Generate")
     assert page.run("#generate").startswith("2 images")  # four are shown at first where so many are allowed
 
