@@ -44,7 +44,6 @@ SUBSTITUTES = {
         'pipe.push_to_hub("me/my-images")': 'pipe.save_pretrained("outputs/uploaded")',  # tests/test_hub.py uploads
         '"me/my-images"': '"PIPELINE"',
     },
-    "docs/policies.md": {"/usr/share/datasets/fashion-mnist": "FASHION_MNIST"},
     "docs/search.md": {"/usr/share/datasets/fashion-mnist": "FASHION_MNIST"},
     "docs/training_runs.md": {"/usr/share/datasets/fashion-mnist": "FASHION_MNIST"},
     "docs/text.md": {
