@@ -29,6 +29,7 @@ from diffusers_autonat.training.recipes import heuristic_of
 STORED, HEURISTIC, CURVES = "Stored with the model", "Heuristic", "Own curves"
 MAX_SEED = 2**32 - 1
 SHOWN_SIDE = 256  # pixels; smaller images are enlarged by a whole factor
+ROOM_ABOVE = 32  # that part of a picture's width
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ def picture(draw: Callable[[Path], None]) -> Image.Image:
         path = Path(folder, "picture.png")
         draw(path)
         drawn = Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
-    return ImageOps.expand(drawn, (0, drawn.width // 32, 0, 0), "white")
+    return ImageOps.expand(drawn, (0, drawn.width // ROOM_ABOVE, 0, 0), "white")
 
 
 def enlarged(image: Image.Image) -> Image.Image:
