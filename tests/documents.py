@@ -67,7 +67,7 @@ SMALL = [
     ("evaluate icons", "--num-images 16"),
     ("icons", "--source_dir packages --styles noto fluent-emoji-flat emojione"),
     # Where the standard network would be downloaded, another measures.
-    ("search_generation PHOTOS", "--sampler random --num-trials 2 --num-images 16 --confirm-top 0 --feature-extractor OTHER_CLASSIFIER"),
+    ("search_generation PHOTOS", "--sampler random --num-trials 2 --num-images 16 --confirm-top 1 --confirm-images 16 --feature-extractor OTHER_CLASSIFIER"),
     ("evaluate VIRTUAL", "--num-images 16 --reference PHOTOS --feature-extractor OTHER_CLASSIFIER"),
     ("search_generation distance,cost", "--sampler nsga2 --num-trials 2 --num-images 16 --confirm-top 1 --confirm-images 16"),
     ("search_generation", "--sampler random --num-trials 2 --num-images 16 --confirm-top 1 --confirm-images 16"),
