@@ -29,7 +29,7 @@ from diffusers_autonat.training.recipes import heuristic_of
 STORED, HEURISTIC, CURVES = "Stored with the model", "Heuristic", "Own curves"
 MAX_SEED = 2**32 - 1
 SHOWN_SIDE = 256  # pixels; smaller images are enlarged by a whole factor
-ROOM_ABOVE = 32  # that part of a picture's width
+ROOM_ABOVE = 32  # of a picture, for the buttons: its width divided by this
 
 
 @dataclass(frozen=True)
