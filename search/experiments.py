@@ -58,6 +58,7 @@ from diffusers_autonat.cost import CostVaries, measured_costs, pipeline_cost
 from diffusers_autonat.files import write_json
 from diffusers_autonat.metrics import Report
 from diffusers_autonat.plots import plot_bars, plot_curves, plot_schedules
+from diffusers_autonat.provenance import hardware, versions
 from diffusers_autonat.search.confirm import Scored, best_trials, score_candidates
 from diffusers_autonat.search.gains import error_of, gains_of
 from diffusers_autonat.search.generation import search_generation
@@ -514,6 +515,8 @@ def result(args, judge: Judge, data: dict) -> dict:
         **settings,
         **confirmed,
         **data,
+        "hardware": hardware(),
+        "versions": versions("torch", "diffusers", "optuna"),
     }
 
 

@@ -320,6 +320,7 @@ def test_samplers_are_compared_by_confirmed_values(tiny, tmp_path, in_process, c
     assert second == 2 * first and first < passes[0] < passes[1]
     assert (tmp_path / "samplers-T4-passes.png").exists()
     assert has_whiskers(figures[-1])  # over seeds
+    assert result["hardware"].endswith("threads") and set(result["versions"]) >= {"torch", "optuna"}
 
 
 def test_orders_are_searched_each_from_its_own_heuristic(tiny, tmp_path, in_process, figures):
