@@ -50,7 +50,8 @@ def mean(rows: list[dict], key: str) -> float:
 
 def each(rows: list[dict], key: str = DISTANCE) -> str:
     """The values of all seeds, and their mean."""
-    return f"{', '.join(f'{row["found_values"][key]:.3f}' for row in rows)}: **{mean(rows, key):.3f}**"
+    values = ", ".join(f"{row['found_values'][key]:.3f}" for row in rows)
+    return f"{values}: **{mean(rows, key):.3f}**"
 
 
 def closed(value: float, baseline: float, floor: float) -> str:

@@ -117,10 +117,8 @@ policies() {
     done
     all_done
     for steps in 4 8; do
-        for by in $first $second; do side_by_side measure $steps $cards/autonat-fashion-mnist $by strategy; done
-        for seed in 0 1; do
-            for by in $first $second; do side_by_side measure $steps "$work/policy-T$steps-seed$seed/pipeline" $by policy-seed$seed; done
-        done
+        side_by_side measure $steps $cards/autonat-fashion-mnist strategy
+        for seed in 0 1; do side_by_side measure $steps "$work/policy-T$steps-seed$seed/pipeline" policy-seed$seed; done
     done
 }
 policy() {
@@ -137,10 +135,9 @@ policy() {
         [ ! -f "$file" ] || cp "$file" "$result/$(basename "$file" .jsonl)-seed$2.jsonl"
     done
 }
-measure() {  # T, pipeline, classifier, name; so many images that a difference of 5 % is twice its error
+measure() {  # T, pipeline, name; so many images that a difference of 5 % is twice its error
     python -m diffusers_autonat.cli evaluate "$2" --num-inference-steps "$1" --num-images 50000 --seed 2000003 --dtype bfloat16 \
-        --feature-extractor "$3" --reference "$3/fashion-mnist-test.npz" --metrics fid,fid_error,class --resume \
-        --output "$results/policy-fashion-mnist-T$1/$4-by-$(basename "$3").json"
+        "${judge[@]}" --metrics fid,fid_error,class --resume --output "$results/policy-fashion-mnist-T$1/$3.json"
 }
 
 tokenize() {

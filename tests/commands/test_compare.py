@@ -55,6 +55,13 @@ def test_comparing(place, report, tmp_path, capsys):
             main(["compare", base, variant(name, section, **change)])
         out = capsys.readouterr().out
         assert error.value.code == 1 and "not comparable" in out and reason in out and "difference" not in out
+    # A second extractor matters where both have its values.
+    twice = {**report, "second_extractor": {"weights_hash": "ef"}, "second_reference": {"hash": "gh"}}
+    twice["values"] = report["values"] | {"second_frechet_distance": 1.0}
+    other = json.loads(json.dumps(twice)) | {"second_extractor": {"weights_hash": "ij"}}
+    assert not compare_reports(Report(**report), Report(**twice))[0]
+    [reason] = compare_reports(Report(**twice), Report(**other))[0]
+    assert "another second network" in reason
     # Scores of the images alone have no reference; that of the classifier still depends on N.
     alone = {key: value for key, value in report["values"].items() if key.startswith(("class",))}
     for i, (images, code) in enumerate([({}, 0), ({"num_images": 50}, 1)]):

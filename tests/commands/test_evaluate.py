@@ -43,9 +43,19 @@ def command(place, output, *more, num_images=40, metrics="fid,class"):
 
 
 @pytest.fixture(scope="module")
-def report(place):
+def second(place, idx_folder):
+    """Another judge, and its reference."""
+    save_tiny_classifier(place / "second", seed=1)
+    reference = place / "second.npz"
+    main(["reference", str(idx_folder), "--feature-extractor", str(place / "second"), "--feature-rows", "10000",
+          "--output", str(reference)])  # fmt: skip
+    return ["--second-feature-extractor", str(place / "second"), "--second-reference", str(reference)]
+
+
+@pytest.fixture(scope="module")
+def report(place, second):
     output, images = place / "expected.json", place / "expected"
-    main(command(place, output, "--save-images", str(images), metrics="fid,kid,is,prdc,class,per_class"))
+    main(command(place, output, "--save-images", str(images), *second, metrics="fid,kid,is,prdc,class,per_class"))
     return json.loads((place / "expected.json").read_text())
 
 
@@ -318,11 +328,11 @@ def launch(world, arguments, kill_at, directory):
 
 
 @pytest.mark.parametrize("kill_at", [1, 2, 3])
-def test_killed_and_resumed(kill_at, place, report, tmp_path):
+def test_killed_and_resumed(kill_at, place, report, second, tmp_path):
     """Killed before the first, the second and the third save (1 is the empty one); then resumed to the same number."""
     images = tmp_path / "images.npz"
     arguments = command(place, tmp_path / "r.json", "--save-seconds", "0", "--batch-size", "1", "--resume",
-                        "--save-images", str(images), metrics="fid,kid,is,prdc,class,per_class")  # fmt: skip
+                        "--save-images", str(images), *second, metrics="fid,kid,is,prdc,class,per_class")  # fmt: skip
     assert launch(1, arguments, kill_at, tmp_path) == [-signal.SIGKILL]
     assert not (tmp_path / "r.json").exists() and not images.exists()
     if kill_at > 1:
@@ -361,10 +371,44 @@ def test_resuming_with_other_metrics_is_another_evaluation(place, tmp_path):
         assert set(json.loads((tmp_path / "r.json").read_text())["values"]) == values
 
 
-def test_several_processes(place, report, tmp_path):
+def test_a_second_extractor_measures_the_same_images(place, second, tmp_path, capsys):
+    main(command(place, tmp_path / "both.json", *second))
+    assert "second extractor" in (out := capsys.readouterr().out) and "second reference" in out
+    alone = [*second[1::2]]
+    main([*command(place, tmp_path / "alone.json"), "--feature-extractor", alone[0], "--reference", alone[1]])
+    main(command(place, tmp_path / "first.json"))
+    both, first, other = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("both", "first", "alone"))
+    assert both["values"] == first["values"] | {f"second_{name}": value for name, value in other["values"].items()}
+    assert both["second_extractor"] == other["extractor"] and both["second_reference"] == other["reference"]
+    assert "second_extractor" not in first
+    # Finished: nothing is generated again, but without the second it is another evaluation.
+    main(command(place, tmp_path / "both.json", *second, "--resume"))
+    assert json.loads((tmp_path / "both.json").read_text()) == both
+    main(command(place, tmp_path / "both.json", "--resume"))
+    assert json.loads((tmp_path / "both.json").read_text())["values"] == first["values"]
+
+
+def test_a_second_extractor_measures_what_it_can(place, idx_folder, tmp_path):
+    save_tiny_classifier(tmp_path / "other", num_labels=3, seed=2)
+    more = ["--second-feature-extractor", str(tmp_path / "other")]
+    main(command(place, tmp_path / "r.json", *more, "--reference", str(idx_folder)))  # images do for both
+    values = json.loads((tmp_path / "r.json").read_text())["values"]
+    assert set(values) == {"frechet_distance", "class_consistency", "second_frechet_distance"}
+    for arguments, message in (
+        (command(place, tmp_path / "x.json", *more), "of its own: --second-reference"),
+        (command(place, tmp_path / "x.json", *more, metrics="class"), "can measure none of --metrics class"),
+        (command(place, tmp_path / "x.json", more[0], str(place / "judge")), "whose opinion it would repeat"),
+        (command(place, tmp_path / "x.json", "--second-reference", str(idx_folder)), "goes with --second-feature-e"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(arguments)
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_several_processes(place, report, second, tmp_path):
     images = tmp_path / "images.npz"
     arguments = command(
-        place, tmp_path / "r.json", "--save-images", str(images), metrics="fid,kid,is,prdc,class,per_class"
+        place, tmp_path / "r.json", "--save-images", str(images), *second, metrics="fid,kid,is,prdc,class,per_class"
     )
     assert launch(2, arguments, 0, tmp_path) == [0, 0]
     made = json.loads((tmp_path / "r.json").read_text())

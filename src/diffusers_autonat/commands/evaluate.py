@@ -60,6 +60,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"distances need something to compare with: give --reference, or ask for --metrics {others}.")
     if not args.reference and args.label_policy == "reference":
         raise ValueError("--label-policy reference takes the labels of a reference: give --reference.")
+    if args.second_reference and not args.second_feature_extractor:
+        raise ValueError("--second-reference goes with --second-feature-extractor.")
     if args.num_images is not None:
         check_num_images(args.metrics, args.num_images, num_features=0)  # how many there are is not known yet
     given = [f"--{name.replace('_', '-')}" for name, default in GENERATION.items() if getattr(args, name) != default]
@@ -92,6 +94,7 @@ def evaluate(args: argparse.Namespace, state: Any) -> None:
             extractor.text_tower = open_text_tower(args, pipe).to(state.device)
         conditions = open_captions(args, pipe, extractor)
         reference = open_reference(args, pipe, extractor, conditions, state)
+        second = open_second(args, pipe, extractor, conditions, state)
         evaluator = Evaluator(
             pipe,
             extractor,
@@ -101,10 +104,20 @@ def evaluate(args: argparse.Namespace, state: Any) -> None:
             args.batch_size,
             state.is_main_process,
             conditions,
+            second,
         )
         make_images, requests, images = (reconstruct if args.reconstruct else generate)(args, evaluator)
-        described = reference.describe() if reference else None
-        report = Report({}, images, pipeline, extractor.identity(), described, run={}, warnings=messages)
+        report = Report(
+            {},
+            images,
+            pipeline,
+            extractor.identity(),
+            reference.describe() if reference else None,
+            run={},
+            second_extractor=second.extractor.identity() if second else None,
+            second_reference=second.reference.describe() if second and second.reference else None,
+            warnings=messages,
+        )
         count, writer = images["num_images"], image_writer(args.save_images)
         if maybe_finished and (finished := finished_report(args, report)):
             if writer is not None and not writer.is_complete(count):
@@ -274,16 +287,58 @@ def open_captions(args: argparse.Namespace, pipe: Any, extractor: Any) -> Any:
 
 def open_reference(args: argparse.Namespace, pipe: Any, extractor: Any, conditions: Any, state: Any) -> Any:
     """What images are compared with, None if with nothing; once the other metrics are seen to fit."""
-    from ..metrics import MAX_ROWS, METRICS, Evaluator, load_reference
+    from ..metrics import METRICS, Evaluator
 
     if of_images_alone := [name for name in args.metrics if not METRICS[name].needs_reference]:
         Evaluator(pipe, extractor, None, of_images_alone, conditions=conditions)
-    if not args.reference:
+    return load_cropped(args, args.reference, pipe, extractor, state) if args.reference else None
+
+
+def open_second(args: argparse.Namespace, pipe: Any, first: Any, conditions: Any, state: Any) -> Any:
+    """The second extractor with what it can measure of `--metrics`; None where none is named."""
+    from ..metrics import METRICS, MetricSuite, knows_classes, load_extractor
+
+    if not args.second_feature_extractor:
         return None
+    extractor = load_extractor(args.second_feature_extractor, batch_size=args.images_per_call).to(state.device)
+    if extractor.weights_hash == first.weights_hash:
+        raise ValueError(
+            f"--second-feature-extractor {args.second_feature_extractor} has the weights of the first, whose opinion it "
+            "would repeat: name one that was trained differently."
+        )
+    num_classes = conditions.num_classes if conditions else int(pipe.transformer.config.num_classes)
+    known = knows_classes(extractor, num_classes)
+    metrics = tuple(
+        name
+        for name in args.metrics
+        if not METRICS[name].needs_prompts and (known or not METRICS[name].needs_class_labels)
+    )
+    if not metrics:
+        raise ValueError(
+            f"--second-feature-extractor {args.second_feature_extractor} can measure none of --metrics "
+            f"{','.join(args.metrics)}: add fid, or leave it out."
+        )
+    if not args.reference or not any(METRICS[name].needs_reference for name in metrics):
+        return MetricSuite(extractor, None, metrics)
+    try:
+        reference = load_cropped(args, args.second_reference or args.reference, pipe, extractor, state)
+    except ValueError as error:
+        if args.second_reference:
+            raise
+        raise ValueError(
+            f"{error} Or give the second extractor a reference of its own: --second-reference."
+        ) from error
+    return MetricSuite(extractor, reference, metrics)
+
+
+def load_cropped(args: argparse.Namespace, source: str, pipe: Any, extractor: Any, state: Any) -> Any:
+    """A reference whose images are as large as the pipeline's, with a warning where they were not."""
+    from ..metrics import MAX_ROWS, METRICS, load_reference
+
     side = pipe.transformer.config.sample_size * pipe.vae_scale_factor
     needs_features = any(METRICS[name].needs_features for name in args.metrics)
     rows = min(args.num_images or DEFAULT_IMAGES, MAX_ROWS) if needs_features else 0
-    reference = load_reference(args.reference, extractor, rows, state.is_main_process, args.resolution or side)
+    reference = load_reference(source, extractor, rows, state.is_main_process, args.resolution or side)
     if reference.resolution not in (None, side):
         warnings.warn(
             f"the reference's images were cropped to {reference.resolution} pixels, the pipeline's have {side}: make "
@@ -348,6 +403,10 @@ def register(commands) -> None:
     group.add_argument("--metrics", type=lambda text: tuple(text.replace(" ", "").split(",")), default=("fid",),
                        help="some of fid,fid_error,kid,kid_error,is,prdc,class,per_class,r_precision")  # fmt: skip
     add_extractor_arguments(group)
+    group.add_argument("--second-feature-extractor", metavar="FOLDER",
+                       help="measures the same images too: names of its values begin with second_")  # fmt: skip
+    group.add_argument("--second-reference", metavar="SOURCE",
+                       help="its reference; default: --reference, which then has to be images")  # fmt: skip
     group.add_argument("--text-encoder", metavar="NAME",
                        help="of a pipeline or a --feature-extractor that reads captions and stores none; default of the "
                        "latter: the pipeline's")  # fmt: skip

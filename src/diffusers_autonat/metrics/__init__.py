@@ -25,11 +25,11 @@ from .per_class import ClassRecognition
 from .r_precision import CANDIDATES, RPrecision, r_precision
 from .reconstructions import reconstruction
 from .references import Reference, compute_reference, load_reference, save_reference
-from .registry import METRICS, RegisteredMetric, build_metrics
+from .registry import METRICS, SECOND, RegisteredMetric, build_metrics
 from .reports import Report
 from .scores import ClassConsistency, ClassifierScore
 from .statistics import MAX_ROWS, FeatureBank, FeatureStatistics, covariance_root
-from .suite import SECOND, MetricSuite, knows_classes
+from .suite import MetricSuite, knows_classes
 
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .registry import metric_of
+from .registry import SECOND, metric_of
 from .reports import ASSUMED, Report
 
 
@@ -16,6 +16,12 @@ NECESSARY = {
     "images.num_images": "the distance and most scores depend on the number of images",
     "images.label_policy": "the images were of other classes",
     "images.captions_hash": "the images were of other captions",
+}
+# The same of values that a second extractor gives.
+NECESSARY_OF_SECOND = {
+    "second_extractor.weights_hash": "another second network made the features",
+    "second_extractor.preprocessing": "the second network saw differently prepared images",
+    "second_reference.hash": "the second network's reference is another set",
 }
 # What the comparison may be about.
 SUBJECT = ("images.kind", "images.source", "images.num_inference_steps", "images.strategy", "images.guidance_scale",
@@ -36,6 +42,8 @@ def compare_reports(first: Report, second: Report) -> tuple[list[str], list[str]
         return [f"they have no value in common: {', '.join(first.values)}; {', '.join(second.values)}"], []
     a, b = first.flatten(), second.flatten()
     necessary = dict(NECESSARY)
+    if any(name.startswith(SECOND) for name in common):
+        necessary |= NECESSARY_OF_SECOND
     # A value that is not known here counts as one that depends on everything.
     metrics = [metric_of(name) for name in common]
     if not any(metric is None or metric.needs_reference for metric in metrics):

@@ -39,9 +39,9 @@ from .noise import image_generators
 from .processes import process_rank
 from .r_precision import CANDIDATES
 from .references import Reference
-from .registry import METRICS, check_num_images
+from .registry import METRICS, SECOND, check_num_images
 from .statistics import statistics_device
-from .suite import SECOND, MetricSuite, values_of
+from .suite import MetricSuite, values_of
 
 
 if TYPE_CHECKING:

@@ -26,6 +26,9 @@ from .scores import ClassConsistency, ClassifierScore
 from .statistics import FeatureBank, warn_if_rank_deficient
 
 
+SECOND = "second_"  # before the names of what a second extractor gives, which no search and no reward sees
+
+
 @dataclass(frozen=True)
 class RegisteredMetric:
     """A metric as the evaluator, the command line and the comparison of reports know it.
@@ -119,8 +122,8 @@ METRICS: dict[str, RegisteredMetric] = {
 
 
 def metric_of(value: str) -> RegisteredMetric | None:
-    """The metric that gives a value of this name; None for one that is not known here."""
-    name = value.partition(":")[0]
+    """The metric that gives a value of this name, by a first or a second extractor; None for one that is not known here."""
+    name = value.partition(":")[0].removeprefix(SECOND)
     return next((metric for metric in METRICS.values() if name in metric.values), None)
 
 

@@ -12,6 +12,7 @@ from ..files import write_json
 
 
 SECTIONS = ("values", "images", "pipeline", "extractor", "reference", "run")
+OF_SECOND = ("second_extractor", "second_reference")  # only in reports with a second extractor
 ASSUMED = "the reference does not say who made it; other programs' resizing shifts the distance to it"
 
 
@@ -26,6 +27,7 @@ class Report:
         extractor: `FeatureExtractor.identity()`.
         reference: `Reference.describe()`; None where no metric needs one.
         run: seconds, machine and versions, on which values should not depend.
+        second_extractor, second_reference: of values that begin with `second_`; None where there are none.
         warnings: what was said meanwhile.
     """
 
@@ -35,6 +37,8 @@ class Report:
     extractor: dict[str, Any]
     reference: dict[str, Any] | None
     run: dict[str, Any]
+    second_extractor: dict[str, Any] | None = None
+    second_reference: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
@@ -54,20 +58,21 @@ class Report:
             missing.remove("reference")
         if missing or not sections["values"]:
             raise ValueError(f"{path} is no report of `evaluate`: it has no {', '.join(missing or ['values'])}.")
-        return cls(**{name: sections[name] for name in SECTIONS}, warnings=sections.get("warnings", []))
+        found = {name: sections[name] for name in SECTIONS} | {name: sections.get(name) for name in OF_SECOND}
+        return cls(**found, warnings=sections.get("warnings", []))
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON, whole or not at all."""
-        write_json(path, asdict(self))
+        write_json(path, {name: value for name, value in asdict(self).items() if name not in OF_SECOND or value})
 
-    def flatten(self, sections: Iterable[str] = SECTIONS) -> dict[str, Any]:
+    def flatten(self, sections: Iterable[str] = SECTIONS + OF_SECOND) -> dict[str, Any]:
         """`{"section.key": value}` of the given sections; one that is None has no keys."""
         return {f"{name}.{key}": value for name in sections for key, value in (getattr(self, name) or {}).items()}
 
     def identity(self) -> dict[str, Any]:
         """What the values depend on: all but themselves and the run, by name."""
         # Through JSON, so that it compares equal with what was read from a file.
-        return json.loads(json.dumps(self.flatten(("images", "pipeline", "extractor", "reference"))))
+        return json.loads(json.dumps(self.flatten(("images", "pipeline", "extractor", "reference", *OF_SECOND))))
 
     def __str__(self) -> str:
         """A table for the terminal: the values, and below them how they were made."""
@@ -86,14 +91,9 @@ class Report:
             lines += [("images", f"{made} from {images['source']}")]
         weights = f"transformer {pipeline['transformer']}, vqvae {pipeline['vqvae']}"
         lines += [("pipeline", f"{pipeline['name']}, {weights}, {pipeline['dtype']}")]
-        kind = f"{'' if extractor['is_standard_inception'] else 'not '}the standard Inception network"
-        features = f"{extractor['num_features']} features, {kind}"
-        lines += [("extractor", f"{extractor['name']}, weights {extractor['weights_hash']}, {features}")]
-        if reference:
-            count = f", {reference['num_images']:,} images" if reference["num_images"] else ""
-            lines += [("reference", f"{reference['source']}, hash {reference['hash']}{count}")]
-            if reference.get("extractor") == "assumed":
-                lines += [("", ASSUMED)]
+        lines += _measured_by("", extractor, reference)
+        if self.second_extractor:
+            lines += _measured_by("second ", self.second_extractor, self.second_reference)
         lines += [
             ("made with", ", ".join(f"{name} {version}" for name, version in run["versions"].items())),
             ("made on", f"{run['hardware']}, {run['num_processes']} process(es)"),
@@ -103,6 +103,18 @@ class Report:
         ]
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name:{width}}  {text}" for name, text in lines)
+
+
+def _measured_by(which: str, extractor: dict[str, Any], reference: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """An extractor and what it compares with."""
+    kind = f"{'' if extractor['is_standard_inception'] else 'not '}the standard Inception network"
+    features = f"{extractor['num_features']} features, {kind}"
+    yield f"{which}extractor", f"{extractor['name']}, weights {extractor['weights_hash']}, {features}"
+    if reference:
+        count = f", {reference['num_images']:,} images" if reference["num_images"] else ""
+        yield f"{which}reference", f"{reference['source']}, hash {reference['hash']}{count}"
+        if reference.get("extractor") == "assumed":
+            yield "", ASSUMED
 
 
 def _cost(run: dict[str, Any]) -> Iterator[tuple[str, str]]:

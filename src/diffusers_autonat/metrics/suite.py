@@ -13,9 +13,6 @@ from .references import Reference
 from .registry import METRICS, build_metrics
 
 
-SECOND = "second_"  # before the names of what a second extractor gives, which no search and no reward sees
-
-
 @dataclass(frozen=True)
 class MetricSuite:
     """Metrics of images by one extractor.
