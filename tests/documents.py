@@ -65,7 +65,7 @@ SMALL = [
     ("inpainting", "--num-images 100"),
     ("evaluate r_precision", "--num-images 120 --captions many-captions.txt"),
     ("evaluate icons", "--num-images 16"),
-    ("icons", "--source_dir packages --styles noto fluent-emoji-flat emojione"),
+    ("icons --no_skin_tones", "--source_dir packages --styles noto fluent-emoji-flat emojione"),
     # Where the standard network would be downloaded, another measures.
     ("search_generation PHOTOS", "--sampler random --num-trials 2 --num-images 16 --confirm-top 1 --confirm-images 16 --feature-extractor OTHER_CLASSIFIER"),
     ("evaluate VIRTUAL", "--num-images 16 --reference PHOTOS --feature-extractor OTHER_CLASSIFIER"),

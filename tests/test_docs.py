@@ -24,6 +24,7 @@ STAND_INS = {
     "README.md": [stand_ins.save_released, stand_ins.save_minilm],
     "model_cards/autonat-icons-text/README.md": [stand_ins.save_minilm],
     "model_cards/icons-text-judge/README.md": [stand_ins.save_minilm],
+    "model_cards/icons-tokenizer/README.md": [stand_ins.save_packages],
     "docs/conversion.md": [stand_ins.save_released],
     "docs/editing.md": [
         stand_ins.save_minilm,

@@ -98,6 +98,12 @@ def test_low_precision(run):
 
 
 @pytest.mark.slow
+def test_attention(run):
+    rows = run("attention.py", "--models", "192 wide, 7 blocks, 49 tokens", "--rounds", 1)
+    assert [row["work"] for row in rows] == ["train", "generate"] and all(row["fused_over_plain"] > 0 for row in rows)
+
+
+@pytest.mark.slow
 def test_allocator(run):
     rows = run("allocator.py", "--model", "tiny", "--rounds", 1)
     assert {row["work"] for row in rows} == {"generate", "train"} and rows[0]["ratio"] == 1

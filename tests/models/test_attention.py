@@ -44,9 +44,25 @@ def test_training_in_bfloat16_on_a_cpu_gives_the_outputs_and_gradients_of_the_di
         torch.testing.assert_close(one.grad.float(), other.grad, atol=0.04, rtol=0.04)
 
 
-def test_a_named_backend_and_inference_go_through_the_dispatcher(dispatched):
+@pytest.mark.parametrize(
+    ("tiles", "most", "is_plain"), [(False, 2**27, True), (True, 2**27, False), (False, 419, False)]
+)
+def test_inference_is_plain_on_cpus_without_tiles_as_long_as_scores_are_few(
+    tiles, most, is_plain, dispatched, monkeypatch
+):
+    monkeypatch.setattr(attention, "_has_tiles", lambda: tiles)
+    monkeypatch.setattr(attention, "MOST_SCORES", most)  # there are 3 x 4 x 5 x 7
     processor = UViTAttnProcessor()
-    attention.attend(processor, *states(requires_grad=False), heads=4)
+    ours = attention.attend(processor, *states(requires_grad=False), heads=4, mask=MASK)
+    assert dispatched == [None] * (not is_plain)
+    theirs = attention.attend(processor, *states(requires_grad=False, dtype=torch.float32), heads=4, mask=MASK)
+    assert dispatched == [None] * (2 - is_plain)  # float32 always
+    torch.testing.assert_close(ours.float(), theirs, atol=0.02, rtol=0.02)
+
+
+def test_a_named_backend_goes_through_the_dispatcher(dispatched):
+    processor = UViTAttnProcessor()
     processor._attention_backend = attention_dispatch.AttentionBackendName._NATIVE_MATH
     attention.attend(processor, *states(), heads=4)
-    assert dispatched == [None, "_native_math"]
+    attention.attend(processor, *states(requires_grad=False), heads=4)
+    assert dispatched == ["_native_math"] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,9 +21,9 @@ def attend(
     Multi-head attention of projected queries, by the backend that `processor` was given, so that every registered one can
     be used.
 
-    A training in bfloat16 on a CPU is the exception where no backend was named: there the backward pass of torch's fused
-    kernel takes several times as long as that of two matrix products, a third of a whole training step
-    (`benchmarks/training_attention.py`).
+    bfloat16 on a CPU is the exception where no backend was named: two matrix products are faster than torch's fused kernel
+    in a training, whose backward pass takes several times as long in the kernel, and everywhere on CPUs without matrix tiles
+    (AMX), for which the kernel computes in float32 (`benchmarks/attention.py`).
 
     Args:
         processor: Attention processor with `_attention_backend` and `_parallel_config`.
@@ -35,8 +36,7 @@ def attend(
     query, key, value = (states.unflatten(-1, (heads, -1)) for states in (query, key, value))  # [B, n or m, H, D/H]
     if mask is not None:
         mask = mask[:, None, None, :]  # [B, 1, 1, m], which every backend takes
-    trained_on_cpu = query.requires_grad and query.device.type == "cpu" and query.dtype == torch.bfloat16
-    if trained_on_cpu and processor._attention_backend is None:
+    if processor._attention_backend is None and _products_are_faster(query, key):
         hidden_states = plain_attention(query, key, value, mask)
     else:
         hidden_states = dispatch_attention_fn(
@@ -48,6 +48,23 @@ def attend(
             parallel_config=processor._parallel_config,
         )
     return hidden_states.flatten(2)  # [B, n, D]
+
+
+MOST_SCORES = 2**27  # that plain products may hold at a time, a quarter of a gigabyte in bfloat16
+
+
+def _products_are_faster(query: torch.Tensor, key: torch.Tensor) -> bool:
+    """Whether `plain_attention` is faster than torch's fused kernel for `[B, n or m, H, d]`."""
+    if query.device.type != "cpu" or query.dtype != torch.bfloat16:
+        return False
+    batch, positions, heads, _ = query.shape
+    return query.requires_grad or (not _has_tiles() and batch * heads * positions * key.shape[1] <= MOST_SCORES)
+
+
+@cache
+def _has_tiles() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices by tiles (Intel's AMX)."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def plain_attention(
