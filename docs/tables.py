@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Write the tables of docs/ again that are made from search/results: `make tables`.
 
-A page holds each between `<!-- table NAME -->` and `<!-- end of table -->`; NAME is one of `TABLES` below. Rows whose study has
-not been run are left out.
+A page holds each between `<!-- table NAME -->` and `<!-- end of table -->`; NAME is one of `TABLES` below. What has not been run is
+left out.
 """
 
 import json
@@ -15,7 +15,13 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "search" / "results"
 MODELS = {"autonat": "U-ViT", "enat": "ENAT"}
-DISTANCE, RECOGNISED = "frechet_distance", "class_consistency"
+SYMBOLS = {
+    "mask_ratios": "r",
+    "sampling_temperatures": "tau1",
+    "remasking_temperatures": "tau2",
+    "guidance_scales": "s",
+}
+DISTANCE, RECOGNISED, SECOND = "frechet_distance", "class_consistency", "second_frechet_distance"
 
 
 def load(name: str) -> dict | None:
@@ -24,34 +30,30 @@ def load(name: str) -> dict | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def both(*names: str) -> tuple[dict, ...] | None:
-    """Several, if all are there."""
-    found = [load(name) for name in names]
-    return None if None in found else tuple(found)
-
-
 def table(head: str, rows: Iterable[Iterable[str]]) -> str:
-    columns = head.split("|")
+    columns = head.split(" | ")
     lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(cell.strip() for cell in line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def with_error(values: dict, prefix: str = "") -> str:
-    return f"{values[prefix + DISTANCE]:.3f} +- {values[prefix + DISTANCE + '_error']:.3f}"
+def with_error(values: dict, name: str = DISTANCE) -> str:
+    return f"{values[name]:.3f} +- {values[f'{name}_error']:.3f}"
 
 
 def percent(share: float, digits: int = 1) -> str:
     return f"{share:.{digits}%}"
 
 
-def mean(rows: list[dict], key: str) -> float:
-    return statistics.mean(row["found_values"][key] for row in rows)
+def mean(rows: list[dict], value: str = DISTANCE, of: str = "found") -> float:
+    return statistics.mean(row[f"{of}_values"][value] for row in rows)
 
 
-def each(rows: list[dict], key: str = DISTANCE) -> str:
+def each(rows: list[dict], value: str = DISTANCE, of: str = "found") -> str:
     """The values of all seeds, and their mean."""
-    values = ", ".join(f"{row['found_values'][key]:.3f}" for row in rows)
-    return f"{values}: **{mean(rows, key):.3f}**"
+    if not all(f"{of}_values" in row for row in rows):
+        return "-"
+    values = ", ".join(f"{row[f'{of}_values'][value]:.3f}" for row in rows)
+    return f"{values}: **{mean(rows, value, of):.3f}**"
 
 
 def closed(value: float, baseline: float, floor: float) -> str:
@@ -61,45 +63,133 @@ def closed(value: float, baseline: float, floor: float) -> str:
 
 def searched() -> Iterator[tuple[str, int, dict, list[dict]]]:
     """Model, T, the tuned heuristic and what three searches found, where both have been run."""
-    for model in MODELS:
+    for model, name in MODELS.items():
         for steps in (4, 8, 16):
-            if studies := both(f"baseline-{model}-fashion-mnist-T{steps}", f"found-{model}-fashion-mnist-T{steps}"):
-                baseline, found = studies
-                yield MODELS[model], steps, baseline, found["rows"]
+            baseline, found = (load(f"{study}-{model}-fashion-mnist-T{steps}") for study in ("baseline", "found"))
+            if baseline and found:
+                yield name, steps, baseline, found["rows"]
 
 
 def found() -> str:
-    head = "model | T | tuned heuristic | distance | recognised | found by three seeds: mean | recognised | gap to the floor closed | multiply-accumulates"
-    return table(head, (
-        [model, str(steps), baseline["tuned"], with_error(baseline["confirmed"][0]["values"]),
-         percent(baseline["confirmed"][0]["values"][RECOGNISED]), each(rows), percent(mean(rows, RECOGNISED)),
-         closed(mean(rows, DISTANCE), baseline["value"], baseline["floor"]), f"{statistics.mean(row['macs'] for row in rows) / 1e6:,.0f} M"]
-        for model, steps, baseline, rows in searched()
-    ))  # fmt: skip
+    head = (
+        "model | T | tuned heuristic | distance | recognised | found, of three seeds: mean | recognised | "
+        "gap to the floor closed | multiply-accumulates"
+    )
+    rows = []
+    for model, steps, baseline, searches in searched():
+        tuned = baseline["confirmed"][0]["values"]
+        rows.append([
+            model, str(steps), baseline["tuned"], with_error(tuned), percent(tuned[RECOGNISED]), each(searches),
+            percent(mean(searches, RECOGNISED)), closed(mean(searches), tuned[DISTANCE], baseline["floor"]),
+            f"{statistics.mean(row['macs'] for row in searches) / 1e6:,.0f} M",
+        ])  # fmt: skip
+    return table(head, rows)
 
 
 def second() -> str:
     """The same by the classifier that no search saw."""
-    [floor] = both("second-floor") or [None]
-    if floor is None:
+    floor, rows = load("second-floor"), []
+    for model, steps, baseline, searches in searched():
+        tuned = baseline["confirmed"][0]["values"]
+        share = "-" if floor is None else closed(mean(searches, SECOND), tuned[SECOND], floor["values"][DISTANCE])
+        rows.append([model, str(steps), with_error(tuned, SECOND), each(searches, SECOND), share])
+    return table("model | T | tuned heuristic | found, of three seeds: mean | gap to the floor closed", rows)
+
+
+def samplers(steps: str) -> str:
+    rows = []
+    for times, study in (("", "samplers"), (" x 3", "samplers-thrice"), (" x 10", "samplers-tenfold")):
+        result = load(f"{study}-autonat-fashion-mnist-T{steps}")
+        for sampler in dict.fromkeys(row["sampler"] for row in result["rows"]) if result else ():
+            of_it = [row for row in result["rows"] if row["sampler"] == sampler]
+            images, passes = (statistics.mean(row[spent] for row in of_it) for spent in ("images", "passes"))
+            rows.append([
+                f"`{sampler}`{times}", f"{images:,.0f}", f"{passes:,.0f}", each(of_it), each(of_it, of="within")
+            ])  # fmt: skip
+    return table(
+        "`--sampler` | images | passes | confirmed, of three seeds: mean | in as many passes as `population`", rows
+    )
+
+
+def free() -> str:
+    result = load("free-autonat-fashion-mnist-T4")
+    if result is None:
         return ""
-    second, lowest = f"second_{DISTANCE}", floor["values"][DISTANCE]
-    head = "model | T | tuned heuristic | found by three seeds: mean | gap to the floor closed"
-    return table(head, (
-        [model, str(steps), with_error(baseline["confirmed"][0]["values"], "second_"), each(rows, second),
-         closed(mean(rows, second), baseline["confirmed"][0]["values"][second], lowest)]
-        for model, steps, baseline, rows in searched()
-    ))  # fmt: skip
+    by_label = {row["label"]: row for row in result["rows"]}
+    start = with_error(result["rows"][0]["start_values"])
+    rows = [["all four", start, with_error(by_label["all"]["found_values"])]]
+    for name, symbol in SYMBOLS.items():
+        pair = by_label[f"all but {name}"], by_label[name]
+        rows.append([symbol, *(with_error(row["found_values"]) for row in pair)])
+    return table("schedule | all but it searched | it alone searched", rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"found": found, "second": second}
+def orders(model: str) -> str:
+    results = {steps: load(f"orders-{model}-fashion-mnist-T{steps}") for steps in (4, 8, 16)}
+    results = {steps: result for steps, result in results.items() if result}
+    names = dict.fromkeys(row["order"] for result in results.values() for row in result["rows"])
+    rows = []
+    for name in names:
+        cells = [name]
+        for result in results.values():
+            [row] = [row for row in result["rows"] if row["order"] == name]
+            values = row["found_values"]
+            cells += [f"{row['start_value']:.3f}", with_error(values), percent(values[RECOGNISED])]
+        rows.append(cells)
+    head = " | ".join(f"T = {steps}: its heuristic | found | recognised" for steps in results)
+    return table(f"order | {head}", rows)
+
+
+def policies() -> str:
+    rows = []
+    for steps in (4, 8):
+        for name, label in (
+            ("strategy", "stored strategy"),
+            ("policy-seed0", "policy, seed 0"),
+            ("policy-seed1", "seed 1"),
+        ):
+            if report := load(f"policy-fashion-mnist-T{steps}/{name}"):
+                values = report["values"]
+                rows.append([
+                    str(steps), label, with_error(values), with_error(values, SECOND), percent(values[RECOGNISED]),
+                    f"{report['run']['passes_per_image']:.2f}",
+                ])  # fmt: skip
+    return table("T | | distance | by the second classifier | recognised | passes an image", rows)
+
+
+def training() -> str:
+    result = load("training-strategies-T4")
+    return (
+        table("p(r) | distance", ([row["label"], f"{row['value']:.2f}"] for row in result["rows"])) if result else ""
+    )
+
+
+def noise() -> str:
+    result = load("noise-autonat-fashion-mnist-T4")
+    if result is None:
+        return ""
+    kinds = ("stored", "stored, other noise", "quarter", "quarter, population")
+    rows = (
+        [f"{row['N']:,}", *(f"{row[kind]:.3f} +- {row[f'{kind}, deviation']:.3f}" for kind in kinds)]
+        for row in result["rows"]
+    )
+    return table(
+        "N | stored over heuristic, same noise | other noise | a quarter of the way, same noise | by a population",
+        rows,
+    )
+
+
+TABLES: dict[str, Callable[..., str]] = {
+    "found": found, "second": second, "samplers": samplers, "free": free, "orders": orders, "policies": policies,
+    "training": training, "noise": noise,
+}  # fmt: skip
 
 
 def written(page: str) -> str:
     """A page with its tables as they are now."""
     return re.sub(
-        r"(?s)(<!-- table (\w+) -->\n).*?(<!-- end of table -->)",
-        lambda place: f"{place[1]}\n{TABLES[place[2]]()}\n{place[3]}",
+        r"(?s)(<!-- table (\w+) ?(\w*) -->\n).*?(<!-- end of table -->)",
+        lambda place: f"{place[1]}\n{TABLES[place[2]](*filter(None, [place[3]]))}\n{place[4]}",
         page,
     )
 

@@ -89,6 +89,7 @@ SMALL = [
     ("first_step", "--images 2 --rounds 1 --steps 4 --batch-sizes 2"),
     ("benchmarks/generate", "--models tiny --others --rounds 1 --batch-sizes 1 --peak-size 64"),
     ("step_parts", "--parts ranks --batch-sizes 1 --rounds 1"),
+    ("plot_generate", ""),
     ("generate", "--num-images 1"),
     ("evaluate", "--num-images 16"),
     ("plot_policy", "--num_images 16"),
