@@ -5,9 +5,12 @@
 # make test-lowest    what does not train, with the lowest versions of all dependencies, in a virtual environment of its own
 # make docs    the documentation as a site, in outputs/site
 # make pictures    the pictures of the documentation again
+# make tables    its tables of search/results again
 # make package    wheel and sdist in dist/, tried in an empty environment
 # make train   the shipped model again, from Fashion-MNIST to a pipeline (up to nine hours of two cores)
 # make train-icons    the text-to-image model of icons, from drawings to a pipeline and its judges (a night of two cores)
+#
+# make clean   the virtual environments and what `make docs` and `make package` have made; outputs/ stays
 #
 # Each sets up what it needs: a virtual environment in .venv with torch for this machine's hardware.
 
@@ -24,7 +27,7 @@ endif
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: demo app test test-slow test-lowest lint docs pictures package train train-icons data clean
+.PHONY: demo app test test-slow test-lowest lint docs pictures tables package train train-icons data clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready-demo
@@ -59,6 +62,9 @@ docs: $(VENV)/.ready-dev
 pictures: $(VENV)/.ready-dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/pictures.py
 
+tables: $(VENV)/.ready-dev
+	$(BIN)/python docs/tables.py
+
 package: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -m slow tests/test_packaging.py
 	$(BIN)/python -m build --no-isolation
@@ -91,4 +97,4 @@ $(VENV)/.ready-%: $(VENV)/bin/python pyproject.toml $(wildcard constraints/*.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) outputs
+	rm -rf $(VENV) $(LOWEST) outputs/site dist

@@ -19,11 +19,23 @@ SAMPLING = {
     "strategy": (["stored", *HEURISTICS], {"default": "stored", "tooltip": "stored in the pipeline, or a heuristic"}),
     "remasking_temperature": (
         "FLOAT",
-        {"default": 4.5, "min": 0.0, "max": 100.0, "step": 0.1, "tooltip": "lambda of a heuristic"},
+        {
+            "default": 4.5,
+            "min": 0.0,
+            "max": 100.0,
+            "step": 0.1,
+            "tooltip": "lambda of a heuristic; of enat rather 1.5",
+        },
     ),
     "guidance_scale": (
         "FLOAT",
-        {"default": 3.0, "min": 0.0, "max": 100.0, "step": 0.1, "tooltip": "k of a heuristic; not used with stored"},
+        {
+            "default": 3.0,
+            "min": 0.0,
+            "max": 100.0,
+            "step": 0.1,
+            "tooltip": "k of a heuristic, of enat rather 2.5; not used with stored",
+        },
     ),
     "seed": ("INT", {"default": 0, "min": 0, "max": MAX_SEED, "control_after_generate": True}),
 }

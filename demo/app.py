@@ -65,8 +65,10 @@ def make_app(studio: Studio) -> gr.Blocks:
                     1, limits.steps, min(8, limits.steps), step=1, label="Steps, T", visible=kinds[0] != STORED, elem_id="steps"
                 )  # fmt: skip
                 with gr.Column(visible=kinds[0] == HEURISTIC) as of_heuristic:
-                    lam = gr.Slider(0, 20, 4.5, label="Randomness of what is kept, λ", elem_id="lambda")
-                    k = gr.Slider(0, 10, 3.0, label="Guidance, k", elem_id="k")
+                    lam = gr.Slider(
+                        0, 20, studio.heuristic_settings[0], label="Randomness of what is kept, λ", elem_id="lambda"
+                    )
+                    k = gr.Slider(0, 10, studio.heuristic_settings[1], label="Guidance, k", elem_id="k")
                 with gr.Column(visible=False) as of_curves:
                     gr.Markdown("A straight line for each; r is 0 after the last step, its line ends one before.")
                     ends = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import math
 import tempfile
@@ -112,6 +113,12 @@ class Studio:
         """Of strategies. Orders whose steps have other parameters have no sliders."""
         own = [CURVES] if self.pipe.scheduler.strategy_class is GenerationStrategy else []
         return [STORED] * bool(self.stored_steps) + [HEURISTIC] + own
+
+    @property
+    def heuristic_settings(self) -> tuple[float, float]:
+        """Lambda and k of the paper of the pipeline's transformer."""
+        known = inspect.signature(heuristic_of(self.pipe)).parameters
+        return known["remasking_temperature"].default, known["guidance_scale"].default
 
     def heuristic(self, steps: int, **settings: float) -> Any:
         """That of the paper of the pipeline's transformer, or of its order."""

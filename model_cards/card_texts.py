@@ -127,25 +127,26 @@ def introduction(model: Generator, pipe: AutoNATPipeline, reports: dict[str, dic
 
 
 def _gains(reports: dict[str, dict], tuned: dict[int, dict]) -> str:
-    lines = []
+    rows = []
     for name in reports:
         if heuristic := reports.get(f"{name}-heuristic"):
             found, before = reports[name]["values"], heuristic["values"]
             ratio = found["frechet_distance"] / before["frechet_distance"]
             (distance, recognised), (old_distance, old_recognised) = _values(found), _values(before)
-            lines.append(
-                f"- {name.replace('T', 'T = ')}: {ratio:.2f} of the distance ({distance}; {tuned[int(name[1:])]['tuned']}: "
-                f"{old_distance}); recognised as what was asked for: {recognised} ({old_recognised})."
-            )
+            tuned_to = f"{old_distance} ({tuned[int(name[1:])]['tuned']})"
+            rows.append((name[1:], distance, tuned_to, f"{ratio:.2f}", recognised, old_recognised))
     floor, floor_recognised = _values(reports["reconstructions"]["values"])
     count = reports["reconstructions"]["images"]["num_images"]
+    parameters = "re-masking noise lambda and guidance k"
+    if any("tau1" in one["tuned"] for one in tuned.values()):
+        parameters = f"sampling temperature tau1, {parameters}"
     return "\n".join([
-        f"Its strategies are searched. Against the paper's heuristic, whose re-masking noise lambda and guidance k (`docs/symbols.md`\n{REPOSITORY}) "
-        f"are tuned by a grid for each number of steps T, {count:,} images each ([quality](#quality)):\n",
-        *lines,
-        f"- What the tokenizer leaves of real test images: {floor}; {floor_recognised}.\n",
-        "Distances under [strategies](#strategies) are of another draw of as many images, the search's; each has a standard error\n"
-        "of 0.03 to 0.05.",
+        f"Its strategies are searched. Here they stand against the paper's heuristic, with its {parameters}\n"
+        f"(`docs/symbols.md` {REPOSITORY}) tuned by a grid for each number of steps T; {count:,} images each. *Recognised* is the\n"
+        "share that a classifier takes for what was asked for ([quality](#quality)).\n",
+        table(["T", "distance, searched", "tuned heuristic", "ratio", "recognised, searched", "tuned heuristic"], rows),
+        f"\nThe tokenizer's reconstructions of real test images have {floor} and {floor_recognised}. Distances under [strategies](#strategies) are of another\n"
+        "draw of as many images, the search's.",
     ])  # fmt: skip
 
 
@@ -229,7 +230,7 @@ def quality(model: Generator, reports: dict[str, dict], grid: dict[str, Any], tu
         'measured\nelsewhere. "Recognised" is the share of images that this classifier takes for the class that was asked for. '
         f"Reference:\nthe 10,000 test images (hash {reports['T8']['reference']['hash']}).",
         table([f"images (N = {images['num_images']:,})", "distance", "recognised", "report"], rows),
-        f"Generated with balanced labels, seed {images['seed']}, {reports['T8']['pipeline']['dtype']}. Of all 10,000 test images the classifier recognises\n"
+        f"Generated with balanced labels, seed {images['seed']}, {reports['T8']['pipeline']['dtype']}. Of all 10,000 test images, prepared as in every report, the\nclassifier recognises "
         f"{real:.1%}, of their reconstructions {reconstructed:.1%}. `diffusers-autonat evaluate` makes every report\nagain:",
         code_block(
             f"diffusers-autonat evaluate {model.name} --num-inference-steps 8 --num-images {images['num_images']} "

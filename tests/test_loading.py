@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffusers_autonat import AutoNATInpaintPipeline, AutoNATPipeline
-from diffusers_autonat.loading import load_pipeline
+from diffusers_autonat.loading import load_pipeline, load_text_encoder, load_vqvae
 from tests.conftest import tiny_pipeline
 from tests.pipelines.text_encoders import save_without_encoder, tiny_encoder, tiny_text_pipeline, tiny_tokenizer
 
@@ -40,13 +40,25 @@ def test_what_is_no_pipeline_is_refused_by_name(tmp_path):
         load_pipeline(tmp_path)
 
 
-def test_an_unreachable_name_is_one_line(monkeypatch):
+@pytest.mark.parametrize(
+    ("load", "what"), [(load_pipeline, "a pipeline"), (load_vqvae, "a VQModel"), (load_text_encoder, "a text encoder")]
+)
+@pytest.mark.parametrize("name", ["nobody/nothing", "outputs/vqgan/vqvae"])  # the latter cannot be an id
+def test_an_unreachable_name_is_one_line(load, what, name, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="nobody/nothing is no folder of a pipeline, and none can be reached"):
+    with pytest.raises(ValueError, match=f"{name} is no folder of {what}, and none can be reached"):
         with warnings.catch_warnings(record=True) as given:
             warnings.simplefilter("always")
-            load_pipeline("nobody/nothing")
+            load(name)
     assert not given
+
+
+def test_a_tokenizer_comes_ready_to_be_used(tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path)
+    for vqvae in (load_vqvae(tmp_path, "vqvae"), load_vqvae(tmp_path / "vqvae")):
+        assert not vqvae.training and not any(one.requires_grad for one in vqvae.parameters())
+    with pytest.raises(OSError, match="config.json"):
+        load_vqvae(tmp_path)  # a folder, of something else: what diffusers misses
 
 
 def test_a_text_encoder_that_is_stored_elsewhere(tmp_path):

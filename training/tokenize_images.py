@@ -12,11 +12,9 @@ import json
 import sys
 from dataclasses import asdict
 
-from diffusers import VQModel
-
 from diffusers_autonat.command_line import Parser, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.commands.scripts import script_name
-from diffusers_autonat.loading import default_device
+from diffusers_autonat.loading import default_device, load_vqvae
 from diffusers_autonat.training.data import add_data_arguments, images_of
 from diffusers_autonat.training.tokenizing import tokenize_dataset
 from diffusers_autonat.training.tokens import warn_unreadable
@@ -48,7 +46,7 @@ def main():
     parser.add_argument("--images_per_part", type=positive, default=4096, help="what a kill loses at most")
     args = parser.parse_args()
 
-    vqvae = VQModel.from_pretrained(args.vqvae, subfolder=args.subfolder).eval().to(default_device())
+    vqvae = load_vqvae(args.vqvae, args.subfolder).to(default_device())
     info = tokenize_dataset(
         images_of(args, streaming=args.streaming), vqvae, args.output_dir, args.resolution, args.image_column, args.label_column,
         not args.no_flips, args.shard, args.batch_size, args.images_per_part, caption_column=args.caption_column,

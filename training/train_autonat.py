@@ -39,7 +39,7 @@ from diffusers_autonat import GenerationStrategy, NATScheduler, TrainingStrategy
 from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.files import whole_folder
 from diffusers_autonat.launcher import end_with_launcher
-from diffusers_autonat.loading import load_text_encoder
+from diffusers_autonat.loading import load_text_encoder, load_vqvae
 from diffusers_autonat.provenance import model_hash
 from diffusers_autonat.training.averages import averaged_copy, averaged_model, trained_parameters
 from diffusers_autonat.training.checkpoints import Checkpoints, check_resume
@@ -285,10 +285,9 @@ def main():
 
     # 1. Tokenizer, tokens, condition
     if args.vqvae:
-        vqvae = VQModel.from_pretrained(args.vqvae)
+        vqvae = load_vqvae(args.vqvae)
     else:
-        vqvae = VQModel.from_pretrained(args.pretrained_model_name_or_path, subfolder="vqvae")
-    vqvae.eval().requires_grad_(False)
+        vqvae = load_vqvae(args.pretrained_model_name_or_path, "vqvae")
     dataset, info, folder = load_tokens(args, vqvae, accelerator)
     condition, dataset = load_condition(args, dataset, info, folder, accelerator)
     warn_of_idle_cores(accelerator)

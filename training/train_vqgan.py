@@ -28,6 +28,7 @@ from diffusers_autonat.commands.scripts import script_name
 from diffusers_autonat.files import whole_folder
 from diffusers_autonat.image_datasets import ImageTransform, ReadableImages, spread_rows
 from diffusers_autonat.launcher import end_with_launcher
+from diffusers_autonat.loading import load_vqvae
 from diffusers_autonat.models.tokenizer import scale_factor
 from diffusers_autonat.training.checkpoints import Checkpoints, check_resume
 from diffusers_autonat.training.checks import (
@@ -159,7 +160,7 @@ def parse_args():
 
 def build_model(args) -> VQModel:
     if args.pretrained_model_name_or_path is not None:
-        model = VQModel.from_pretrained(args.pretrained_model_name_or_path)
+        model = load_vqvae(args.pretrained_model_name_or_path).requires_grad_(True)
         return grow_codebook(model, args.codebook_size or model.config.num_vq_embeddings)
     require_levels(args.resolution, args.block_out_channels, args.norm_num_groups)
     levels = len(args.block_out_channels)

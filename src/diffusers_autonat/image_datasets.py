@@ -157,7 +157,7 @@ def _load_folder(
 ) -> Dataset | IterableDataset:
     folder = Path(name)
     if not folder.is_dir():
-        raise ValueError(f"--train_data_dir {name} is not a folder.")
+        raise ValueError(f"--train_data_dir {name} is not a folder: name one with images.")
     idx = _idx_files(folder, split)
     if idx is not None:
         return _load_idx(idx, image_column, label_column or LABEL, split)

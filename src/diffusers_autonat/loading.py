@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, VQModel
 from huggingface_hub import is_offline_mode
 from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer, CLIPTextModel
 from transformers.utils import logging
@@ -35,15 +35,42 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@contextmanager
+def _said_if_nowhere(name: str | Path, what: str) -> Iterator[None]:
+    """What libraries say of a name that is neither a folder nor within reach on the Hub, in one line."""
+    try:
+        with warnings.catch_warnings():  # diffusers passes an argument that huggingface_hub ignores
+            warnings.filterwarnings("ignore", "The `local_dir_use_symlinks`", UserWarning)
+            yield
+    except (OSError, ValueError) as error:  # the latter of what cannot be an id
+        if Path(name).exists():
+            raise
+        why = " while HF_HUB_OFFLINE is set" if is_offline_mode() else ""
+        raise ValueError(
+            f"{name} is no folder of {what}, and none can be reached on the Hub by that id{why}."
+        ) from error
+
+
+def load_vqvae(name: str | Path, subfolder: str | None = None) -> VQModel:
+    """The tokenizer of a folder or the Hub, in evaluation mode and without gradients.
+
+    Raises:
+        ValueError: There is no such tokenizer.
+    """
+    with _said_if_nowhere(name, "a VQModel"):
+        vqvae = VQModel.from_pretrained(name, subfolder=subfolder)
+    return vqvae.eval().requires_grad_(False)
+
+
 def load_text_encoder(name: str, of_pipeline: bool = False) -> tuple[Any, Any]:
     """A text encoder and its tokenizer, from a folder or the Hub; `of_pipeline`: those of a pipeline.
 
     Raises:
-        ValueError: It is no text encoder.
-        OSError: There is no such folder.
+        ValueError: There is no such text encoder.
     """
     encoder, tokenizer = ({"subfolder": part} if of_pipeline else {} for part in ("text_encoder", "tokenizer"))
-    config = AutoConfig.from_pretrained(name, **encoder)
+    with _said_if_nowhere(name, "a text encoder"):
+        config = AutoConfig.from_pretrained(name, **encoder)
     # A whole CLIP, images included, has a text model that is loaded alone.
     model_class = CLIPTextModel if config.model_type == "clip" else AutoModelForTextEncoding
     model = model_class.from_pretrained(name, **encoder)
@@ -74,17 +101,8 @@ def load_pipeline(
     folder = Path(name)
     if folder.exists() and not (folder / "model_index.json").exists():
         raise ValueError(f"{name} is no pipeline folder: it has no model_index.json. Name one that has.")
-    try:
-        with warnings.catch_warnings():  # diffusers passes an argument that huggingface_hub ignores
-            warnings.filterwarnings("ignore", "The `local_dir_use_symlinks`", UserWarning)
-            class_name = str(DiffusionPipeline.load_config(str(name)).get("_class_name"))
-    except (OSError, ValueError) as error:
-        if folder.exists():
-            raise
-        why = " while HF_HUB_OFFLINE is set" if is_offline_mode() else ""
-        raise ValueError(
-            f"{name} is no folder of a pipeline, and none can be reached on the Hub by that id{why}."
-        ) from error
+    with _said_if_nowhere(name, "a pipeline"):
+        class_name = str(DiffusionPipeline.load_config(str(name)).get("_class_name"))
     if class_name not in pipelines.__all__:
         raise ValueError(f"{name} holds a {class_name}; the pipelines of this package are {pipelines.__all__}.")
     pipeline = getattr(pipelines, class_name).from_pretrained(name, **({} if dtype is None else {"dtype": dtype}))

@@ -9,6 +9,7 @@ from drawing import CURVES, HEURISTIC, ROOM_ABOVE, STORED, Limits, Studio
 from PIL import Image
 
 from diffusers_autonat import AutoNATPipeline, EntropyBoundedScheduler, GenerationStrategy
+from diffusers_autonat.loading import load_pipeline
 from tests.pipelines.text_encoders import save_without_encoder, tiny_text_pipeline
 
 
@@ -82,6 +83,11 @@ def test_classes_of_one_name_are_told_apart(pipe):
     strategy = GenerationStrategy.cosine(4, guidance_scale=300.0)  # so that random weights care for the class
     images = [studio.draw(studio.wish(f"crane {i}", 1, 0, strategy)).images[0] for i in (1, 2)]
     assert images[0].tobytes() != images[1].tobytes()
+
+
+def test_the_heuristic_begins_at_the_papers_settings(pipe):
+    assert Studio(pipe).heuristic_settings == (4.5, 3.0)
+    assert Studio(load_pipeline("model_cards/enat-fashion-mnist")).heuristic_settings == (1.5, 2.5)
 
 
 def test_another_order_has_no_sliders(pipe):

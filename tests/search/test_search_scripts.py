@@ -98,7 +98,7 @@ def test_results_load(searched, tiny):
     ("change", "message"),
     [
         (["--num-inference-steps", 8], "search_generation.py: study 'mine' is about something else (num_inference_steps [4]"),
-        (["--seed", 5], "study 'mine' is about something else (seed 0 there and 5 here): choose another name"),
+        (["--seed", 5], "study 'mine' is about something else (seed 0 there and 5 here): give another --study-name or --output"),
         (["--free"], "expected at least one argument"),
         (["--storage", "/proc/nothing/journal"], "the storage /proc/nothing/journal cannot be written"),
         (["--objective", "distance,cost", "--sampler", "cmaes"], "--sampler cmaes has one objective"),
@@ -320,7 +320,7 @@ def test_samplers_are_compared_by_confirmed_values(tiny, tmp_path, in_process, c
     assert second == 2 * first and first < passes[0] < passes[1]
     assert (tmp_path / "samplers-T4-passes.png").exists()
     assert has_whiskers(figures[-1])  # over seeds
-    assert result["hardware"].endswith("threads") and set(result["versions"]) >= {"torch", "optuna"}
+    assert " thread" in result["hardware"] and set(result["versions"]) >= {"torch", "optuna"}
 
 
 def test_orders_are_searched_each_from_its_own_heuristic(tiny, tmp_path, in_process, figures):

@@ -99,13 +99,15 @@ def open_study(
     stored = study.user_attrs.get(IDENTITY)
     if stored is None:
         if study.trials:
-            raise ValueError(f"study {name!r} was not begun by this package: choose another name")
+            raise ValueError(f"study {name!r} was not begun by this package: give another --study-name or --output")
         study.set_user_attr(IDENTITY, dict(identity))
         stored = study.user_attrs[IDENTITY]  # as JSON, and another worker may have been faster
     keys = [key for key in {**stored, **identity} if stored.get(key) != _as_json(identity.get(key))]
     if keys:
         differences = "; ".join(f"{key} {stored.get(key)!r} there and {identity.get(key)!r} here" for key in keys)
-        raise ValueError(f"study {name!r} is about something else ({differences}): choose another name")
+        raise ValueError(
+            f"study {name!r} is about something else ({differences}): give another --study-name or --output"
+        )
     return study
 
 
