@@ -23,5 +23,7 @@ def test_pipeline_hash():
 
 
 def test_machine_and_versions():
-    assert hardware().endswith(f", {torch.get_num_threads()} threads") or torch.cuda.is_available()
+    threads = torch.get_num_threads()
+    of_processor = f", {threads} threads" if threads > 1 else ", 1 thread"
+    assert hardware().endswith(of_processor) or torch.cuda.is_available()
     assert versions("torch") == {"python": platform.python_version(), "torch": importlib.metadata.version("torch")}
