@@ -43,7 +43,7 @@ baseline() { [ ! -f "$results/baseline-$1-fashion-mnist-T$2.json" ] || echo --ba
 # The hand-made strategies, tuned by a grid whose ends are not the best, the best of three confirmed; and the floor, by the second classifier too.
 heuristics() {
     for steps in 4 8 16; do
-        experiment baseline baseline autonat $steps --num-images 1000 --lambdas 2 4.5 7 10 15 20 --ks 2 3 4 6 --confirm-top 3
+        experiment baseline baseline autonat $steps --num-images 1000 --lambdas 2 4.5 7 10 15 20 30 --ks 2 3 4 6 --confirm-top 3
         experiment baseline baseline enat $steps --num-images 1000 --taus 1 2 4 6 --lambdas 1 2 4 --ks 0.75 1.5 2.5 4 --confirm-top 3
     done
     side_by_side python -m diffusers_autonat.cli evaluate $cards/autonat-fashion-mnist --reconstruct "$data:test" --num-images 5000 \
