@@ -81,7 +81,7 @@ def found() -> str:
         rows.append([
             model, str(steps), baseline["tuned"], with_error(tuned), percent(tuned[RECOGNISED]), each(searches),
             percent(mean(searches, RECOGNISED)), closed(mean(searches), tuned[DISTANCE], baseline["floor"]),
-            f"{statistics.mean(row['macs'] for row in searches) / 1e6:,.0f} M",
+            f"{statistics.mean(row['found_macs'] for row in searches) / 1e6:,.0f} M",
         ])  # fmt: skip
     return table(head, rows)
 

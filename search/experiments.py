@@ -70,7 +70,7 @@ from diffusers_autonat.search.spaces import SCHEDULE_NAMES, training_space
 from diffusers_autonat.search.strategy_spaces import FixedStepsSpace
 from diffusers_autonat.search.study import complete_trials, open_storage, open_study, run_study, wait_for_workers
 from diffusers_autonat.search.training import describe
-from diffusers_autonat.strategies import Strategy, read_json
+from diffusers_autonat.strategies import Strategy, read_json, strategy_from_dict
 from diffusers_autonat.training.recipes import heuristic_of
 
 
@@ -309,7 +309,7 @@ def row_of(args, judge, pipeline, storage, name, searched: Searched, floor: floa
         "value": best.value, "strategy": best.strategy.to_dict(), "macs": cost_of(pipeline, best.strategy),
         **{f"{label}_value": one.value for label, one in scored.items()},
         **{f"{label}_values": one.record["values"] for label, one in scored.items()},
-        "found_strategy": found.strategy.to_dict(), "start_strategy": searched.start.to_dict(),
+        "found_strategy": found.strategy.to_dict(), "found_macs": cost_of(pipeline, found.strategy), "start_strategy": searched.start.to_dict(),
         "gains": [gain.to_dict() for gain in gains_of(found, others, judge.value_name, judge.second_name)],
         "share_of_gap_closed": share_closed(best.value, baseline_of(args, judge) or scored["start"].value, floor),
     }  # fmt: skip
@@ -354,11 +354,15 @@ def samplers(args, judge, pipeline, storage, output):
         rows.append({"sampler": sampler, "seed": seed, **row})
         by_images.setdefault(sampler, []).append(best_so_far(searched.study))
         by_passes.setdefault(sampler, []).append(best_so_far(searched.study, "passes"))
-        best = f"best {judge.value_name} so far"
-        plot_curves(by_images, output / f"{name}.png", "generated images", best, title=title)
-        plot_curves(
-            by_passes, output / f"{name}-passes.png", "images that went through the transformer", best, title=title
-        )
+        if len(args.samplers) > 1:
+            best = f"best {judge.value_name} so far"
+            plot_curves(by_images, output / f"{name}.png", "generated images", best, title=title)
+            plot_curves(
+                by_passes, output / f"{name}-passes.png", "images that went through the transformer", best, title=title
+            )
+        else:  # whether seeds find the same
+            seeds = {f"seed {row['seed']}": strategy_from_dict(row["found_strategy"]) for row in rows}
+            plot_schedules({**seeds, start_label(args): searched.start}, output / f"{name}.png", title)
         data = {"floor": floor, "rows": rows, "best_so_far": by_images, "best_so_far_by_passes": by_passes}
         save(args, judge, name, data)
     found = {s: mean_and_deviation([row["found_value"] for row in rows if row["sampler"] == s]) for s in args.samplers}
@@ -366,7 +370,8 @@ def samplers(args, judge, pipeline, storage, output):
     title = title_of(args.pipeline, args.num_inference_steps, args.confirm_images)
     # Of the means over seeds, which differ by more than the noise of one confirmation.
     errors = {sampler: one["deviation"] and one["deviation"] / args.repetitions**0.5 for sampler, one in found.items()}
-    plot_bars(means, output / f"{name}-confirmed.png", f"{judge.value_name}, confirmed", floor, title, errors)
+    if len(args.samplers) > 1:
+        plot_bars(means, output / f"{name}-confirmed.png", f"{judge.value_name}, confirmed", floor, title, errors)
     best = min(rows, key=lambda row: row["value"])
     with writing(output):
         write_json(output / f"{name}-strategy.json", best["strategy"])

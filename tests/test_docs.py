@@ -6,6 +6,7 @@ and Python is run, but for pages whose Python needs what their commands make. Th
 """
 
 import re
+import runpy
 
 import numpy as np
 import pytest
@@ -106,6 +107,12 @@ def test_a_page_runs_from_top_to_bottom(page, folder):
     for block in blocks_of(page):
         for name in re.findall(r"--output (outputs/\S+\.\w+)", block.text):
             assert (folder / name).stat().st_size > 100, name
+
+
+def test_tables_are_those_of_the_results():
+    tables = runpy.run_path(str(ROOT / "docs" / "tables.py"))
+    found = {page: (ROOT / page).read_text() for page in PAGES if "<!-- table " in (ROOT / page).read_text()}
+    assert found and all(tables["written"](text) == text for text in found.values()), "`make tables`"
 
 
 def test_plain_diffusers_cannot_load_them_as_the_readme_says():

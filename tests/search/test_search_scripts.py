@@ -323,6 +323,20 @@ def test_samplers_are_compared_by_confirmed_values(tiny, tmp_path, in_process, c
     assert " thread" in result["hardware"] and set(result["versions"]) >= {"torch", "optuna"}
 
 
+def test_one_sampler_shows_what_each_seed_found(tiny, tmp_path, in_process, figures):
+    args = ["samplers", tiny / "pipeline", "--samplers", "random", "--repetitions", 2, "--num-trials", 2,
+            "--confirm-images", 14, "--output", tmp_path]  # fmt: skip
+    in_process(args, "experiments.py")
+    assert [path.name for path in tmp_path.glob("*.png")] == ["samplers-T4.png"]
+    labels = {text.get_text() for legend in figures[-1].legends for text in legend.get_texts()}
+    labels |= {
+        text.get_text() for axis in figures[-1].axes if axis.get_legend() for text in axis.get_legend().get_texts()
+    }
+    assert {"seed 0", "seed 1000"} < labels
+    rows = json.loads((tmp_path / "samplers-T4.json").read_text())["rows"]
+    assert all(row["found_macs"] > 0 for row in rows)
+
+
 def test_orders_are_searched_each_from_its_own_heuristic(tiny, tmp_path, in_process, figures):
     args = ["orders", tiny / "pipeline", "--sampler", "random", "--num-trials", 2, "--guidance-scale", 2,
             "--confirm-images", 14, "--output", tmp_path]  # fmt: skip
