@@ -8,8 +8,10 @@ left out.
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+
+from diffusers_autonat.cards import table
 
 
 DOCS = Path(__file__).parent
@@ -30,10 +32,9 @@ def load(name: str) -> dict | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def table(head: str, rows: Iterable[Iterable[str]]) -> str:
-    columns = head.split(" | ")
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def rows_below(head: str, rows: Iterable[Sequence[str]]) -> str:
+    """A table; `head` has its columns, separated by ` | `."""
+    return table(head.split(" | "), rows) + "\n"
 
 
 def with_error(values: dict, name: str = DISTANCE) -> str:
@@ -83,7 +84,7 @@ def found() -> str:
             percent(mean(searches, RECOGNISED)), closed(mean(searches), tuned[DISTANCE], baseline["floor"]),
             f"{statistics.mean(row['found_macs'] for row in searches) / 1e6:,.0f} M",
         ])  # fmt: skip
-    return table(head, rows)
+    return rows_below(head, rows)
 
 
 def second() -> str:
@@ -93,7 +94,7 @@ def second() -> str:
         tuned = baseline["confirmed"][0]["values"]
         share = "-" if floor is None else closed(mean(searches, SECOND), tuned[SECOND], floor["values"][DISTANCE])
         rows.append([model, str(steps), with_error(tuned, SECOND), each(searches, SECOND), share])
-    return table("model | T | tuned heuristic | found, of three seeds: mean | gap to the floor closed", rows)
+    return rows_below("model | T | tuned heuristic | found, of three seeds: mean | gap to the floor closed", rows)
 
 
 def samplers(steps: str) -> str:
@@ -106,7 +107,7 @@ def samplers(steps: str) -> str:
             rows.append([
                 f"`{sampler}`{times}", f"{images:,.0f}", f"{passes:,.0f}", each(of_it), each(of_it, of="within")
             ])  # fmt: skip
-    return table(
+    return rows_below(
         "`--sampler` | images | passes | confirmed, of three seeds: mean | in as many passes as `population`", rows
     )
 
@@ -121,7 +122,7 @@ def free() -> str:
     for name, symbol in SYMBOLS.items():
         pair = by_label[f"all but {name}"], by_label[name]
         rows.append([symbol, *(with_error(row["found_values"]) for row in pair)])
-    return table("schedule | all but it searched | it alone searched", rows)
+    return rows_below("schedule | all but it searched | it alone searched", rows)
 
 
 def orders(model: str) -> str:
@@ -137,7 +138,7 @@ def orders(model: str) -> str:
             cells += [f"{row['start_value']:.3f}", with_error(values), percent(values[RECOGNISED])]
         rows.append(cells)
     head = " | ".join(f"T = {steps}: its heuristic | found | recognised" for steps in results)
-    return table(f"order | {head}", rows)
+    return rows_below(f"order | {head}", rows)
 
 
 def policies() -> str:
@@ -154,7 +155,7 @@ def policies() -> str:
                     str(steps), label, with_error(values), with_error(values, SECOND), percent(values[RECOGNISED]),
                     f"{report['run']['passes_per_image']:.2f}",
                 ])  # fmt: skip
-    return table("T | | distance | by the second classifier | recognised | passes an image", rows)
+    return rows_below("T | | distance | by the second classifier | recognised | passes an image", rows)
 
 
 def training() -> str:
@@ -173,7 +174,7 @@ def noise() -> str:
         [f"{row['N']:,}", *(f"{row[kind]:.3f} +- {row[f'{kind}, deviation']:.3f}" for kind in kinds)]
         for row in result["rows"]
     )
-    return table(
+    return rows_below(
         "N | stored over heuristic, same noise | other noise | a quarter of the way, same noise | by a population",
         rows,
     )

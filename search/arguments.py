@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from diffusers_autonat.metrics import (
     Reference,
     load_extractor,
     load_reference,
+    load_second_reference,
     read_captions,
 )
 from diffusers_autonat.pipelines.prompts import takes_prompts
@@ -247,14 +249,8 @@ def judge_of(args: argparse.Namespace, pipeline: Any = None) -> Judge:
     second = None
     if args.second_feature_extractor:
         other = load_extractor(args.second_feature_extractor).to(default_device())
-        try:
-            second = other, reference_of(other, args.second_reference or args.reference)
-        except ValueError as error:
-            if args.second_reference:
-                raise
-            raise ValueError(
-                f"{error} Or give the second extractor a reference of its own: --second-reference"
-            ) from error
+        load = partial(reference_of, other)
+        second = other, load_second_reference(args.second_reference, args.reference, load)
     return Judge(
         extractor,
         reference_of(extractor, args.reference),

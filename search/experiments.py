@@ -304,12 +304,13 @@ def row_of(args, judge, pipeline, storage, name, searched: Searched, floor: floa
     scored = {label: scored[different[json.dumps(one.to_dict())]] for label, one in candidates.items()}
     found, best = scored["found"], min(scored.values(), key=lambda one: one.value)
     others = [one for label, one in scored.items() if label in ("start", "stored") and one is not found]
+    macs = {one.label: cost_of(pipeline, one.strategy) for one in {best.label: best, found.label: found}.values()}
     return {
         "study": study.study_name, "trials": len(complete_trials(study)), **with_spent(study)[-1][1], "best": best.label,
-        "value": best.value, "strategy": best.strategy.to_dict(), "macs": cost_of(pipeline, best.strategy),
+        "value": best.value, "strategy": best.strategy.to_dict(), "macs": macs[best.label],
         **{f"{label}_value": one.value for label, one in scored.items()},
         **{f"{label}_values": one.record["values"] for label, one in scored.items()},
-        "found_strategy": found.strategy.to_dict(), "found_macs": cost_of(pipeline, found.strategy), "start_strategy": searched.start.to_dict(),
+        "found_strategy": found.strategy.to_dict(), "found_macs": macs[found.label], "start_strategy": searched.start.to_dict(),
         "gains": [gain.to_dict() for gain in gains_of(found, others, judge.value_name, judge.second_name)],
         "share_of_gap_closed": share_closed(best.value, baseline_of(args, judge) or scored["start"].value, floor),
     }  # fmt: skip

@@ -296,16 +296,12 @@ def open_reference(args: argparse.Namespace, pipe: Any, extractor: Any, conditio
 
 def open_second(args: argparse.Namespace, pipe: Any, first: Any, conditions: Any, state: Any) -> Any:
     """The second extractor with what it can measure of `--metrics`; None where none is named."""
-    from ..metrics import METRICS, MetricSuite, knows_classes, load_extractor
+    from ..metrics import METRICS, MetricSuite, check_second, knows_classes, load_extractor, load_second_reference
 
     if not args.second_feature_extractor:
         return None
     extractor = load_extractor(args.second_feature_extractor, batch_size=args.images_per_call).to(state.device)
-    if extractor.weights_hash == first.weights_hash:
-        raise ValueError(
-            f"--second-feature-extractor {args.second_feature_extractor} has the weights of the first, whose opinion it "
-            "would repeat: name one that was trained differently."
-        )
+    check_second(first, extractor)
     num_classes = conditions.num_classes if conditions else int(pipe.transformer.config.num_classes)
     known = knows_classes(extractor, num_classes)
     metrics = tuple(
@@ -320,14 +316,9 @@ def open_second(args: argparse.Namespace, pipe: Any, first: Any, conditions: Any
         )
     if not args.reference or not any(METRICS[name].needs_reference for name in metrics):
         return MetricSuite(extractor, None, metrics)
-    try:
-        reference = load_cropped(args, args.second_reference or args.reference, pipe, extractor, state)
-    except ValueError as error:
-        if args.second_reference:
-            raise
-        raise ValueError(
-            f"{error} Or give the second extractor a reference of its own: --second-reference."
-        ) from error
+    reference = load_second_reference(
+        args.second_reference, args.reference, lambda source: load_cropped(args, source, pipe, extractor, state)
+    )
     return MetricSuite(extractor, reference, metrics)
 
 

@@ -29,7 +29,7 @@ from .registry import METRICS, SECOND, RegisteredMetric, build_metrics
 from .reports import Report
 from .scores import ClassConsistency, ClassifierScore
 from .statistics import MAX_ROWS, FeatureBank, FeatureStatistics, covariance_root
-from .suite import MetricSuite, knows_classes
+from .suite import MetricSuite, check_second, knows_classes, load_second_reference
 
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "balanced_labels",
     "build_metrics",
     "class_conditions",
+    "check_second",
     "compute_reference",
     "covariance_root",
     "frechet_distance",
@@ -71,6 +72,7 @@ __all__ = [
     "knows_classes",
     "load_extractor",
     "load_reference",
+    "load_second_reference",
     "manifold_scores",
     "r_precision",
     "read_captions",

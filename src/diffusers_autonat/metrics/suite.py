@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -67,6 +68,29 @@ class MetricSuite:
         if self.needs_logits and logits is not None:
             seen["logits"] = logits
         return seen
+
+
+def check_second(first: FeatureExtractor, second: FeatureExtractor) -> None:
+    """A ValueError if a second extractor is the first."""
+    if second.weights_hash == first.weights_hash:
+        raise ValueError(
+            f"the second extractor {second.name} has the weights of the first, whose opinion it would repeat: name "
+            "one that was trained differently"
+        )
+
+
+def load_second_reference(own: str | None, of_first: str, load: Callable[[str], Reference]) -> Reference:
+    """What `load` makes of a second extractor's own source, or of the first's, whose `.npz` does not do.
+
+    Raises:
+        ValueError: as of `load`, with the remedy where no source of its own was given.
+    """
+    try:
+        return load(own or of_first)
+    except ValueError as error:
+        if own:
+            raise
+        raise ValueError(f"{error} Or give the second extractor a reference of its own: --second-reference") from error
 
 
 def knows_classes(extractor: FeatureExtractor, num_classes: int | None) -> bool:

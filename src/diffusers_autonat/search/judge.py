@@ -12,7 +12,7 @@ import torch
 from ..cost.passes import PassCounter
 from ..loading import default_device, load_pipeline
 from ..metrics import METRICS as METRICS_BY_NAME
-from ..metrics import SECOND, CaptionConditions, Evaluator, FeatureExtractor, MetricSuite, Reference
+from ..metrics import SECOND, CaptionConditions, Evaluator, FeatureExtractor, MetricSuite, Reference, check_second
 from ..pipelines.prompts import takes_prompts
 from ..strategies import GenerationStrategy, TrainingStrategy
 from .constraints import Constraint
@@ -65,11 +65,7 @@ class Judge:
         self.reference.check_extractor(self.extractor)
         if self.second is not None:
             other, its_reference = self.second
-            if other.weights_hash == self.extractor.weights_hash:
-                raise ValueError(
-                    f"the second extractor {other.name} has the weights of the first, whose opinion it would repeat: name "
-                    "one that was trained differently"
-                )
+            check_second(self.extractor, other)
             its_reference.check_extractor(other)
 
     def load_pipeline(self, name: str | Path) -> Any:
