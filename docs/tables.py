@@ -160,9 +160,13 @@ def policies() -> str:
 
 def training() -> str:
     result = load("training-strategies-T4")
-    return (
-        table("p(r) | distance", ([row["label"], f"{row['value']:.2f}"] for row in result["rows"])) if result else ""
-    )
+    if result is None:
+        return ""
+    rows = []
+    for row in result["rows"]:
+        values = row["values"]
+        rows.append([row["label"], with_error(values), with_error(values, SECOND), percent(values[RECOGNISED])])
+    return rows_below("p(r) | distance | by the second classifier | recognised", rows)
 
 
 def noise() -> str:

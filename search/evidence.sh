@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The studies of docs/search.md, docs/orders.md and docs/policies.md on the shipped Fashion-MNIST models. Run again, it goes on;
+# The studies of docs/search_results.md, docs/orders.md and docs/policies.md on the shipped Fashion-MNIST models. Run again, it goes on;
 # results go to search/results.
 #     bash search/evidence.sh outputs/evidence
 # Fashion-MNIST's IDX files are looked for where Debian puts them; FASHION_MNIST names another folder.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The studies behind docs/search.md, one command each; results go to --output as JSON and plots.
+"""The studies behind docs/search_results.md, one command each; results go to --output as JSON and plots.
 
     diffusers-autonat search experiments baseline PIPELINE ...    the heuristic with lambda and k tuned by a grid
     diffusers-autonat search experiments samplers PIPELINE ...    samplers at equal numbers of generated images, several seeds
@@ -504,7 +504,10 @@ def training(args, judge, pipeline, storage, output):
     plot_bars(bars, output / f"{name}.png", judge.value_name, title=title, errors=errors)
     return name, {
         **recipe,
-        "rows": [{"label": one.label, **one.strategy.to_dict(), "value": one.value} for one in ranked],
+        "rows": [
+            {"label": one.label, **one.strategy.to_dict(), "value": one.value, "values": one.record["values"]}
+            for one in ranked
+        ],
     }
 
 

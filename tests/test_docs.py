@@ -35,7 +35,8 @@ STAND_INS = {
     ],
     "docs/evaluation.md": [stand_ins.save_second_judge],
     "docs/own_images.md": [stand_ins.save_packages],
-    "docs/search.md": [stand_ins.save_text_pipelines, stand_ins.save_second_judge, stand_ins.save_tokens],
+    "docs/search.md": [stand_ins.save_text_pipelines, stand_ins.save_second_judge],
+    "docs/search_results.md": [stand_ins.save_tokens],
     "docs/speed.md": [stand_ins.save_tokens],
     "docs/text.md": [stand_ins.save_packages, stand_ins.save_encoder, stand_ins.save_minilm],
 }

@@ -29,10 +29,12 @@ from diffusers_autonat.launcher import end_with_launcher
 from diffusers_autonat.loading import load_pipeline
 from diffusers_autonat.metrics import (
     LABEL_POLICIES,
+    check_second,
     class_conditions,
     knows_classes,
     load_extractor,
     load_reference,
+    load_second_reference,
 )
 from diffusers_autonat.pipelines.checks import check_policy
 from diffusers_autonat.strategy_files import read_strategy
@@ -252,8 +254,16 @@ def main():
     second = None
     if args.second_feature_extractor:
         other = open_extractor(args.second_feature_extractor, accelerator, extractors)
-        source = args.second_reference or args.reference
-        second = other, load_reference(source, other, 0, accelerator.is_main_process, side_of(pipeline))
+        check_second(extractor, other)
+        second = (
+            other,
+            load_second_reference(
+                args.second_reference,
+                args.reference,
+                lambda source: load_reference(source, other, 0, accelerator.is_main_process, side_of(pipeline)),
+                "--second_reference",
+            ),
+        )
     judges = [extractor, *(second or ())[:1]]
     if args.min_class_consistency is not None and not any(knows_classes(one, config.num_classes) for one in judges):
         raise ValueError("--min_class_consistency needs an extractor that knows the pipeline's classes: none does.")

@@ -428,6 +428,7 @@ def test_training_strategies_are_ranked(candidates, tmp_path, in_process, figure
     assert result["strategy"] == json.loads(json.dumps(getattr(GenerationStrategy, heuristic)(4).to_dict()))
     rows = result["rows"]
     assert len(rows) == 6 and {"arccos", "fixed 0.8", "Beta(2, 1)"} < {row["label"] for row in rows}
+    assert all(row["values"]["frechet_distance"] == row["value"] for row in rows)
     assert has_whiskers(figures[-1])
 
 

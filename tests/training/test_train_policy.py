@@ -25,7 +25,7 @@ def study(tmp_path_factory, fashion_mnist):
     """`save_tiny_study`, and a `second` extractor with its reference."""
     folder = tmp_path_factory.mktemp("study")
     save_tiny_study(folder, fashion_mnist[0])
-    save_tiny_classifier(folder / "second")
+    save_tiny_classifier(folder / "second", seed=1)
     samples = [(torch.from_numpy(np.flip(image).copy())[None], None) for image in fashion_mnist[0]]
     save_reference(compute_reference(samples, load_extractor(str(folder / "second"))), folder / "second.npz")
     return folder
@@ -159,12 +159,16 @@ def test_it_goes_on_from_the_policy_of_a_pipeline(trained, study, tmp_path, monk
         (["--action_smooth", 1], "take less"),
         (["--num_inference_steps", 5], "no strategy is stored for num_inference_steps=5"),
         (["--second_feature_extractor", "/nowhere"], "'/nowhere' is not `inception`"),
+        (["--second_feature_extractor", "EXTRACTOR"], "has the weights of the first"),
+        (["--second_feature_extractor", "OTHER"], "a reference of its own: --second_reference"),
         (["--action_std", 0], "not a finite number of at least 1e-06"),
         (["--reference", "/nowhere.npz"], "There is no reference /nowhere.npz"),
         (["--pretrained_model_name_or_path", "/nowhere"], "/nowhere is no folder of a pipeline"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(study, tmp_path, more, message, monkeypatch, capsys):
+    folders = {"EXTRACTOR": study / "judge", "OTHER": study / "second"}
+    more = [folders.get(word, word) for word in more]
     status, lines = run("train_policy.py", policy_args(study, tmp_path, *more), monkeypatch, capsys)
     assert status == 2 and len(lines) == 1 and message in lines[0], lines
     assert not checkpoint_folders(tmp_path)

@@ -27,7 +27,7 @@ SCRIPTS = {  # command -> its folder, its extra, what it does, and by the name t
         "generation": ("search_generation", "search the schedules of a pipeline: r, tau1, tau2 and s of each step"),
         "training": ("search_training", "search p(r), by which mask ratios are drawn in training"),
         "alternating": ("search_alternating", "search both in turn"),
-        "experiments": ("experiments", "the studies behind docs/search.md"),
+        "experiments": ("experiments", "the studies behind docs/search_results.md"),
     }),
 }  # fmt: skip
 

@@ -79,8 +79,10 @@ def check_second(first: FeatureExtractor, second: FeatureExtractor) -> None:
         )
 
 
-def load_second_reference(own: str | None, of_first: str, load: Callable[[str], Reference]) -> Reference:
-    """What `load` makes of a second extractor's own source, or of the first's, whose `.npz` does not do.
+def load_second_reference(
+    own: str | None, of_first: str, load: Callable[[str], Reference], option: str = "--second-reference"
+) -> Reference:
+    """What `load` makes of a second extractor's own source (its `option`), or of the first's, whose `.npz` does not do.
 
     Raises:
         ValueError: as of `load`, with the remedy where no source of its own was given.
@@ -90,7 +92,7 @@ def load_second_reference(own: str | None, of_first: str, load: Callable[[str], 
     except ValueError as error:
         if own:
             raise
-        raise ValueError(f"{error} Or give the second extractor a reference of its own: --second-reference") from error
+        raise ValueError(f"{error} Or give the second extractor a reference of its own: {option}") from error
 
 
 def knows_classes(extractor: FeatureExtractor, num_classes: int | None) -> bool:

@@ -31,7 +31,7 @@ class PolicyTraining(Training):
                 file = folder / "real" / f"class-{label}" / f"{number}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image).save(file)
-        forked(lambda: (save_tiny_study(folder, images), save_tiny_classifier(folder / "second")))
+        forked(lambda: (save_tiny_study(folder, images), save_tiny_classifier(folder / "second", seed=1)))
 
     def run(self, folder: Path, output: Path) -> None:
         run_script(ROOT / "training" / self.script, "--pretrained_model_name_or_path", folder / "pipeline",
