@@ -158,6 +158,13 @@ def policies() -> str:
     return rows_below("T | | distance | by the second classifier | recognised | passes an image", rows)
 
 
+def parts(steps: str) -> str:
+    result = load(f"policy-fashion-mnist-T{steps}/parts")
+    values = result["values"] if result else {}
+    rows = ([name, with_error(of), with_error(of, SECOND), percent(of[RECOGNISED])] for name, of in values.items())
+    return rows_below(f"T = {steps}, set by | distance | by the second classifier | recognised", rows)
+
+
 def training() -> str:
     result = load("training-strategies-T4")
     if result is None:
@@ -186,7 +193,7 @@ def noise() -> str:
 
 TABLES: dict[str, Callable[..., str]] = {
     "found": found, "second": second, "samplers": samplers, "free": free, "orders": orders, "policies": policies,
-    "training": training, "noise": noise,
+    "parts": parts, "training": training, "noise": noise,
 }  # fmt: skip
 
 

@@ -322,13 +322,6 @@ def storage_location(args: argparse.Namespace) -> str:
     return args.storage or str(Path(args.output, DEFAULT_JOURNAL))
 
 
-def title_of(model: str, num_inference_steps: int | str, num_images: int | None = None) -> str:
-    """What a picture shows: the model, a path or a name, T and N."""
-    path = Path(model)  # a training calls what it has made "pipeline", in a folder of its own
-    title = f"{path.parent.name if path.name == 'pipeline' else path.name}, T = {num_inference_steps}"
-    return title if num_images is None else f"{title}, N = {num_images:,}"
-
-
 def check(args: argparse.Namespace) -> None:
     """What all scripts are given, before anything is made or read."""
     check_writable(str(Path(args.output, DEFAULT_JOURNAL)))

@@ -119,6 +119,9 @@ policies() {
     for steps in 4 8; do
         side_by_side measure $steps $cards/autonat-fashion-mnist strategy
         for seed in 0 1; do side_by_side measure $steps "$work/policy-T$steps-seed$seed/pipeline" policy-seed$seed; done
+        side_by_side python benchmarks/policy_parts.py $cards/autonat-fashion-mnist --policy "$work/policy-T$steps-seed0/pipeline/policy" \
+            --judge $first --reference $first/fashion-mnist-test.npz --second-judge $second \
+            --second-reference $second/fashion-mnist-test.npz --dtype bfloat16 --output $results/policy-fashion-mnist-T$steps/parts.json
     done
 }
 policy() {
@@ -149,8 +152,8 @@ tokenize() {
 # one search and in turn (Tables 6b and 6c). Several workers train and measure together.
 training() {
     tokenize
-    candidates=("${common[@]}" --storage "$work/training.journal" "${uvit[@]}" --num-inference-steps 4 --resolution 28 --start-alpha 8 --start-beta 3 --alphas 4 8 16
-        --betas 1 3 --candidates "$work/candidates" --num-images 1024 --confirm-top 1)
+    candidates=("${common[@]}" --storage "$work/training.journal" "${uvit[@]}" --num-inference-steps 4 --resolution 28
+        --start-alpha 8 --start-beta 3 --alphas 4 8 16 --betas 1 3 --candidates "$work/candidates" --num-images 1024 --confirm-top 1)
     recipe=(--train_data_dir "$work/tokens" --vqvae $cards/autonat-fashion-mnist/vqvae --hidden_size 96 --num_layers 5
         --num_attention_heads 3 --dropout 0 --label_smoothing 0 --train_batch_size 128 --max_train_steps 2400 --lr_scheduler cosine
         --lr_warmup_steps 100 --learning_rate 2e-3 --adam_beta2 0.98 --use_ema --ema_decay 0.998 --mixed_precision bf16

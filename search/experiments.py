@@ -40,7 +40,6 @@ from arguments import (
     start_label,
     start_strategy,
     storage_location,
-    title_of,
 )
 
 from diffusers_autonat import (
@@ -57,7 +56,7 @@ from diffusers_autonat.command_line import Parser, number, positive
 from diffusers_autonat.cost import CostVaries, measured_costs, pipeline_cost
 from diffusers_autonat.files import write_json
 from diffusers_autonat.metrics import Report
-from diffusers_autonat.plots import plot_bars, plot_curves, plot_schedules
+from diffusers_autonat.plots import plot_bars, plot_curves, plot_schedules, title_of
 from diffusers_autonat.provenance import hardware, versions
 from diffusers_autonat.search.confirm import Scored, best_trials, score_candidates
 from diffusers_autonat.search.gains import error_of, gains_of

@@ -38,14 +38,13 @@ from arguments import (
     start_label,
     start_strategy,
     storage_location,
-    title_of,
     upload,
 )
 
 from diffusers_autonat import GenerationStrategy, TrainingStrategy
 from diffusers_autonat.command_line import Parser, number, positive
 from diffusers_autonat.files import write_json
-from diffusers_autonat.plots import plot_bars, plot_schedules
+from diffusers_autonat.plots import plot_bars, plot_schedules, title_of
 from diffusers_autonat.search.confirm import Scored, score_candidates
 from diffusers_autonat.search.gains import error_of, gains_of, unseen
 from diffusers_autonat.search.generation import search_generation

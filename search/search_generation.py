@@ -29,7 +29,6 @@ from arguments import (
     start_label,
     start_strategy,
     storage_location,
-    title_of,
     upload,
 )
 
@@ -38,7 +37,7 @@ from diffusers_autonat.command_line import Parser, positive, print_table
 from diffusers_autonat.commands.arguments import check_writable
 from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.files import write_json
-from diffusers_autonat.plots import plot_front, plot_schedules, plot_search
+from diffusers_autonat.plots import plot_front, plot_schedules, plot_search, title_of
 from diffusers_autonat.search.gains import comparison, error_of, gains_of, unseen
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
 from diffusers_autonat.search.judge import Judge

@@ -23,13 +23,12 @@ from arguments import (
     parse_args_before_dashes,
     refuse_new_noise,
     storage_location,
-    title_of,
 )
 
 from diffusers_autonat import GenerationStrategy, TrainingStrategy
 from diffusers_autonat.command_line import Parser, positive
 from diffusers_autonat.files import write_json
-from diffusers_autonat.plots import plot_bars
+from diffusers_autonat.plots import plot_bars, title_of
 from diffusers_autonat.search.confirm import score_candidates
 from diffusers_autonat.search.gains import error_of
 from diffusers_autonat.search.report import save_trials, writing

@@ -10,7 +10,7 @@ from pathlib import Path
 from diffusers_autonat.command_line import Parser, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.metrics.policy_trace import trace_policy
-from diffusers_autonat.plots import plot_extremes, plot_policy
+from diffusers_autonat.plots import plot_extremes, plot_policy, title_of
 from diffusers_autonat.strategies import GenerationStrategy
 from diffusers_autonat.training.loop import MAX_SEED
 
@@ -32,7 +32,7 @@ def main():
     trace = trace_policy(pipeline, args.num_images, args.seed, args.batch_size, progress=True)
     config, names = pipeline.policy.config, pipeline.id2label or {}
     static = GenerationStrategy.from_dict(config.strategy) if config.strategy else None
-    what = f"{Path(args.pipeline).resolve().name}, T = {config.num_inference_steps}, N = {args.num_images:,}"
+    what = title_of(str(Path(args.pipeline).resolve()), config.num_inference_steps, args.num_images)
     schedules = {name: values.numpy() for name, values in trace.schedules.items()}
     labels = trace.class_labels.tolist()
     output = Path(args.output_dir)

@@ -48,6 +48,13 @@ History = list[dict[str, float]]
 Runs = list[list[tuple[float, float]]]
 
 
+def title_of(model: str, num_inference_steps: int | str, num_images: int | None = None) -> str:
+    """What a picture shows: the model, a path or a name, T and N."""
+    path = Path(model)  # a training calls what it has made "pipeline", in a folder of its own
+    title = f"{path.parent.name if path.name == 'pipeline' else path.name}, T = {num_inference_steps}"
+    return title if num_images is None else f"{title}, N = {num_images:,}"
+
+
 def _in_our_colours(plot: Callable[P, None]) -> Callable[P, None]:
     """Draw with `COLOURS`, and leave the caller's settings of matplotlib as they are."""
 

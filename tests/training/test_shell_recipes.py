@@ -48,7 +48,8 @@ def check_experiment(script, *words):
         (
             "../search/evidence.sh",
             1,
-            "experiments search_noise train_policy plot_policy tokenize_images search_alternating train_autonat search_generation",
+            "experiments search_noise train_policy plot_policy policy_parts tokenize_images search_alternating train_autonat "
+            "search_generation",
         ),
     ],
 )
