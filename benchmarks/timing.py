@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import statistics
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from diffusers_autonat.cards import shell_command
 from diffusers_autonat.provenance import hardware, versions
 
 
@@ -89,6 +89,6 @@ def differences(
 def made_with(*others: str) -> dict[str, object]:
     """What a file of results says of how it was made: command, machine, and versions, those of `others` where installed."""
     installed = {distribution.name for distribution in distributions()}
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    command = shell_command(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     packages = ["torch", "diffusers", *(name for name in others if name in installed)]
     return {"command": command, "hardware": hardware(), "versions": versions(*packages)}

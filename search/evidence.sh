@@ -132,7 +132,6 @@ policy() {
         --policy_hidden_size 64 --policy_conv_channels 32 --policy_mlp_channels 128 64 --images_per_update 1024 --train_batch_size 256 \
         --learning_rate 5e-4 --critic_learning_rate 1e-3 --min_action_std 0.25 --max_train_steps 150 --num_validation_images 2000 \
         --checkpointing_steps 5 --seed "$2" --resume_from_checkpoint latest --output_dir "$out"
-    [ "$2" != 0 ] || python training/plot_policy.py "$out/pipeline" --output_dir "$result"
     mkdir -p "$result"
     for file in "$out"/{history,validation}.jsonl; do
         [ ! -f "$file" ] || cp "$file" "$result/$(basename "$file" .jsonl)-seed$2.jsonl"

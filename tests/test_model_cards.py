@@ -132,6 +132,29 @@ def test_the_icons_cards_say_what_their_folders_have_recorded(make_cards):
         assert card.data.to_dict() == data.to_dict() and all(section in card.content for section in sections)
 
 
+@pytest.mark.parametrize("steps", [4])
+def test_the_policies_cards_say_what_their_folders_have_recorded(make_cards, steps):
+    texts = importlib.import_module("policy_texts")
+    data, sections = texts.card(steps)
+    card = ModelCard((texts.folder_of(steps) / "README.md").read_text())
+    assert card.data.to_dict() == data.to_dict() and all(section in card.content for section in sections)
+
+
+@pytest.mark.parametrize("steps", [4])
+def test_the_shipped_policies_lower_both_distances(make_cards, steps, monkeypatch):
+    texts = importlib.import_module("policy_texts")
+    folder = texts.folder_of(steps)
+    before, after = (texts.read(folder / "evaluation" / f"{name}.json") for name in ("strategy", "policy"))
+    assert before["pipeline"]["transformer"] == after["pipeline"]["transformer"]
+    for key in (texts.DISTANCE, texts.SECOND_DISTANCE):
+        assert after["values"][key] < 0.95 * before["values"][key]
+    [code] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(CARDS.parent)
+    scope = {}
+    exec(code, scope)
+    assert scope["pipe"].policy.config.num_inference_steps == steps and len(scope["images"]) == 2
+
+
 def test_the_notice_names_each_model_and_whose_drawings_it_has_learned_from(make_cards):
     notice = (CARDS.parent / "NOTICE").read_text()
     assert [folder.name for folder in FOLDERS if folder.name not in notice] == []

@@ -307,14 +307,16 @@ def plot_policy(
             bands.plot(steps, static, color="C1", linestyle="--", linewidth=1.5, label="static strategy")
         for number, one in enumerate(classes):
             label = (class_names or {}).get(int(one), f"class {one}").split(",")[0]
-            means.plot(steps, values[labels == one].mean(axis=0), color=f"C{number}", linewidth=1.3, label=label)
+            style = "-" if number < len(COLOURS) else "--"  # there are more classes than colours
+            of_class = values[labels == one].mean(axis=0)
+            means.plot(steps, of_class, color=f"C{number}", linestyle=style, linewidth=1.3, label=label)
         bands.set_title(SCHEDULE_LABELS[name], fontsize=10)
         total = np.asarray(schedules[name]).shape[1]
         means.set(xlabel="step $t$", xlim=(0.7, total + 0.3), xticks=range(1, total + 1))
         for axis in (bands, means):
             axis.set_ylim(bottom=0)
             axis.grid(alpha=0.3)
-    axes[0, -1].legend(frameon=False, fontsize=8)
+    axes[0, 0].legend(frameon=False, fontsize=8, loc="lower left")  # r falls, so there is room
     axes[0, 0].set_ylabel("over images")
     axes[1, 0].set_ylabel("mean of a class")
     handles, drawn = axes[1, 0].get_legend_handles_labels()
