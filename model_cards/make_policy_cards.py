@@ -12,14 +12,17 @@ import os
 import shutil
 from pathlib import Path
 
-from card_texts import wall_seconds
-from make_cards import SEARCHES, forget_names
+import torch
+from card_texts import AUTONAT, wall_seconds
+from make_cards import DRAWN, SEARCHES, forget_names
 from policy_texts import STEPS, card, folder_of
 
 from diffusers_autonat import AdaptivePolicyModel
 from diffusers_autonat.cards import make_card, save_card
 from diffusers_autonat.cli import main as diffusers_autonat
 from diffusers_autonat.files import write_json
+from diffusers_autonat.loading import load_pipeline
+from diffusers_autonat.plots import plot_samples
 from diffusers_autonat.provenance import hardware, versions
 from diffusers_autonat.training.loop import History
 from diffusers_autonat.training.reward_guard import RewardGuard
@@ -34,6 +37,20 @@ def saved(run: Path) -> dict:
     for row in History.read(run / "validation.jsonl"):
         guard.add(row["step"], {name: value for name, value in row.items() if name != "step"}, policy)
     return guard.best_values
+
+
+def draw_samples(steps: int, policy: AdaptivePolicyModel, path: Path) -> None:
+    """Of each class the first images of the stored strategy, and those of the policy from the same noise."""
+    pipe, groups = load_pipeline(AUTONAT.folder), {}
+    pipe.set_progress_bar_config(disable=True)
+    labels = list(pipe.id2label)
+    for name, settings in (("stored strategy", {"num_inference_steps": steps}), ("policy", {})):
+        if name == "policy":
+            pipe.register_modules(policy=policy)
+        generators = [torch.Generator().manual_seed(i) for i in range(len(labels) * DRAWN)]
+        images = pipe(labels, num_images_per_prompt=DRAWN, generator=generators, **settings).images
+        groups[name] = [images[i : i + DRAWN] for i in range(0, len(images), DRAWN)]
+    plot_samples(groups, list(pipe.id2label.values()), path)
 
 
 def make_policy(steps: int, work: Path) -> None:
@@ -57,6 +74,7 @@ def make_policy(steps: int, work: Path) -> None:
     reports = SEARCHES / f"policy-fashion-mnist-T{steps}"
     for source, name in (("strategy", "strategy"), (f"policy-seed{seed}", "policy")):
         shutil.copy(reports / f"{source}.json", folder / "evaluation" / f"{name}.json")
+    draw_samples(steps, AdaptivePolicyModel.from_pretrained(folder), folder / "samples.png")
     diffusers_autonat(["train", "plot-policy", str(run / "pipeline"), "--output_dir", str(folder)])
     save_card(folder, make_card(*card(steps)))
 

@@ -36,6 +36,7 @@ def card(steps: int) -> tuple[ModelCardData, list[str]]:
             'images = pipe(["Sneaker", "Bag"], generator=torch.Generator().manual_seed(0)).images'
         ),
         PATHS,
+        "![of each class five images by the stored strategy, and five by the policy from the same noise](samples.png)",
         _quality(steps, measured),
         "## What it does\n\n![r, tau1, tau2 and s over steps, of all images and by class](policy.png)\n\n"
         "Bands hold half and nine tenths of 500 images; dashed is the strategy that it started from.\n\n"
@@ -44,7 +45,9 @@ def card(steps: int) -> tuple[ModelCardData, list[str]]:
         "## Limits\n\n"
         f"- It reads the features of these weights and is of no use to others, nor for another number of steps than {steps}.\n"
         f"- It was rewarded by one classifier's distance (`{JUDGE}`); the second one's says how much of the gain is more than that "
-        "one's liking.",
+        "one's liking.\n"
+        "- Single images look no better than those of the strategy ([samples](samples.png)); what the distances see is that as a set they are "
+        "more like the test images.",
     ]
 
 
