@@ -9,11 +9,10 @@ it. A killed run goes on where it was when the command is repeated.
 """
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 
-from timing import differences, made_with
+from timing import made_with, resumed
 
 from diffusers_autonat.files import write_json, write_text
 from diffusers_autonat.loading import default_device, load_pipeline
@@ -62,11 +61,7 @@ def main():
         "extractor": extractor.identity(), **made_with("torchmetrics"), "values": {},
     }  # fmt: skip
     output = Path(args.output)
-    if output.exists():
-        earlier = json.loads(output.read_text())
-        if different := differences(earlier, result, ("values",)):
-            parser.error(f"{output} was made with other {', '.join(different)}: name another --output or delete it.")
-        result = {**earlier, "command": result["command"]}  # which may ask for more seeds
+    result = resumed(parser, output, result, ("values",))  # which may ask for more seeds
     output.parent.mkdir(parents=True, exist_ok=True)
     for seed in range(args.seeds):
         if str(seed) in result["values"]:

@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from timing import differences, in_turn, made_with, median_and_spread, seconds
+from timing import in_turn, made_with, median_and_spread, resumed, seconds
 from tqdm.auto import tqdm
 
 from diffusers_autonat.files import write_json
@@ -65,10 +65,7 @@ def main():
         "pipeline": Path(args.pipeline).name, **hashes, "extractor": extractor.name, **made_with("torchmetrics"),
     }  # fmt: skip
     output = Path(args.output)
-    earlier = json.loads(output.read_text()) if output.exists() else {**result, "rounds": []}
-    if different := differences(earlier, result):
-        parser.error(f"{output} was made with other {', '.join(different)}: name another --output or delete it.")
-    rounds = earlier["rounds"]
+    rounds = resumed(parser, output, {**result, "rounds": []}, ("rounds",))["rounds"]
     for one in in_turn(measures, args.rounds, first=len(rounds)):
         rounds.append(one)
         tqdm.write(json.dumps(one))

@@ -11,12 +11,11 @@ All on the same noise and classes, other than those of the images that the means
 """
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from timing import differences, made_with
+from timing import made_with, resumed
 
 from diffusers_autonat import AdaptivePolicyModel, GenerationStrategy
 from diffusers_autonat.cards import table
@@ -88,11 +87,8 @@ def main():
         "traced_images": args.traced_images, "seed": args.seed, "dtype": args.dtype, **made_with(), "values": {},
     }  # fmt: skip
     output = Path(args.output)
-    if output.exists():
-        earlier = json.loads(output.read_text())
-        if different := differences(earlier, result, ("values",)):
-            parser.error(f"{output} was made with other {', '.join(different)}: name another --output or delete it.")
-        result = earlier
+    result = resumed(parser, output, result, ("values",))
+    _, requests = evaluator.generation(args.num_images, args.seed)
     trace = trace_policy(pipe, args.traced_images, args.seed + 1, progress=True)
     for name, choose in kinds_of(trace, GenerationStrategy.from_dict(policy.config.strategy)).items():
         if name in result["values"]:
@@ -102,7 +98,6 @@ def main():
             strategies = choose(indices.tolist(), requests.class_labels.tolist())
             return evaluator.generation(1, args.seed, strategies)[0](indices, requests)
 
-        _, requests = evaluator.generation(args.num_images, args.seed)
         [(_, values)] = evaluator.measure(make_images, requests, [args.num_images], name)
         result["values"][name] = values
         write_json(output, result)

@@ -12,13 +12,12 @@ too, with as many images as one of those values takes. Deviations are over seeds
 """
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 
 import optuna
 import torch
-from timing import differences, made_with
+from timing import made_with, resumed
 
 from diffusers_autonat import GenerationStrategy
 from diffusers_autonat.files import write_json, write_text
@@ -116,11 +115,7 @@ def main():
         "extractor": extractor.identity(), **made_with("optuna"), "values": {}, "rows": [],
     }  # fmt: skip
     output = Path(args.output)
-    if output.exists():
-        earlier = json.loads(output.read_text())
-        if different := differences(earlier, result, ("values", "rows")):
-            parser.error(f"{output} was made with other {', '.join(different)}: name another --output or delete it.")
-        result = {**earlier, "command": result["command"]}
+    result = resumed(parser, output, result, ("values", "rows"))
     for seed in range(args.seeds):
         if str(seed) in result["values"]:
             continue

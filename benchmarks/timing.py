@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -84,6 +86,19 @@ def differences(
     """
     wanted = json.loads(json.dumps(wanted))  # as it is read again
     return [key for key in wanted if key not in ("command", *results) and earlier.get(key) != wanted[key]]
+
+
+def resumed(
+    parser: argparse.ArgumentParser, output: Path, wanted: dict[str, Any], results: tuple[str, ...]
+) -> dict[str, Any]:
+    """What an earlier run has left in `output`, by this run's command, or `wanted` where there is none; of another kind it is an error
+    of `parser`. Arguments as of `differences`."""
+    if not output.exists():
+        return wanted
+    earlier = json.loads(output.read_text())
+    if different := differences(earlier, wanted, results):
+        parser.error(f"{output} was made with other {', '.join(different)}: name another --output or delete it.")
+    return {**earlier, "command": wanted["command"]}
 
 
 def made_with(*others: str) -> dict[str, object]:

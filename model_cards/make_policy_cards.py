@@ -7,7 +7,6 @@ versions are those it runs with: run it where the policies were trained.
 """
 
 import argparse
-import math
 import os
 import shutil
 from pathlib import Path
@@ -25,7 +24,7 @@ from diffusers_autonat.loading import load_pipeline
 from diffusers_autonat.plots import plot_samples
 from diffusers_autonat.provenance import hardware, versions
 from diffusers_autonat.training.loop import History
-from diffusers_autonat.training.reward_guard import RewardGuard
+from diffusers_autonat.training.reward_guard import RewardGuard, score
 
 
 IMAGES_PER_UPDATE, VALIDATION_IMAGES = 1024, 2000  # as search/evidence.sh trains them
@@ -44,11 +43,10 @@ def draw_samples(steps: int, policy: AdaptivePolicyModel, path: Path) -> None:
     pipe, groups = load_pipeline(AUTONAT.folder), {}
     pipe.set_progress_bar_config(disable=True)
     labels = list(pipe.id2label)
-    for name, settings in (("stored strategy", {"num_inference_steps": steps}), ("policy", {})):
-        if name == "policy":
-            pipe.register_modules(policy=policy)
+    for name, component in (("stored strategy", None), ("policy", policy)):
+        pipe.register_modules(policy=component)
         generators = [torch.Generator().manual_seed(i) for i in range(len(labels) * DRAWN)]
-        images = pipe(labels, num_images_per_prompt=DRAWN, generator=generators, **settings).images
+        images = pipe(labels, num_images_per_prompt=DRAWN, generator=generators, num_inference_steps=steps).images
         groups[name] = [images[i : i + DRAWN] for i in range(0, len(images), DRAWN)]
     plot_samples(groups, list(pipe.id2label.values()), path)
 
@@ -57,24 +55,25 @@ def make_policy(steps: int, work: Path) -> None:
     """The shipped folder of T = `steps`, new."""
     runs = sorted(work.glob(f"policy-T{steps}-seed*"))
     best = {run: saved(run) for run in runs}
-    run = min(runs, key=lambda run: math.prod(best[run][name] for name in ("distance", "second_distance")))
+    run = min(runs, key=lambda run: score(best[run]))
     seed, folder = run.name.rpartition("seed")[2], folder_of(steps)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(run / "pipeline" / "policy", folder)
     forget_names(folder)
     shutil.copy(run / "pipeline" / "training.png", folder)
+    policy = AdaptivePolicyModel.from_pretrained(folder)
     history, validations = (History.read(run / f"{name}.jsonl") for name in ("history", "validation"))
     write_json(folder / "training.json", {
         "seed": int(seed), "seeds": len(runs), "updates": history[-1]["step"], "images_per_update": IMAGES_PER_UPDATE,
         "validation_images": VALIDATION_IMAGES, "seconds": wall_seconds(history), "start": validations[0], "best": best[run],
-        "parameters": AdaptivePolicyModel.from_pretrained(folder).num_parameters(), "hardware": hardware(),
+        "parameters": policy.num_parameters(), "hardware": hardware(),
         "versions": versions("torch", "diffusers", "accelerate"),
     })  # fmt: skip
     (folder / "evaluation").mkdir()
     reports = SEARCHES / f"policy-fashion-mnist-T{steps}"
     for source, name in (("strategy", "strategy"), (f"policy-seed{seed}", "policy")):
         shutil.copy(reports / f"{source}.json", folder / "evaluation" / f"{name}.json")
-    draw_samples(steps, AdaptivePolicyModel.from_pretrained(folder), folder / "samples.png")
+    draw_samples(steps, policy, folder / "samples.png")
     diffusers_autonat(["train", "plot-policy", str(run / "pipeline"), "--output_dir", str(folder)])
     save_card(folder, make_card(*card(steps)))
 

@@ -99,7 +99,7 @@ class RewardGuard:
         """
         row = {"step": step, **values}
         self.validations.append(row)
-        if not self.best or (self._is_kept(row) and _score(row) < _score(self.best_values)):
+        if not self.best or (self._is_kept(row) and score(row) < score(self.best_values)):
             self.best_values = row
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in policy.state_dict().items()}
         self.stopped = self._lost_classes(row) or self._hacked()
@@ -150,7 +150,8 @@ class RewardGuard:
         self.best_values, self.stopped = dict(state["best_values"]), state["stopped"]
 
 
-def _score(row: Mapping[str, float]) -> float:
+def score(row: Mapping[str, float]) -> float:
+    """Of a validation, the lower the better: both distances multiplied."""
     return row[DISTANCE] * row.get(SECOND + DISTANCE, 1.0)
 
 
