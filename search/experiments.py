@@ -69,7 +69,8 @@ from diffusers_autonat.search.spaces import SCHEDULE_NAMES, training_space
 from diffusers_autonat.search.strategy_spaces import FixedStepsSpace
 from diffusers_autonat.search.study import complete_trials, open_storage, open_study, run_study, wait_for_workers
 from diffusers_autonat.search.training import describe
-from diffusers_autonat.strategies import Strategy, read_json, strategy_from_dict
+from diffusers_autonat.strategies import Strategy, read_json
+from diffusers_autonat.strategy_files import strategy_from_dict
 from diffusers_autonat.training.recipes import heuristic_of
 
 

@@ -1,6 +1,8 @@
 """Every kind of strategy file is read, and a wrong one is named in one line."""
 
 import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusers_autonat import GenerationStrategy, NATScheduler
+from diffusers_autonat import EntropyStrategy, GenerationStrategy, NATScheduler, ReMDMStrategy
 from diffusers_autonat.search.report import save_strategy
 from diffusers_autonat.strategy_files import read_strategies, read_strategy
 from tests.conversion.released import RELEASED_YAML
@@ -179,3 +181,17 @@ def test_any_yaml(strategy):
 def test_any_text_that_looks_like_yaml(text):
     lawful_or_one_line("yaml", text.encode())
     lawful_or_one_line("yaml", YAML.replace("[0.1]", text).encode())
+
+
+def test_every_order_is_known_to_who_has_imported_none(tmp_path):
+    """In a process of its own: here all of them are imported."""
+    strategies = [GenerationStrategy.cosine(3), ReMDMStrategy.cosine(3), EntropyStrategy.constant(3, 2.0)]
+    for number, strategy in enumerate(strategies):
+        strategy.to_json(tmp_path / f"{number}.json")
+    code = (
+        "import sys; from diffusers_autonat.strategy_files import read_strategy\n"
+        "print(*(type(read_strategy(path)).__name__ for path in sys.argv[1:]))"
+    )
+    paths = [str(tmp_path / f"{number}.json") for number in range(3)]
+    ran = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["GenerationStrategy", "ReMDMStrategy", "EntropyStrategy"]

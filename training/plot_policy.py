@@ -12,6 +12,7 @@ from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.metrics.policy_trace import trace_policy
 from diffusers_autonat.plots import plot_extremes, plot_policy, title_of
 from diffusers_autonat.strategies import GenerationStrategy
+from diffusers_autonat.training.checks import writable_folder
 from diffusers_autonat.training.loop import MAX_SEED
 
 
@@ -27,6 +28,7 @@ def parse_args():
 
 def main():
     args = parse_args()
+    output = writable_folder(args.output_dir)
     pipeline = load_pipeline(args.pipeline, device=default_device())
     pipeline.set_progress_bar_config(disable=True)
     trace = trace_policy(pipeline, args.num_images, args.seed, args.batch_size, progress=True)
@@ -35,7 +37,6 @@ def main():
     what = title_of(str(Path(args.pipeline).resolve()), config.num_inference_steps, args.num_images)
     schedules = {name: values.numpy() for name, values in trace.schedules.items()}
     labels = trace.class_labels.tolist()
-    output = Path(args.output_dir)
     plot_policy(schedules, labels, output / "policy.png", names, static, what)
     plot_extremes(
         trace.images.permute(0, 2, 3, 1).numpy(),

@@ -6,7 +6,7 @@ r"""Train a policy that sets r, tau1, tau2 and s of each step image by image, on
         --output_dir outputs/policy
 
 PPO with a reward at the end of each image. It starts from the strategy that the pipeline has stored, or from its policy.
-The defaults are AdaNAT's: 4,096 images an update, 5 epochs, clip 0.2, value 0.5, Adam 1e-5, noise from 0.6 to 0.1.
+The defaults are AdaNAT's: 4,096 images an update, 5 epochs, clip 0.2, value 0.5, Adam 1e-5, noise from 0.6.
 `--reward influence`: how much an image brings the distance to the reference down; `discriminator`: what a discriminator
 that learns beside it takes for real; or both. A second extractor and the class consistency watch it, and stop it.
 
@@ -36,9 +36,9 @@ from diffusers_autonat.metrics import (
     load_reference,
     load_second_reference,
 )
-from diffusers_autonat.pipelines.checks import check_policy
+from diffusers_autonat.pipelines.checks import check_policy, check_policy_order
 from diffusers_autonat.strategy_files import read_strategy
-from diffusers_autonat.training.checkpoints import Checkpoints, check_resume
+from diffusers_autonat.training.checkpoints import Checkpoints, Unchanged, check_resume
 from diffusers_autonat.training.checks import forget_folder, require_finite, warn_of_idle_cores, writable_folder
 from diffusers_autonat.training.folder_lock import hold_folder
 from diffusers_autonat.training.loop import MAX_SEED, History, seed_step
@@ -59,6 +59,12 @@ from diffusers_autonat.training.uploads import add_upload_arguments, check_uploa
 
 
 REWARDS = ("influence", "discriminator")
+SIZES = {
+    "hidden_size": 512,
+    "conv_channels": 128,
+    "mlp_channels": (1024, 512),
+    "action_smooth": 0.8,
+}  # of a new policy
 
 
 def parse_args():
@@ -74,13 +80,24 @@ def parse_args():
     model.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the transformer"
     )
-    model.add_argument("--policy_hidden_size", type=whole(1, 65536), default=512, help="channels of the policy")
-    model.add_argument("--policy_conv_channels", type=whole(1, 65536), default=128, help="of its convolutions")
     model.add_argument(
-        "--policy_mlp_channels", type=whole(1, 65536), nargs=2, default=[1024, 512], help="of its two hidden layers"
+        "--policy_hidden_size", type=whole(1, 65536), help=f"channels of a new policy; default: {SIZES['hidden_size']}"
     )
     model.add_argument(
-        "--action_smooth", type=number(0, 1), default=0.8, help="weight of the step before: AdaGen's; AdaNAT has 0"
+        "--policy_conv_channels",
+        type=whole(1, 65536),
+        help=f"of its convolutions; default: {SIZES['conv_channels']}",
+    )
+    model.add_argument(
+        "--policy_mlp_channels",
+        type=whole(1, 65536),
+        nargs=2,
+        help="of its two hidden layers; default: {} {}".format(*SIZES["mlp_channels"]),
+    )
+    model.add_argument(
+        "--action_smooth",
+        type=number(0, 1),
+        help=f"weight of the step before; default: {SIZES['action_smooth']}, AdaGen's; AdaNAT has 0",
     )
     reward = parser.add_argument_group("reward")
     reward.add_argument(
@@ -168,19 +185,26 @@ def open_pipeline(args) -> AutoNATPipeline:
         raise ValueError(
             f"{args.pretrained_model_name_or_path} is a {type(pipeline).__name__}: a policy is trained on an AutoNATPipeline."
         )
+    check_policy_order(pipeline.scheduler)
     policy, steps = pipeline.policy, args.num_inference_steps
-    if policy is None or args.strategy or steps not in (None, policy.config.num_inference_steps):
+    options = {"action_smooth": args.action_smooth}
+    options |= {name: getattr(args, f"policy_{name}") for name in SIZES if name not in options}
+    sizes = {name: value for name, value in options.items() if value is not None}
+    if policy is not None and not args.strategy and steps in (None, policy.config.num_inference_steps):
+        if sizes:
+            raise ValueError(
+                f"{args.pretrained_model_name_or_path} has a policy, whose {', '.join(sizes)} is its own: leave these options "
+                "out, or name a --strategy with which a new one begins."
+            )
+    else:
         strategy = read_strategy(args.strategy, steps) if args.strategy else pipeline.scheduler.get_strategy(steps)
         config = pipeline.transformer.config
         policy = AdaptivePolicyModel(
             in_channels=config.hidden_size,
-            hidden_size=args.policy_hidden_size,
-            conv_channels=args.policy_conv_channels,
-            mlp_channels=tuple(args.policy_mlp_channels),
             grid_size=config.sample_size // getattr(config, "patch_size", 1),
             num_inference_steps=strategy.num_inference_steps,
-            action_smooth=args.action_smooth,
             strategy=strategy.to_dict(),
+            **SIZES | sizes,
         )
     check_policy(policy, pipeline.transformer, pipeline.scheduler)
     pipeline.register_modules(policy=policy)
@@ -290,7 +314,10 @@ def main():
     plain = plain_model(accelerator, model)
     reward = make_reward(args, accelerator, extractor, reference, extractors, pipeline)
     guard = RewardGuard(args.guard_validations, args.min_class_consistency)
-    parts = {"policy": model, "optimizer": optimizer, "guard": guard, **reward.parts()}
+    # No weight has the shape of T or of the strategy: a policy of another would be taken for this one.
+    parts = {
+        "config": Unchanged(policy.config), "policy": model, "optimizer": optimizer, "guard": guard, **reward.parts(),
+    }  # fmt: skip
     checkpoints = Checkpoints(accelerator, args.output_dir, parts, args.checkpoints_total_limit)
     max_steps = args.max_train_steps
     first_step = checkpoints.resume(args.resume_from_checkpoint, max_steps)

@@ -240,14 +240,6 @@ class GenerationStrategy(Strategy):
             raise ValueError(f"{path}: {error}") from None
 
 
-def strategy_from_dict(values: Any) -> Any:
-    """The strategy, of whichever kind has these schedules; of none of them: the error of [`GenerationStrategy`]."""
-    for kind in Strategy.__subclasses__():
-        if isinstance(values, Mapping) and set(values) == {field.name for field in fields(kind)}:  # type: ignore[arg-type]
-            return kind.from_dict(values)
-    return GenerationStrategy.from_dict(values)
-
-
 def by_steps(strategies: Sequence[StrategyT]) -> dict[int, StrategyT]:
     """Strategies by their number of steps; a ValueError where two have the same."""
     steps = [strategy.num_inference_steps for strategy in strategies]

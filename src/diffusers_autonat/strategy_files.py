@@ -1,12 +1,23 @@
-"""Strategies in files, of whatever kind: the authors' YAML, JSON of one strategy, a scheduler's config."""
+"""Strategies of whatever kind, from dictionaries and files: the authors' YAML, JSON of one strategy, a scheduler's config."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from . import schedulers  # noqa: F401  # each order brings its kind of strategy
 from .messages import shown
-from .strategies import GenerationStrategy, by_steps, read_json, strategy_from_dict
+from .strategies import GenerationStrategy, Strategy, by_steps, read_json
+
+
+def strategy_from_dict(values: Any) -> Any:
+    """The strategy, of whichever kind has these schedules; of none of them: the error of [`GenerationStrategy`]."""
+    for kind in Strategy.__subclasses__():
+        if isinstance(values, Mapping) and set(values) == {field.name for field in fields(kind)}:  # type: ignore[arg-type]
+            return kind.from_dict(values)
+    return GenerationStrategy.from_dict(values)
 
 
 def read_strategies(path: str | Path) -> list[Any]:

@@ -108,10 +108,15 @@ def test_a_policy_is_counted_where_it_decides(pipe, tmp_path, capsys):
     text = capsys.readouterr().out
     cost = pipeline_cost(pipe, None)
     assert f"{pipe.policy.num_parameters():,} in the policy" in text
-    assert f"The policy takes {format_macs(sum(cost.policy))} of them." in text
+    taken = f"Of 3 steps the policy takes {format_macs(sum(cost.policy))}."
+    assert taken in text
     assert [row[0] for row in table(text)] == ["3"] and format_macs(cost.total) in text
     main(["cost", str(tmp_path / "adaptive"), "--num-inference-steps", "4"])
-    assert [row[0] for row in table(capsys.readouterr().out)] == ["4"]
+    text = capsys.readouterr().out
+    assert [row[0] for row in table(text)] == ["4"] and "the policy takes" not in text
+    main(["cost", str(tmp_path / "adaptive"), "--num-inference-steps", "4", "3"])
+    text = capsys.readouterr().out
+    assert [row[0] for row in table(text)] == ["4", "3"] and taken in text
 
 
 def test_what_differs_from_image_to_image_is_measured(tmp_path, capsys):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusers_autonat import GenerationStrategy, NATScheduler
+from diffusers_autonat import EntropyBoundedScheduler, EntropyStrategy, GenerationStrategy, NATScheduler
 from diffusers_autonat.cli import main
 from tests.pipelines.text_encoders import save_without_encoder, tiny_text_pipeline
 
@@ -72,6 +72,16 @@ def test_errors_are_one_line(folder, tmp_path, args, message):
     with pytest.raises(SystemExit, match=message) as error:
         main(["generate", folder, "--output", str(tmp_path / "x.png"), *args])
     assert "\n" not in str(error.value)
+
+
+def test_no_heuristic_of_another_order_is_offered(pipe, tmp_path):
+    mask_token_id = pipe.scheduler.config.mask_token_id
+    pipe.scheduler = EntropyBoundedScheduler(mask_token_id, [EntropyStrategy.constant(4, 2.0)])
+    pipe.save_pretrained(tmp_path / "entropy")
+    with pytest.raises(SystemExit, match="only for 4 steps, not for 12: add --strategy FILE"):
+        main(
+            ["generate", str(tmp_path / "entropy"), "--num-inference-steps", "12", "--output", str(tmp_path / "x.png")]
+        )
 
 
 @pytest.mark.parametrize("number", ["0", "-3", "2.5"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusers_autonat import AdaptivePolicyModel
 from diffusers_autonat.cli import main
 
 
@@ -23,6 +24,15 @@ def test_strategies_against_the_heuristic(figures, tmp_path):
     assert [axis.get_title() for axis in figures[0].axes][0] == "mask ratio $r$" and (
         tmp_path / "s.png"
     ).stat().st_size > 10_000
+
+
+def test_strategies_that_a_policy_takes_the_place_of_are_said_to_be_such(pipe, figures, tmp_path, capsys):
+    policy = AdaptivePolicyModel(in_channels=32, hidden_size=8, grid_size=7, num_inference_steps=4)
+    for name, chosen in (("static", None), ("adaptive", policy)):
+        pipe.register_modules(policy=chosen)
+        pipe.save_pretrained(tmp_path / name)
+        main(["plot", "strategy", str(tmp_path / name), "--output", str(tmp_path / "s.png")])
+        assert ("has a policy, which decides in the place of what is drawn" in capsys.readouterr().out) == bool(chosen)
 
 
 def test_a_search_and_several_seeds(figures, tmp_path):

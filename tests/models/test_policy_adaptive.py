@@ -149,6 +149,14 @@ def test_wrong_sizes_are_named(changes, message):
         AdaptivePolicyModel(**(SIZES | changes))
 
 
+@pytest.mark.parametrize("timestep", [-1, 4])
+def test_a_step_that_is_none_of_its_own_is_refused(timestep):
+    with pytest.raises(
+        ValueError, match=f"`timestep` has to be from 0 to 3, the steps of the policy, but is {timestep}"
+    ):
+        make_policy()(features(), timestep)
+
+
 def test_features_of_another_model_are_refused():
     with pytest.raises(ValueError, match=r"`features` has to be \[batch, 25, 12\], but is \[3, 49, 12\]"):
         make_policy()(torch.zeros(3, 49, 12), 0)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_autonat import AutoNATInpaintPipeline, AutoNATPipeline, GenerationStrategy
+from diffusers_autonat import AutoNATInpaintPipeline, AutoNATPipeline, GenerationStrategy, ReMDMStrategy
 from diffusers_autonat.models.tokenizer import encode_images
 from tests.conftest import tiny_pipeline
 from tests.pipelines.test_pipeline_enat import enat_pipeline
@@ -251,9 +251,16 @@ def test_from_another_pipeline_and_from_a_folder(images, tmp_path):
         ("text", {"prompt": "a", "negative_prompt": ["b", "b", "b"]}, "3 negative prompts for 1 prompts"),
         ("autonat", {"num_images_per_prompt": 2.0}, "num_images_per_prompt = 2.0"),
         ("autonat", {"generator": [generator()]}, "1 generators were passed for 3 images"),
+        ("autonat", {"num_inference_steps": 7, "strategy": GenerationStrategy.cosine(3)}, r"differ in length: \[3, 7\]"),
+        ("text", {"strategy": ReMDMStrategy.cosine(3)}, "NATScheduler takes a GenerationStrategy, not a ReMDMStrategy"),
     ],
 )  # fmt: skip
-def test_wrong_arguments_are_named(images, which, arguments, message):
+def test_wrong_arguments_are_named_before_a_network_runs(images, which, arguments, message):
     call = {"image": images, "mask_image": box(0, 0, 9, 9), **CONDITION[which], **arguments}
+    pipe = inpaint(which)
+    for module in pipe.components.values():
+        if isinstance(module, torch.nn.Module):
+            module.register_forward_pre_hook(lambda *_: pytest.fail("a network ran"))
+    pipe.vqvae.encoder.register_forward_pre_hook(lambda *_: pytest.fail("the image was encoded"))
     with pytest.raises(ValueError, match=message):
-        inpaint(which)(**call)
+        pipe(**call)

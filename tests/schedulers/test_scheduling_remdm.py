@@ -27,7 +27,6 @@ def half_revealed(rows=1):
         (0.3, 0.0, 0),
         (0.3, 1.0, 30),  # alpha_t = 0.5, alpha_s = 0.7: sigma = 0.3 / 0.5
         (0.3, 0.5, 15),
-        (0.3, 0.05, 1),  # 1.5 tokens
         (0.49, 1.0, 49),
     ],
 )
@@ -35,6 +34,13 @@ def test_sigma(ratio, rate, back):
     after = step(half_revealed(), ratio, rate)
     assert (after == MASK).sum() == ratio * N
     assert (after[:, :50] == MASK).sum() == back
+
+
+def test_sigma_holds_in_the_mean_where_it_is_no_whole_number():
+    after = step(half_revealed(20_000), 0.3, 0.05)  # 1.5 tokens
+    back = (after[:, :50] == MASK).sum(dim=1)
+    assert set(back.tolist()) == {1, 2} and abs(back.float().mean() - 1.5) < 0.02
+    assert ((after == MASK).sum(dim=1) == 30).all()
 
 
 def test_sigma_is_at_most_one():

@@ -344,10 +344,8 @@ def test_orders_are_searched_each_from_its_own_heuristic(tiny, tmp_path, in_proc
     rows = {row["order"]: row for row in json.loads((tmp_path / "orders-T4.json").read_text())["rows"]}
     assert list(rows) == ["confidence", "Halton", "random", "dilated", "entropy-bounded", "ReMDM"]
     assert "entropy_bounds" in rows["entropy-bounded"]["free"] and "remasking_rates" in rows["ReMDM"]["free"]
-    assert (
-        "remasking_temperatures" in rows["confidence"]["free"]
-        and "remasking_temperatures" not in rows["Halton"]["free"]
-    )
+    noisy = [order for order, row in rows.items() if "remasking_temperatures" in row["free"]]
+    assert noisy == ["confidence"]  # for the others it has no effect
     assert all(row["value"] <= row["start_value"] and row["macs"] > 0 for row in rows.values())
     assert len({row["start_value"] for row in rows.values()}) > 3  # of other images
     assert (tmp_path / "orders-T4.png").stat().st_size > 1000 and has_whiskers(figures[-1])

@@ -39,7 +39,9 @@ def test_it_stops_when_only_the_rewards_distance_improves():
         "the reward's distance fell from 0.900 (update 1) to 0.700 while the second extractor's rose from 0.900 to 0.970, "
         "more than its noise in 3 validations in a row (update 4)"
     )
-    assert guard.best_values["step"] == 4 and guard.best["weight"].item() == 4  # 0.7 x 0.97 is the least product
+    assert (
+        guard.best_values["step"] == 1 and guard.best["weight"].item() == 1
+    )  # though 0.7 x 0.97 is the least product
     assert len(run(hacked, patience=2).validations) == 4
 
 
@@ -63,6 +65,11 @@ def test_it_stops_when_classes_are_lost_and_keeps_no_such_policy():
     unknown = RewardGuard()
     assert all(unknown.add(step, {"distance": 1 - step / 10, "error": 0.1}, policy(step)) is None for step in range(5))
     assert unknown.best_values["step"] == 4
+
+
+def test_what_pleases_the_reward_alone_is_not_kept():
+    guard = run([(0.5, 0.5), (0.05, 2.0), (0.4, 0.52), (0.04, 2.2), (0.3, 0.6)])
+    assert guard.best_values["step"] == 2  # 0.52 is 0.5 within the noise
 
 
 def test_it_goes_on_from_a_checkpoint():

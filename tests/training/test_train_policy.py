@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffusers_autonat import AutoNATPipeline
+from diffusers_autonat import AutoNATPipeline, GenerationStrategy
 from diffusers_autonat.metrics import compute_reference, load_extractor, save_reference
 from diffusers_autonat.training.checkpoints import checkpoint_folders
 from diffusers_autonat.training.loop import History
@@ -145,8 +145,25 @@ def test_it_goes_on_from_the_policy_of_a_pipeline(trained, study, tmp_path, monk
     output, _ = trained
     args = policy_args(study, tmp_path, "--pretrained_model_name_or_path", output / "pipeline", "--max_train_steps", 1)
     args += ["--learning_rate", 0]
+    status, [line] = run("train_policy.py", args, monkeypatch, capsys)
+    assert (
+        status == 2 and "has a policy, whose hidden_size, conv_channels, mlp_channels is its own: leave these" in line
+    )
+    sizes = args.index("--policy_hidden_size")
+    del args[sizes : args.index("--images_per_update")]
     assert run("train_policy.py", args, monkeypatch, capsys) == (0, [])
     assert same(weights(output), weights(tmp_path))
+
+
+@pytest.mark.parametrize("changed", [["--num_inference_steps", 8], ["--action_smooth", 0], ["--strategy", "OTHER"]])
+def test_a_checkpoint_of_another_policy_is_refused(trained, tmp_path, changed, monkeypatch, capsys):
+    output, args = trained
+    shutil.copytree(output / "checkpoint-2", tmp_path / "checkpoint-2")
+    GenerationStrategy.cosine(4, guidance_scale=1.5).to_json(tmp_path / "other.json")
+    changed = [tmp_path / "other.json" if word == "OTHER" else word for word in changed]
+    args = [*args, "--output_dir", tmp_path, "--resume_from_checkpoint", "latest", *changed]
+    status, lines = run("train_policy.py", args, monkeypatch, capsys)
+    assert status == 2 and "holds another config than this training has: repeat the options" in lines[-1]
 
 
 @pytest.mark.parametrize(

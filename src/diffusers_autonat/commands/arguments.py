@@ -60,9 +60,10 @@ def chosen_strategy(args: argparse.Namespace, pipeline: Any) -> Any:
         settings = {} if args.remasking_temperature is None else {"remasking_temperature": args.remasking_temperature}
         return getattr(GenerationStrategy, args.heuristic)(steps or max(stored, default=8), **settings)
     if steps and stored and steps not in stored and getattr(pipeline, "policy", None) is None:
+        heuristics = pipeline.scheduler.strategy_class is GenerationStrategy
         raise ValueError(
             f"{args.pipeline} has strategies only for {', '.join(map(str, sorted(stored)))} steps, not for {steps}: "
-            "add --heuristic cosine (or enat), or --strategy FILE."
+            f"add {'--heuristic cosine (or enat), or ' if heuristics else ''}--strategy FILE."
         )
     return None
 

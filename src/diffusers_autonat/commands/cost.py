@@ -45,10 +45,10 @@ def print_pipeline(args: argparse.Namespace) -> None:
     if pipe.vqvae is None:
         raise ValueError(f"{args.pipeline} has no tokenizer, whose decoder is part of what an image costs.")
     class_name = type(pipe).__name__
-    steps = args.num_inference_steps or sorted(pipe.scheduler.stored_strategies) or [8]
-    strategies = given or [pipe.scheduler.get_strategy(T) for T in steps]
-    if pipe.policy is not None and not (given or args.num_inference_steps):
-        strategies = [None]  # as images are made where nothing is said
+    # As images are made: by the policy where no strategy is passed.
+    own = [] if pipe.policy is None else [pipe.policy.config.num_inference_steps]
+    steps = args.num_inference_steps or own or sorted(pipe.scheduler.stored_strategies) or [8]
+    strategies = given or [None if T in own else pipe.scheduler.get_strategy(T) for T in steps]
 
     print(
         f"{class_name}: {pipe.transformer.num_parameters():,} parameters in the transformer, "
@@ -73,8 +73,9 @@ def print_pipeline(args: argparse.Namespace) -> None:
             for cost in costs
         ],
     )  # fmt: skip
-    if strategies == [None]:
-        print(f"The policy takes {format_macs(sum(costs[0].policy))} of them.")
+    if None in strategies:
+        cost = costs[strategies.index(None)]
+        print(f"Of {cost.num_inference_steps} steps the policy takes {format_macs(sum(cost.policy))}.")
     print(
         "Multiply-accumulates. `without attention` leaves out the two products inside attention, as the papers do; "
         "`saved` is against\nrunning the unconditional pass at every step."

@@ -191,7 +191,7 @@ def describe_cost(pipe: Any, images: dict[str, Any], state: Any, passes: int, ma
     from accelerate.utils import reduce
 
     from ..cost import CostVaries, pipeline_cost
-    from ..strategies import strategy_from_dict
+    from ..strategy_files import strategy_from_dict
 
     counts = torch.tensor([passes, made], device=state.device)
     all_passes, all_made = reduce(counts, reduction="sum").tolist()

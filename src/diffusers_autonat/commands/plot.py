@@ -41,6 +41,8 @@ def plot_strategy(args: argparse.Namespace) -> None:
     drawn: dict[str, Any] = {}
     for source in args.sources:
         config = Path(source, "scheduler", "scheduler_config.json")
+        if Path(source, "policy").is_dir():
+            print(f"{source} has a policy, which decides in the place of what is drawn: train plot-policy shows it")
         path = config if config.is_file() else Path(source, config.name) if Path(source).is_dir() else Path(source)
         for strategy in read_strategies(path):
             if args.num_inference_steps in (None, strategy.num_inference_steps):

@@ -221,9 +221,14 @@ class AdaptivePolicyModel(ModelMixin, ConfigMixin):
             [`AdaptivePolicyModelOutput`], or `(parameters, action, raw)` if `return_dict` is False.
 
         Raises:
-            ValueError: features of another shape.
+            ValueError: features of another shape, or a number that is no step of the policy.
         """
-        is_last = isinstance(timestep, int) and timestep == self.config.num_inference_steps - 1
+        steps = self.config.num_inference_steps
+        if isinstance(timestep, int) and not 0 <= timestep < steps:
+            raise ValueError(
+                f"`timestep` has to be from 0 to {steps - 1}, the steps of the policy, but is {timestep}."
+            )
+        is_last = isinstance(timestep, int) and timestep == steps - 1
         if not isinstance(timestep, torch.Tensor):
             timestep = torch.full(features.shape[:1], timestep, device=features.device)  # [B]
         raw = self.proj_out(self.encode(features, timestep))  # [B, 4]

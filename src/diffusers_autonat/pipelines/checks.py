@@ -55,6 +55,11 @@ def check_policy(policy: Any, transformer: Any, scheduler: Any) -> None:
             f"the policy looks at a grid of {found[0]} x {found[0]} features of width {found[1]}, and the transformer's is "
             f"{wanted[0]} x {wanted[0]} of width {wanted[1]}: take the policy that was trained with it."
         )
+    check_policy_order(scheduler)
+
+
+def check_policy_order(scheduler: Any) -> None:
+    """Whether a scheduler takes what a policy sets."""
     if scheduler.strategy_class is not GenerationStrategy:
         raise ValueError(
             f"a policy sets r, tau1, tau2 and s, and {type(scheduler).__name__} needs others: take NATScheduler, or an order "

@@ -219,7 +219,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
         crop = self._crop_box(image, mask_image, padding_mask_crop, output_type)
         device = self._execution_device
 
-        # 2. Pixels and mask to tokens, masked where they are to be filled in
+        # 2. Steps; pixels and mask to tokens, masked where they are to be filled in
         side = self.transformer.config.sample_size * self.vae_scale_factor
         pixels = to_pixels(image, "image", self.image_processor, side, self.vqvae.config.in_channels, crop)
         mask = torch.ones(1, 1, side, side)
@@ -230,15 +230,16 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
             for tensor in (pixels, mask)
         )
         to_fill = self._choose_tokens(masked_tokens(mask, self.vae_scale_factor), strength, generator)  # [B, N]
-        tokens = encode_images(self.vqvae, pixels.to(device, self.vqvae.dtype))  # [B, N]
-        latents = tokens.masked_fill(to_fill.to(device), self.scheduler.config.mask_token_id)
 
-        # 3. Steps, whose counts are known where all images have as many tokens to fill
+        # Steps, whose counts are known where all images have as many tokens to fill; before the first network, as they may be
+        # refused
         counts = to_fill.sum(dim=1)  # [B], on the CPU
         same = int(counts[0]) if len(counts.unique()) == 1 else None
         plan = self.plan(num_inference_steps, strategy, same, device)
+        tokens = encode_images(self.vqvae, pixels.to(device, self.vqvae.dtype))  # [B, N]
+        latents = tokens.masked_fill(to_fill.to(device), self.scheduler.config.mask_token_id)
 
-        # 4. Condition
+        # 3. Condition
         is_guided = guidance_scale > 0 or callback_on_step_end is not None
         is_guided = is_guided and any(parameters.is_guided for parameters in plan.parameters)
         if self.is_text_conditional:
@@ -264,7 +265,7 @@ class AutoNATInpaintPipeline(ClassNamesMixin, PromptMixin, MaskedTokenPipeline):
             first_step.repeat(batch, num_images_per_prompt) if is_blank else None,
         )
 
-        # 5. Fill in the masked tokens, and decode
+        # 4. Fill in the masked tokens, and decode
         if counts.max() > 0:
             latents = self.fill_in(
                 latents,

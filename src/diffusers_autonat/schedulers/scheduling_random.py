@@ -7,7 +7,7 @@ import torch
 # Loading a saved pipeline looks `SchedulerMixin` up in the module of its scheduler.
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401
 
-from ..strategies import StepParameters
+from ..strategies import GenerationStrategy, StepParameters
 from .masked_sampling import column, gumbel_noise, mask_count, mask_lowest
 from .masked_token_scheduler import Guess, MaskedTokenScheduler
 
@@ -25,6 +25,9 @@ class RandomScheduler(MaskedTokenScheduler):
         mask_token_id (`int`, defaults to 1024): id of the mask token: the codebook size.
         strategies (`list[dict[str, list[float]]]`, *optional*): see [`NATScheduler`].
     """
+
+    def heuristic(self, num_inference_steps: int) -> GenerationStrategy:
+        return GenerationStrategy.cosine(num_inference_steps, remasking_temperature=0.0)
 
     def mask_again(self, parameters: StepParameters, guess: Guess) -> torch.LongTensor:
         device, bounded = guess.logits.device, parameters.is_bounded

@@ -76,10 +76,11 @@ class ReMDMScheduler(MaskedTokenScheduler):
     \[ \sigma = \eta(t) \min(1, (1 - \alpha_s) / \alpha_t), \]
 
     and masked ones are revealed with \( (\alpha_s - (1 - \sigma) \alpha_t) / (1 - \alpha_t) \), drawn from
-    \( \mathrm{softmax}(l / \tau_1(t)) \): so that the share revealed is \( \alpha_s \) whatever \( \sigma \). Here the shares are
-    exact where the paper's hold in the mean: of R revealed tokens \( \lfloor \sigma R \rfloor \) are masked, chosen by chance,
-    and so many of the masked ones stay masked, by chance too, that \( \lfloor N r(t) \rfloor \) are after the step, at least 1
-    and fewer than before. With \( \eta = 0 \) it is [`RandomScheduler`].
+    \( \mathrm{softmax}(l / \tau_1(t)) \): so that the share revealed is \( \alpha_s \) whatever \( \sigma \). Here counts vary as
+    little as they can where the paper's are binomial: of R revealed tokens \( \sigma R \) are masked, rounded up or down so that
+    the mean is this, and chosen by chance; and so many of the masked ones stay masked, by chance too, that
+    \( \lfloor N r(t) \rfloor \) are after the step, at least 1 and fewer than before. With \( \eta = 0 \) it is the order of
+    [`RandomScheduler`].
 
     Tokens that are given are never masked: `step` is told which these are.
 
@@ -107,8 +108,12 @@ class ReMDMScheduler(MaskedTokenScheduler):
         after = torch.minimum(mask_count(guess.num_to_fill, r), masked_before - 1).clamp(min=0)
         # Of F tokens to fill, (1 - alpha_s) / alpha_t is F r / R.
         sigma = eta * (after / revealed_before.clamp(min=1)).clamp(max=1)
-        back = (sigma * revealed_before + 1e-4).floor()  # whole but for rounding counts as whole; at most `after`
+        mean = sigma * revealed_before  # of how many go back; at most `after`
 
-        noise = gumbel_noise(guess.tokens.shape, guess.generator, device)
+        size, num_tokens = guess.tokens.shape
+        noise, last = gumbel_noise((size, num_tokens + 1), guess.generator, device).split([num_tokens, 1], dim=-1)
+        chance = (-last).exp().neg().exp()  # the distribution function of what was drawn is uniform
+        whole = (mean + 1e-4).floor()  # whole but for rounding counts as whole
+        back = whole + (mean - whole > chance)
         tokens = mask_lowest(guess.tokens, noise, revealed, back, mask_token_id, is_bounded=False)
         return mask_lowest(tokens, noise, guess.masked, after - back, mask_token_id)

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import optuna
 
 from ..cost.passes import PassCounter
-from ..strategies import Strategy, strategy_from_dict
+from ..strategies import Strategy
+from ..strategy_files import strategy_from_dict
 from .constraints import Constraint
 from .strategy_spaces import StrategySpace
 from .workers import turn_of

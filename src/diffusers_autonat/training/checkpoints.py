@@ -65,6 +65,25 @@ def check_resume(output_dir: str | Path, resume_from: str | None) -> None:
             raise ValueError(f"--resume_from_checkpoint {resume_from} is not a folder named checkpoint-<step>.")
 
 
+class Unchanged:
+    """A part of a training that is given anew each time, and has to be what it was: no tensors, but for instance a config.
+
+    Args:
+        values: As JSON can hold them; names that begin with `_` are not looked at.
+    """
+
+    def __init__(self, values: Mapping[str, Any]):
+        public = {name: value for name, value in values.items() if not name.startswith("_")}
+        self.values = json.loads(json.dumps(public))  # as they are read again
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.values
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state != self.values:
+            raise ValueError("these are others")
+
+
 class Checkpoints:
     """
     Writes and reads the checkpoints of one training. All methods are to be called by all processes.

@@ -71,8 +71,9 @@ class RewardGuard:
     """
     Keeps the best policy of all validations, and says when to stop.
 
-    The best is the one of the smallest product of both distances among those that keep the class consistency: what one
-    distance gains at the cost of the other does not count.
+    The best is the one of the smallest product of both distances among those that keep the class consistency and whose second
+    distance is not above the smallest so far by more than the noise of both: what the reward's distance gains at the cost
+    of the other does not count.
 
     It stops when in `patience` validations in a row the reward's distance is below what it was where the second was smallest,
     and the second above that by more than the noise of both; or as soon as the class consistency, of the second
@@ -99,7 +100,8 @@ class RewardGuard:
         """
         row = {"step": step, **values}
         self.validations.append(row)
-        if not self.best or (self._is_kept(row) and score(row) < score(self.best_values)):
+        is_kept = self._keeps_classes(row) and not self._is_worse(row)
+        if not self.best or (is_kept and score(row) < score(self.best_values)):
             self.best_values = row
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in policy.state_dict().items()}
         self.stopped = self._lost_classes(row) or self._hacked()
@@ -110,11 +112,23 @@ class RewardGuard:
             return self.least_consistency
         return _consistency(self.validations[0]) - MARGIN
 
-    def _is_kept(self, row: Mapping[str, float]) -> bool:
+    def _keeps_classes(self, row: Mapping[str, float]) -> bool:
         return not _consistency(row) < self._floor()
 
+    def _least(self) -> Mapping[str, float]:
+        """The validation of the smallest second distance."""
+        return min(self.validations, key=lambda row: row[SECOND + DISTANCE])
+
+    def _is_worse(self, row: Mapping[str, float]) -> bool:
+        """By the second distance, and by more than noise."""
+        if SECOND + DISTANCE not in row:
+            return False
+        least = self._least()
+        noise = math.hypot(row[SECOND + ERROR], least[SECOND + ERROR])
+        return row[SECOND + DISTANCE] - least[SECOND + DISTANCE] > noise
+
     def _lost_classes(self, row: Mapping[str, float]) -> str | None:
-        if self._is_kept(row):
+        if self._keeps_classes(row):
             return None
         return (
             f"the class consistency fell to {_consistency(row):.1%}, below {self._floor():.1%} (update {row['step']})"
@@ -124,12 +138,9 @@ class RewardGuard:
         latest = self.validations[-self.patience :]
         if SECOND + DISTANCE not in latest[-1] or len(latest) < self.patience:
             return None
-        least = min(self.validations, key=lambda row: row[SECOND + DISTANCE])
-        for row in latest:
-            noise = math.hypot(row[SECOND + ERROR], least[SECOND + ERROR])
-            worse = row[SECOND + DISTANCE] - least[SECOND + DISTANCE] > noise
-            if not (worse and row[DISTANCE] < least[DISTANCE]):
-                return None
+        least = self._least()
+        if not all(self._is_worse(row) and row[DISTANCE] < least[DISTANCE] for row in latest):
+            return None
         now = latest[-1]
         return (
             f"the reward's distance fell from {least[DISTANCE]:.3f} (update {least['step']}) to {now[DISTANCE]:.3f} while the "
