@@ -15,7 +15,7 @@ from diffusers_autonat.search import (
     score_candidates,
     search_generation,
 )
-from diffusers_autonat.search.confirm import best_trials
+from diffusers_autonat.search.confirm import CANDIDATES, best_trials
 from diffusers_autonat.search.optuna_samplers import ResumableSampler
 from diffusers_autonat.search.workers import this_worker, write_claim
 
@@ -161,3 +161,23 @@ def test_one_trial_too_many_takes_nothing_from_a_candidate(tmp_path):
     write_claim(lost, lost._storage.get_trial(extra._trial_id), {"worker": this_worker(), "since": 0, "slot": [1, 0]})
     lost.tell(extra, state=optuna.trial.TrialState.PRUNED)
     assert not sampler.has_ended(lost, 1) and not sampler.is_taken(lost, 1)
+
+
+def test_workers_with_other_candidates_that_come_at_one_moment_get_their_own_values(tmp_path, monkeypatch):
+    """Both have read the empty list, and the second writes its own over the first one's."""
+    set_user_attr, came = optuna.study.Study.set_user_attr, []
+    other = GenerationStrategy.cosine(2, guidance_scale=2.0)
+
+    def confirm(candidates):
+        scored = score_candidates(open_storage(tmp_path / "s"), "c", FRESH, candidates, truth, progress=False)
+        return {one.label: one.value for one in scored}
+
+    def overtaken(study, key, value):
+        if key == CANDIDATES and not came:
+            came.append("the other")
+            came[:] = [confirm({"other": other})]
+        set_user_attr(study, key, value)
+
+    monkeypatch.setattr(optuna.study.Study, "set_user_attr", overtaken)
+    assert confirm({"start": START}) == {"start": sum(START.guidance_scales)}
+    assert came == [{"other": sum(other.guidance_scales)}]

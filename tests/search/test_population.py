@@ -13,8 +13,10 @@ from diffusers_autonat.metrics.conditions import class_conditions
 from diffusers_autonat.metrics.noise import image_generators
 from diffusers_autonat.search import FixedStepsSpace, StrategyObjective, open_storage, open_study, run_study
 from diffusers_autonat.search.confirm import best_trials
-from diffusers_autonat.search.constraints import Constraint
+from diffusers_autonat.search.constraints import PENALTY, Constraint
+from diffusers_autonat.search.effects import Effects
 from diffusers_autonat.search.population import (
+    EFFECTS,
     INFLUENCES,
     NOISE,
     POPULATION_KIND,
@@ -113,6 +115,20 @@ def test_a_restarted_search_goes_on_as_it_would_have(tmp_path):
     assert run(tmp_path / "a", [0]) == run(tmp_path / "b", [1, 4, 0])
 
 
+def test_a_search_that_is_prolonged_goes_on(tmp_path):
+    storage, evaluator = open_storage(tmp_path / "search.journal"), Evaluator()
+    for num_trials in (6, 12):
+        space, score = objective(evaluator)
+        study = open_study(
+            storage, "search", {"about": "this"}, POPULATION_KIND.make(space.parameters, num_trials, 0, [])
+        )
+        run_study(study, score, num_trials, progress=False)
+    states = {trial.state for trial in study.trials}
+    assert states == {optuna.trial.TrialState.COMPLETE}
+    # What was measured at the end of the shorter one takes an update's place, without its images.
+    assert [trial.params[NOISE] == 0 for trial in study.trials] == [False] * 4 + [True] * 2 + [False] * 4 + [True] * 2
+
+
 def test_threads_share_an_update():
     def run(n_jobs):
         space, score = objective(Evaluator())
@@ -162,6 +178,29 @@ def test_a_constraint_is_kept_at_the_expense_of_the_distance():
 
     free, bound = search(None), search(Constraint("class_consistency", 0.9, True))
     assert free == pytest.approx(2.0, abs=0.4) and bound > free + 0.5
+
+
+def test_a_penalty_multiplies_the_slopes_of_the_distance():
+    """Where no image is recognised whatever is done, a distance counts 1 + PENALTY times, and so do its slopes."""
+
+    class Blind(Extractor):
+        def __call__(self, images, indices):
+            features, _ = super().__call__(images, indices)
+            return features, torch.tensor([[0.0, 0.0, 0.0, 1.0]]).expand(
+                len(features), 4
+            )  # the class that nobody asks for
+
+    def slopes(constraint):
+        evaluator = Evaluator()
+        evaluator.extractor = Blind()
+        space = PopulationSpace(FixedStepsSpace(START))
+        study = optuna.create_study(sampler=PopulationSampler(space.parameters, num_updates=1))
+        score = PopulationScore(evaluator, 200, 0, centre_score, space, constraint=constraint)
+        study.optimize(StrategyObjective(space, score), n_trials=1)
+        return Effects.from_json(study.trials[0].user_attrs[EFFECTS]).slopes
+
+    free, bound = slopes(None), slopes(Constraint("class_consistency", 0.9, True))
+    torch.testing.assert_close(bound, (1 + PENALTY) * free)
 
 
 def test_only_recognition_can_be_kept():

@@ -196,6 +196,23 @@ def test_a_study_of_someone_else_is_refused(tmp_path):
         open_it(tmp_path / "s", "random")
 
 
+@pytest.mark.parametrize("sees_its_trial", [False, True])
+def test_a_study_that_another_worker_begins_at_the_same_moment_is_joined(tmp_path, monkeypatch, sees_its_trial):
+    """It says what the study is about, and begins a trial, while this one looks."""
+    trials, came = optuna.study.Study.trials, []
+
+    def overtaken(study):
+        seen = trials.fget(study)
+        if not came:
+            came.append("the other")
+            open_it(tmp_path / "s", "random").ask()
+            return trials.fget(study) if sees_its_trial else seen
+        return seen
+
+    monkeypatch.setattr(optuna.study.Study, "trials", property(overtaken))
+    assert len(open_it(tmp_path / "s", "random").get_trials()) == 1
+
+
 def test_storage_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot be written: "):

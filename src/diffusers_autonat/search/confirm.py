@@ -11,13 +11,14 @@ from typing import Any, Generic, TypeVar
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from ..strategies import GenerationStrategy, TrainingStrategy
 from .objective import POPULATION, STRATEGY, Score, strategy_of
 from .optuna_samplers import ResumableSampler
 from .parts import count_parts, score_part
 from .study import POLL, complete_trials, open_study, run_study, wait_for_workers
+from .workers import all_trials
 
 
 CANDIDATES = "candidates"  # study user attribute: labels and strategies, in the order they were added
@@ -66,17 +67,11 @@ def score_candidates(
     study = open_study(storage, name, identity, _in_order(0, 1))
     num_parts = count_parts(study, score, begun=CANDIDATES in study.user_attrs)
     wanted: list[dict[str, Any]] = [{"label": label, "strategy": _as_json(one)} for label, one in candidates.items()]
-    listed: list[dict[str, Any]] = study.user_attrs.get(CANDIDATES, [])
-    known = [candidate["strategy"] for candidate in listed]
-    if new := [candidate for candidate in wanted if candidate["strategy"] not in known]:
-        listed = [*listed, *new]
-        study.set_user_attr(CANDIDATES, listed)
-    study.sampler = _in_order(len(listed), num_parts)
     [kind] = {type(strategy) for strategy in candidates.values()}
 
     def objective(trial: optuna.Trial) -> float:
         # The upper bound is that of no list: a distribution must not change as candidates are added.
-        index = trial.suggest_int("candidate", 0, 10**6)
+        index, listed = trial.suggest_int("candidate", 0, 10**6), _listed(study)
         if index >= len(listed):  # workers that came at once have begun one too many
             time.sleep(POLL)
             raise optuna.TrialPruned
@@ -86,17 +81,43 @@ def score_candidates(
         strategy = kind(**candidate["strategy"])
         return score(strategy, trial) if num_parts == 1 else score_part(study, trial, score, strategy, index)
 
-    run_study(study, objective, num_parts * len(listed), progress)
-    wait_for_workers(study)
-    scored: dict[int, Scored[S]] = {}  # by candidate, which two workers may have measured from the same parts
+    known = [candidate["strategy"] for candidate in _listed(study)]
+    new = [candidate for candidate in wanted if candidate["strategy"] not in known]
+    while True:
+        listed = [*_listed(study), *new]
+        if new:
+            study.set_user_attr(CANDIDATES, listed)
+        study.sampler = _in_order(len(listed), num_parts)
+        run_study(study, objective, num_parts * len(listed), progress)
+        wait_for_workers(study)
+        # A worker with other candidates, come at the same moment, may have written its list over this one.
+        if not (new := _unmeasured(study, wanted)):
+            break
+    scored: dict[str, Scored[S]] = {}  # by label; two workers may have measured a candidate from the same parts
     labels = {
         json.dumps(candidate["strategy"]): candidate["label"] for candidate in wanted
     }  # which may have been another
     for trial in complete_trials(study):
-        index = trial.params["candidate"]
-        if (label := labels.get(json.dumps(listed[index]["strategy"]))) is not None:
-            scored.setdefault(index, Scored(label, candidates[label], trial.values[0], trial.user_attrs))
+        if (label := labels.get(json.dumps(_measured(trial, listed)))) is not None:
+            scored.setdefault(label, Scored(label, candidates[label], trial.values[0], trial.user_attrs))
     return list(scored.values())
+
+
+def _listed(study: Study) -> list[dict[str, Any]]:
+    """Labels and strategies of all candidates so far."""
+    return study.user_attrs.get(CANDIDATES, [])
+
+
+def _unmeasured(study: Study, wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that have neither a value nor a reason why there is none."""
+    ended = [trial for trial in all_trials(study) if trial.state in (TrialState.COMPLETE, TrialState.FAIL)]
+    tried = [_measured(trial, _listed(study)) for trial in ended if "candidate" in trial.params]
+    return [candidate for candidate in wanted if candidate["strategy"] not in tried]
+
+
+def _measured(trial: FrozenTrial, listed: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a trial is about: the list may have been another's. Earlier code did not note it."""
+    return trial.user_attrs.get(STRATEGY) or listed[trial.params["candidate"]]["strategy"]
 
 
 def _as_json(strategy: GenerationStrategy | TrainingStrategy) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from optuna.study import Study
 
 from ..metrics import Evaluator
 from ..metrics.evaluator import Seen
-from .objective import EvaluatorScore
+from .objective import STRATEGY, EvaluatorScore
 from .workers import all_trials
 
 
@@ -94,18 +94,23 @@ def score_part(study: Study, trial: optuna.Trial, score: Any, strategy: Any, can
         optuna.TrialPruned: others are missing.
     """
     part, num_parts = trial.suggest_int("part", 0, 10**6), count_parts(study, score, begun=True)
-    if part not in _seen_of(study, candidate):  # of a worker that was killed right after it
+    if part not in _seen_of(study, trial, candidate):  # of a worker that was killed right after it
         trial.set_user_attr(SEEN, score.see(strategy, part, study.user_attrs[OF_EACH]))
-    seen = _seen_of(study, candidate)
+    seen = _seen_of(study, trial, candidate)
     if len(seen) < num_parts:
         raise optuna.TrialPruned(f"part {part + 1} of {num_parts}: the value is of all")
     return score.whole(trial, [seen[number] for number in range(num_parts)])
 
 
-def _seen_of(study: Study, candidate: int) -> dict[int, str]:
-    """What is known of a candidate's parts."""
-    trials = [trial for trial in all_trials(study) if trial.params.get("candidate") == candidate]
-    return {trial.params["part"]: trial.user_attrs[SEEN] for trial in trials if SEEN in trial.user_attrs}
+def _seen_of(study: Study, trial: optuna.Trial, candidate: int) -> dict[int, str]:
+    """What is known of a candidate's parts; its place may have been another's, if two workers came at once with different ones."""
+    strategy = trial.user_attrs[STRATEGY]
+    parts = [
+        one
+        for one in all_trials(study)
+        if one.params.get("candidate") == candidate and one.user_attrs.get(STRATEGY) == strategy
+    ]
+    return {part.params["part"]: part.user_attrs[SEEN] for part in parts if SEEN in part.user_attrs}
 
 
 def _to_text(seen: Seen) -> str:

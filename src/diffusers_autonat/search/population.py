@@ -189,6 +189,8 @@ class PopulationScore:
         if self.constraint is not None:
             values = {RECOGNISED: recognised.mean().item()}
             if self.constraint.violation(values) > 0:  # then every recognised image makes the penalty smaller
+                # The slope of a product, of distance and penalty.
+                rewards = rewards * self.constraint.penalised(1.0, values)
                 rewards -= PENALTY * value / self.constraint.bound * recognised
             value = self.constraint.penalised(value, values)
         effects = Effects.of_pairs(half, rewards.view(-1, 2))
@@ -238,7 +240,7 @@ class PopulationScore:
         return [
             Population.from_json(trial.user_attrs[POPULATION]).faded(turn - slot[0])
             for slot, trial in sorted(found, key=lambda one: one[0])
-            if trial.user_attrs[POPULATION]
+            if trial.user_attrs.get(POPULATION)  # none: where a search that was prolonged had measured its end
         ]
 
 

@@ -96,9 +96,10 @@ def open_study(
         directions=list(directions),
         load_if_exists=True,
     )
+    trials = study.trials  # before what it is about: another worker that begins it now says that first
     stored = study.user_attrs.get(IDENTITY)
     if stored is None:
-        if study.trials:
+        if trials:
             raise ValueError(f"study {name!r} was not begun by this package: give another --study-name or --output")
         study.set_user_attr(IDENTITY, dict(identity))
         stored = study.user_attrs[IDENTITY]  # as JSON, and another worker may have been faster
