@@ -14,6 +14,7 @@ same training arguments and candidates folder.
 
 import itertools
 import json
+import math
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -83,14 +84,30 @@ ORDERS = {
     "ReMDM": ReMDMScheduler,
 }
 COST_IMAGES = 50  # whose costs are measured where they vary
+DESCENTS = ("released",)  # of which the paper takes the end, whatever had been measured on the way
 SEEDS = 1_000  # between the seeds of two repetitions, which are also those of their noise
 
 
 class Searched(NamedTuple):
-    """Where a search began, and its study."""
+    """Where a search began, its study, and by which sampler."""
 
     start: Strategy
     study: optuna.Study
+    sampler: str
+
+
+class Gap(NamedTuple):
+    """Between the tuned heuristic, where its results are named, and the floor: what is left when the tokenizer is all that errs."""
+
+    floor: float | None
+    baseline: float | None = None
+
+    def closed(self, value: float, start: float) -> float | None:
+        """The share that is closed; without a baseline, of the gap between the start and the floor."""
+        if self.floor is None:
+            return None
+        first = start if self.baseline is None else self.baseline
+        return round((first - value) / (first - self.floor), 4)
 
 
 def parse_args():
@@ -171,21 +188,19 @@ def floor_of(args, judge: Judge) -> float | None:
     return values[judge.value_name]
 
 
-def baseline_of(args, judge: Judge) -> float | None:
-    """The confirmed distance of the tuned heuristic, where its results are named."""
+def gap_of(args, judge: Judge, pipeline) -> Gap:
+    """Before the first search, since a file may be another's."""
+    floor = floor_of(args, judge)
     if args.baseline is None:
-        return None
+        return Gap(floor)
     known = read_json(Path(args.baseline))
-    wanted = {**judge.confirm_identity(), "confirm_images": args.confirm_images, "confirm_seed": args.confirm_seed}
-    for key in ("metric", "extractor", "reference", "dtype", "confirm_images", "confirm_seed"):
+    confirmed = {"confirm_images": args.confirm_images, "confirm_seed": args.confirm_seed}
+    of_pipeline = pipeline_identity(pipeline, args.num_inference_steps)
+    wanted = {**judge.confirm_identity(), **of_pipeline, **confirmed}
+    for key in ("pipeline", "num_inference_steps", "metric", "extractor", "reference", "dtype", *confirmed):
         if known.get(key) != wanted[key]:
             raise ValueError(f"--baseline {args.baseline} is of {key} {known.get(key)!r}, here it is {wanted[key]!r}")
-    return known["value"]
-
-
-def share_closed(value: float, baseline: float, floor: float | None) -> float | None:
-    """Share of the gap between the baseline and the floor that is closed."""
-    return None if floor is None else round((baseline - value) / (baseline - floor), 4)
+    return Gap(floor, known["value"])
 
 
 def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SCHEDULE_NAMES, start=None) -> Searched:
@@ -204,7 +219,7 @@ def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SC
     found = search_generation(
         storage, name, identity, space, SAMPLERS[sampler_name].score(score, space), sampler, args.num_trials
     )
-    return Searched(space.start, found.study)
+    return Searched(space.start, found.study, sampler_name)
 
 
 def heuristics(args, pipeline=None) -> dict[str, GenerationStrategy]:
@@ -258,14 +273,17 @@ def confirm(args, judge, pipeline, storage, name, candidates: dict[str, Strategy
 
 def with_spent(study: optuna.Study) -> list[tuple[optuna.trial.FrozenTrial, Counter]]:
     """
-    Trials in the order in which they were finished, and what had been spent by then: `images`, `passes`, and the passes if no
-    trial had shared what is equal in its images (`passes_unshared`).
+    Trials in the order in which they were finished, and what had been spent by then: `images`, `passes`, and the passes if trials
+    had shared nothing but the first step, which is made once for each class anyway (`passes_unshared`).
     """
     spent, rows = Counter(images=0, passes=0, passes_unshared=0), []
     for trial in sorted(complete_trials(study), key=lambda trial: trial.datetime_complete):
         count, strategy = trial.user_attrs["num_images"], strategy_of(trial)
-        each = strategy.num_inference_steps + sum(scale > 0 for scale in strategy.guidance_scales)
-        spent = spent + Counter(images=count, passes=trial.user_attrs.get("passes", 0), passes_unshared=count * each)
+        passes = trial.user_attrs.get("passes", 0)
+        each = strategy.num_inference_steps - 1 + sum(scale > 0 for scale in strategy.guidance_scales[1:])
+        # Images of a population share nothing, and each has guidance of its own.
+        unshared = passes if POPULATION in trial.user_attrs else count * each
+        spent = spent + Counter(images=count, passes=passes, passes_unshared=unshared)
         rows.append((trial, spent))
     return rows
 
@@ -279,26 +297,37 @@ def best_so_far(study: optuna.Study, unit: str = "images") -> list[tuple[int, fl
     return [(spent, value) for (_, spent), value in zip(single, best)]
 
 
-def best_within(study: optuna.Study, passes: int) -> Strategy | None:
-    """The best single strategy that a search had measured in so many passes."""
-    within = [trial for trial, spent in with_spent(study) if spent["passes"] <= passes]
-    single = [trial for trial in within if POPULATION not in trial.user_attrs]
+def single_trials(
+    study: optuna.Study, limit: float = math.inf, unit: str = "passes"
+) -> list[optuna.trial.FrozenTrial]:
+    """Those that measured one strategy before more than `limit` was spent, in the order in which they were finished."""
+    within = [trial for trial, spent in with_spent(study) if spent[unit] <= limit]
+    return [trial for trial in within if POPULATION not in trial.user_attrs]
+
+
+def best_within(study: optuna.Study, limit: int, unit: str) -> Strategy | None:
+    """The best single strategy that a search had measured before more than `limit` was spent."""
+    single = single_trials(study, limit, unit)
     return strategy_of(min(single, key=lambda trial: trial.values[0])) if single else None
 
 
-def row_of(args, judge, pipeline, storage, name, searched: Searched, floor: float | None) -> dict:
+def row_of(args, judge, pipeline, storage, name, searched: Searched, gap: Gap) -> dict:
     """
     What a search found, beside its start and what the pipeline has stored for this T, all on the same fresh noise. `value` is that
-    of the best, `found_value` that of the search's own best trial, which may be worse than its start.
+    of the best of them, the best that is known for this T; `found_value` that of the search's own best trial, which may be worse
+    than its start, and whose share of the gap is given. `end_value` is that of where a descent ended.
     """
     study = searched.study
     stored = pipeline.scheduler.stored_strategies.get(args.num_inference_steps)
     candidates = {"found": strategy_of(best_trials(study, 1)[0]), "start": searched.start}
     if stored is not None:
         candidates["stored"] = stored
-    if within := getattr(args, "within_passes", None):
-        if (one := best_within(study, within)) is not None:
-            candidates["within"] = one
+    if searched.sampler in DESCENTS:
+        candidates["end"] = strategy_of(single_trials(study)[-1])
+    if limit := getattr(args, "within_passes", None):
+        for label, unit in (("within", "passes"), ("within_unshared", "passes_unshared")):
+            if (one := best_within(study, limit, unit)) is not None:
+                candidates[label] = one
     different = {json.dumps(one.to_dict()): label for label, one in reversed(candidates.items())}
     scored = confirm(args, judge, pipeline, storage, name, {label: candidates[label] for label in different.values()})
     scored = {label: scored[different[json.dumps(one.to_dict())]] for label, one in candidates.items()}
@@ -312,7 +341,7 @@ def row_of(args, judge, pipeline, storage, name, searched: Searched, floor: floa
         **{f"{label}_values": one.record["values"] for label, one in scored.items()},
         "found_strategy": found.strategy.to_dict(), "found_macs": macs[found.label], "start_strategy": searched.start.to_dict(),
         "gains": [gain.to_dict() for gain in gains_of(found, others, judge.value_name, judge.second_name)],
-        "share_of_gap_closed": share_closed(best.value, baseline_of(args, judge) or scored["start"].value, floor),
+        "share_of_gap_closed": gap.closed(found.value, scored["start"].value),
     }  # fmt: skip
 
 
@@ -344,14 +373,14 @@ def baseline(args, judge, pipeline, storage, output):
 
 def samplers(args, judge, pipeline, storage, output):
     """samplers at equal numbers of generated images"""
-    floor = floor_of(args, judge)
+    gap = gap_of(args, judge, pipeline)
     title = title_of(args.pipeline, args.num_inference_steps, args.num_images)
     name, rows = args.study_name or f"samplers-T{args.num_inference_steps}", []
     by_images, by_passes = {}, {}
     for repetition, sampler in itertools.product(range(args.repetitions), args.samplers):
         seed = args.seed + SEEDS * repetition
         searched = one_search(args, judge, pipeline, storage, f"{name}-{sampler}-seed{seed}", sampler, seed)
-        row = row_of(args, judge, pipeline, storage, name, searched, floor)
+        row = row_of(args, judge, pipeline, storage, name, searched, gap)
         rows.append({"sampler": sampler, "seed": seed, **row})
         by_images.setdefault(sampler, []).append(best_so_far(searched.study))
         by_passes.setdefault(sampler, []).append(best_so_far(searched.study, "passes"))
@@ -364,7 +393,7 @@ def samplers(args, judge, pipeline, storage, output):
         else:  # whether seeds find the same
             seeds = {f"seed {row['seed']}": strategy_from_dict(row["found_strategy"]) for row in rows}
             plot_schedules({**seeds, start_label(args): searched.start}, output / f"{name}.png", title)
-        data = {"floor": floor, "rows": rows, "best_so_far": by_images, "best_so_far_by_passes": by_passes}
+        data = {"floor": gap.floor, "rows": rows, "best_so_far": by_images, "best_so_far_by_passes": by_passes}
         save(args, judge, name, data)
     found = {s: mean_and_deviation([row["found_value"] for row in rows if row["sampler"] == s]) for s in args.samplers}
     means = {sampler: one["mean"] for sampler, one in found.items()}
@@ -372,7 +401,7 @@ def samplers(args, judge, pipeline, storage, output):
     # Of the means over seeds, which differ by more than the noise of one confirmation.
     errors = {sampler: one["deviation"] and one["deviation"] / args.repetitions**0.5 for sampler, one in found.items()}
     if len(args.samplers) > 1:
-        plot_bars(means, output / f"{name}-confirmed.png", f"{judge.value_name}, confirmed", floor, title, errors)
+        plot_bars(means, output / f"{name}-confirmed.png", f"{judge.value_name}, confirmed", gap.floor, title, errors)
     best = min(rows, key=lambda row: row["value"])
     with writing(output):
         write_json(output / f"{name}-strategy.json", best["strategy"])
@@ -381,7 +410,7 @@ def samplers(args, judge, pipeline, storage, output):
 
 def free(args, judge, pipeline, storage, output):
     """which of r, tau1, tau2, s matter: all searched, all but each, and each alone"""
-    floor = floor_of(args, judge)
+    gap = gap_of(args, judge, pipeline)
     title = title_of(args.pipeline, args.num_inference_steps, args.confirm_images)
     name, rows = args.study_name or f"free-T{args.num_inference_steps}", []
     kinds = {
@@ -392,14 +421,14 @@ def free(args, judge, pipeline, storage, output):
     for label, schedules in kinds.items():
         study_name = f"{name}-{label.replace(' ', '-')}"
         searched = one_search(args, judge, pipeline, storage, study_name, args.sampler, args.seed, schedules)
-        row = row_of(args, judge, pipeline, storage, name, searched, floor)
+        row = row_of(args, judge, pipeline, storage, name, searched, gap)
         rows.append({"free": list(schedules), "label": label, **row})
         bars = {start_label(args): row["start_value"], **{row["label"]: row["found_value"] for row in rows}}
         values = {start_label(args): row["start_values"], **{row["label"]: row["found_values"] for row in rows}}
         errors = {label: error_of(of, judge.value_name) for label, of in values.items()}
-        plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", floor, title, errors)
-        save(args, judge, name, {"floor": floor, "rows": rows})
-    return name, {"floor": floor, "rows": rows}
+        plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", gap.floor, title, errors)
+        save(args, judge, name, {"floor": gap.floor, "rows": rows})
+    return name, {"floor": gap.floor, "rows": rows}
 
 
 def start_of_order(args, pipeline) -> Strategy:
@@ -414,7 +443,7 @@ def start_of_order(args, pipeline) -> Strategy:
 
 def orders(args, judge, pipeline, storage, output):
     """orders of revealing tokens, each with its own schedules searched from its own heuristic, at equal images"""
-    floor, steps = floor_of(args, judge), args.num_inference_steps
+    gap, steps = gap_of(args, judge, pipeline), args.num_inference_steps
     name, rows = args.study_name or f"orders-T{steps}", []
     for label, order in ORDERS.items():
         pipeline.scheduler = order(pipeline.scheduler.config.mask_token_id)
@@ -422,14 +451,14 @@ def orders(args, judge, pipeline, storage, output):
         free = [key for key, values in start.to_dict().items() if any(values)]  # tau2 is 0 where it has no effect
         study_name = f"{name}-{label}"
         searched = one_search(args, judge, pipeline, storage, study_name, args.sampler, args.seed, free, start)
-        row = row_of(args, judge, pipeline, storage, study_name, searched, floor)
+        row = row_of(args, judge, pipeline, storage, study_name, searched, gap)
         rows.append({"order": label, "free": free, **row})
         bars = {row["order"]: row["value"] for row in rows}
         errors = {row["order"]: error_of(row[f"{row['best']}_values"], judge.value_name) for row in rows}
         title = title_of(args.pipeline, steps, args.confirm_images)
-        plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", floor, title, errors)
-        save(args, judge, name, {"floor": floor, "rows": rows})
-    return name, {"floor": floor, "rows": rows}
+        plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", gap.floor, title, errors)
+        save(args, judge, name, {"floor": gap.floor, "rows": rows})
+    return name, {"floor": gap.floor, "rows": rows}
 
 
 def cost_of(pipeline, strategy: Strategy) -> float:
