@@ -14,6 +14,7 @@ the work.
 """
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -114,6 +115,13 @@ class Alternation:
         score = judge.training_score(self.train, strategy, confirm=True)
         return score_candidates(self.storage, f"{name}-confirm", confirm_identity, candidates, score)[0]
 
+    def fresh(self, stage: str, pipeline, strategy: GenerationStrategy) -> Scored:
+        """Where a round ended, on noise by which nothing was chosen: what is confirmed is the best of several, round after round."""
+        judge = replace(self.judge, confirm_seed=self.judge.confirm_seed + 1)
+        identity = judge.confirm_identity(**pipeline_identity(pipeline, strategy.num_inference_steps))
+        score = judge.confirm_score(pipeline)
+        return score_candidates(self.storage, f"{self.name}-{stage}-fresh", identity, {stage: strategy}, score)[0]
+
     def first_model(self, training: TrainingStrategy) -> None:
         """Train where the search begins; a study, so that one worker trains and the others wait."""
         candidates = {describe(training): training}
@@ -157,14 +165,18 @@ def run(args):
         strategy = found.strategy
         trained = alternation.training(f"round{number}-training", strategy, training)
         training, value = trained.strategy, trained.value
+        fresh = alternation.fresh(f"round{number}", judge.load_pipeline(train(training)), strategy)
         bars |= {f"round {number}: generation": found, f"round {number}: training": trained}
-        rounds.append({"round": number, "after_generation": found.value, "after_training": value,
-                       "training": training.to_dict(), "strategy": strategy.to_dict()})  # fmt: skip
+        bars[f"round {number}, fresh noise"] = fresh
+        rounds.append({"round": number, "after_generation": found.value, "after_training": value, "fresh": fresh.value,
+                       "fresh_values": fresh.record["values"], "training": training.to_dict(),
+                       "strategy": strategy.to_dict()})  # fmt: skip
         with writing(output):
             write_json(output / "alternating.json", {
                 "metric_name": judge.value_name, "epsilon": args.epsilon, **judge.confirm_identity(), "rounds": rounds
             })  # fmt: skip
-        print(f"Round {number}: {judge.value_name} {found.value:.4f}, then {value:.4f} with {describe(training)}")
+        print(f"Round {number}: {judge.value_name} {found.value:.4f}, then {value:.4f} with {describe(training)}, "
+              f"{fresh.value:.4f} on fresh noise")  # fmt: skip
         if number > 1 and abs(value - rounds[-2]["after_training"]) <= args.epsilon:
             break
     values = {label: one.value for label, one in bars.items()}

@@ -422,6 +422,7 @@ def test_both_strategies_are_searched_in_turn(candidates, tmp_path, in_process, 
     args = ["--rounds=2", "--epsilon", -1, "--sampler", "random", "--num-trials", 2, "--confirm-top", 1, *candidates]
     in_process(args, "search_alternating.py")
     rounds = json.loads((tmp_path / "alternating.json").read_text())["rounds"]
+    assert all(row["fresh"] != row["after_training"] for row in rounds)  # of other images, by which nothing was chosen
     assert [row["round"] for row in rounds] == [1, 2] and rounds[-1]["training"]["alpha"] == 1
     stored = NATScheduler.from_pretrained(tmp_path).get_strategy(4)
     assert stored == GenerationStrategy.from_dict(rounds[-1]["strategy"])
