@@ -179,7 +179,7 @@ def parse_args():
 
 
 def floor_of(args, judge: Judge) -> float | None:
-    """Distance of the tokenizer's reconstructions, below which no strategy can go."""
+    """Distance of the tokenizer's reconstructions, which perfect tokens would have."""
     if args.floor is None:
         return None
     values = Report.load(args.floor).values

@@ -132,7 +132,7 @@ def test_the_icons_cards_say_what_their_folders_have_recorded(make_cards):
         assert card.data.to_dict() == data.to_dict() and all(section in card.content for section in sections)
 
 
-@pytest.mark.parametrize("steps", [4])
+@pytest.mark.parametrize("steps", [4, 8])
 def test_the_policies_cards_say_what_their_folders_have_recorded(make_cards, steps):
     texts = importlib.import_module("policy_texts")
     data, sections = texts.card(steps)
@@ -140,7 +140,7 @@ def test_the_policies_cards_say_what_their_folders_have_recorded(make_cards, ste
     assert card.data.to_dict() == data.to_dict() and all(section in card.content for section in sections)
 
 
-@pytest.mark.parametrize("steps", [4])
+@pytest.mark.parametrize("steps", [4, 8])
 def test_the_shipped_policies_lower_both_distances(make_cards, steps, monkeypatch):
     texts = importlib.import_module("policy_texts")
     folder = texts.folder_of(steps)

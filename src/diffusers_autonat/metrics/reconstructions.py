@@ -1,4 +1,4 @@
-"""Real images passed through a pipeline's tokenizer: the floor that generation cannot go below."""
+"""Real images passed through a pipeline's tokenizer: what generation would have with perfect tokens."""
 
 from __future__ import annotations
 
