@@ -100,32 +100,20 @@ def second() -> str:
 
 def samplers(steps: str) -> str:
     rows = []
-    for times, study in (("", "samplers"), (" x 3", "samplers-thrice"), (" x 10", "samplers-tenfold")):
+    for study in ("samplers", "samplers-thrice", "samplers-tenfold"):
         result = load(f"{study}-autonat-fashion-mnist-T{steps}")
         for sampler in dict.fromkeys(row["sampler"] for row in result["rows"]) if result else ():
             of_it = [row for row in result["rows"] if row["sampler"] == sampler]
             if len(of_it) < SEEDS:  # not run to the end yet
                 continue
-            images, passes = (statistics.mean(row[spent] for row in of_it) for spent in ("images", "passes"))
-            cells = [
-                each(of_it),
-                f"{mean(of_it, SECOND):.3f}",
-                each(of_it, of="within"),
-                each(of_it, of="within_unshared"),
-            ]
-            rows.append([f"`{sampler}`{times}", f"{images:,.0f}", f"{passes:,.0f}", *cells])
+            images, passes = (f"{statistics.mean(row[spent] for row in of_it):,.0f}" for spent in ("images", "passes"))
+            found = each(of_it), f"{mean(of_it, SECOND):.3f}"
+            rows.append([
+                f"`{sampler}`", images, passes, *found, each(of_it, of="within"), each(of_it, of="within_unshared")
+            ])  # fmt: skip
             if all("end_values" in row for row in of_it):
-                rows.append(
-                    [
-                        f"`{sampler}`{times}, its end",
-                        "",
-                        "",
-                        each(of_it, of="end"),
-                        f"{mean(of_it, SECOND, 'end'):.3f}",
-                        "",
-                        "",
-                    ]
-                )
+                end = each(of_it, of="end"), f"{mean(of_it, SECOND, 'end'):.3f}"
+                rows.append([f"`{sampler}`, its end", images, passes, *end, "", ""])
     head = (
         "`--sampler` | images | passes | confirmed, of three seeds: mean | by the second classifier | "
         "in as many passes as `population` | if nothing were shared"

@@ -74,15 +74,15 @@ found() {
     done
 }
 
-# Samplers at equal images; finite differences with three times as many, the released method with ten times, at least: whole
-# updates, and values at a bound are not measured twice.
+# Samplers at equal images; finite differences with more than three times as many, the released method with more than ten times: only
+# whole updates are made, and a value at a bound saves a probe.
 # Then what those had found in as many passes as the population took.
 samplers() {
     for steps in 4 8; do
         compare=("${uvit[@]}" --num-images 512)
-        experiment samplers samplers-tenfold autonat $steps "${compare[@]}" --samplers released --num-trials 330
-        experiment samplers samplers-thrice autonat $steps "${compare[@]}" --samplers finite-difference --num-trials 97
-        experiment samplers samplers autonat $steps "${compare[@]}" --num-trials 31 \
+        experiment samplers samplers-tenfold autonat $steps "${compare[@]}" --samplers released --num-trials 345
+        experiment samplers samplers-thrice autonat $steps "${compare[@]}" --samplers finite-difference --num-trials 129
+        experiment samplers samplers autonat $steps "${compare[@]}" --num-trials 33 \
             --samplers population finite-difference released tpe cmaes gp
     done
     all_done
@@ -92,9 +92,9 @@ samplers() {
         passes=$(python -c "import json, sys; print(max(row['passes'] for row in $rows if row['sampler'] == 'population'))" \
             $results/samplers-autonat-fashion-mnist-T$steps.json)
         compare=("${uvit[@]}" --num-images 512 --within-passes "$passes")
-        experiment samplers samplers-tenfold autonat $steps "${compare[@]}" --samplers released --num-trials 330
-        experiment samplers samplers-thrice autonat $steps "${compare[@]}" --samplers finite-difference --num-trials 97
-        experiment samplers samplers autonat $steps "${compare[@]}" --num-trials 31 \
+        experiment samplers samplers-tenfold autonat $steps "${compare[@]}" --samplers released --num-trials 345
+        experiment samplers samplers-thrice autonat $steps "${compare[@]}" --samplers finite-difference --num-trials 129
+        experiment samplers samplers autonat $steps "${compare[@]}" --num-trials 33 \
             --samplers population finite-difference released tpe cmaes gp
     done
 }
