@@ -121,6 +121,7 @@ orders() {
 
 # Policies that look at each image, of two seeds, against the stored strategy: on fresh noise, by both classifiers.
 policies() {
+    floor --num-images 10000 "${judge[@]}" --metrics fid,fid_error,class --output $results/floor-10000.json
     for steps in 4 8; do
         for seed in 0 1; do side_by_side policy $steps $seed; done
     done

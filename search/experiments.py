@@ -14,7 +14,6 @@ same training arguments and candidates folder.
 
 import itertools
 import json
-import math
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -288,27 +287,22 @@ def with_spent(study: optuna.Study) -> list[tuple[optuna.trial.FrozenTrial, Coun
     return rows
 
 
+def single_with_spent(study: optuna.Study) -> list[tuple[optuna.trial.FrozenTrial, Counter]]:
+    """Those of `with_spent` that measured one strategy."""
+    return [(trial, spent) for trial, spent in with_spent(study) if POPULATION not in trial.user_attrs]
+
+
 def best_so_far(study: optuna.Study, unit: str = "images") -> list[tuple[int, float]]:
     """(`unit` so far, best value) after each trial that measured one strategy: the value of a population is that of many."""
-    single = [
-        (trial.values[0], spent[unit]) for trial, spent in with_spent(study) if POPULATION not in trial.user_attrs
-    ]
-    best = itertools.accumulate((value for value, _ in single), min)
-    return [(spent, value) for (_, spent), value in zip(single, best)]
-
-
-def single_trials(
-    study: optuna.Study, limit: float = math.inf, unit: str = "passes"
-) -> list[optuna.trial.FrozenTrial]:
-    """Those that measured one strategy before more than `limit` was spent, in the order in which they were finished."""
-    within = [trial for trial, spent in with_spent(study) if spent[unit] <= limit]
-    return [trial for trial in within if POPULATION not in trial.user_attrs]
+    single = single_with_spent(study)
+    best = itertools.accumulate((trial.values[0] for trial, _ in single), min)
+    return [(spent[unit], value) for (_, spent), value in zip(single, best)]
 
 
 def best_within(study: optuna.Study, limit: int, unit: str) -> Strategy | None:
     """The best single strategy that a search had measured before more than `limit` was spent."""
-    single = single_trials(study, limit, unit)
-    return strategy_of(min(single, key=lambda trial: trial.values[0])) if single else None
+    within = [trial for trial, spent in single_with_spent(study) if spent[unit] <= limit]
+    return strategy_of(min(within, key=lambda trial: trial.values[0])) if within else None
 
 
 def row_of(args, judge, pipeline, storage, name, searched: Searched, gap: Gap) -> dict:
@@ -323,7 +317,7 @@ def row_of(args, judge, pipeline, storage, name, searched: Searched, gap: Gap) -
     if stored is not None:
         candidates["stored"] = stored
     if searched.sampler in DESCENTS:
-        candidates["end"] = strategy_of(single_trials(study)[-1])
+        candidates["end"] = strategy_of(single_with_spent(study)[-1][0])
     if limit := getattr(args, "within_passes", None):
         for label, unit in (("within", "passes"), ("within_unshared", "passes_unshared")):
             if (one := best_within(study, limit, unit)) is not None:

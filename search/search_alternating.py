@@ -157,15 +157,15 @@ def run(args):
 
     # 2. Rounds
     alternation.first_model(training)
-    strategy, rounds, bars = None, [], {}
+    pipeline, strategy, rounds, bars = judge.load_pipeline(train(training)), None, [], {}
     for number in range(1, args.rounds + 1):
-        pipeline = judge.load_pipeline(train(training))
         start = strategy or start_strategy(args, args.num_inference_steps, pipeline)
         found = alternation.generation(f"round{number}-generation", pipeline, start)
         strategy = found.strategy
         trained = alternation.training(f"round{number}-training", strategy, training)
         training, value = trained.strategy, trained.value
-        fresh = alternation.fresh(f"round{number}", judge.load_pipeline(train(training)), strategy)
+        pipeline = judge.load_pipeline(train(training))
+        fresh = alternation.fresh(f"round{number}", pipeline, strategy)
         bars |= {f"round {number}: generation": found, f"round {number}: training": trained}
         bars[f"round {number}, fresh noise"] = fresh
         rounds.append({"round": number, "after_generation": found.value, "after_training": value, "fresh": fresh.value,
@@ -185,7 +185,8 @@ def run(args):
     plot_bars(values, output / "rounds.png", judge.value_name, title=title, errors=errors)
 
     # 3. The strategy for the model that is to be used
-    pipeline = judge.load_pipeline(args.final_pipeline or train(training))
+    if args.final_pipeline:
+        pipeline = judge.load_pipeline(args.final_pipeline)
     first, searches = start_strategy(args, args.num_inference_steps, pipeline), len(rounds)
     rows = [[row.replace(": ", ", after the search of "), f"{one:.4f}"] for row, one in values.items()]
     if args.final_pipeline:

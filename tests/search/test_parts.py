@@ -144,7 +144,7 @@ def test_killed_at_any_moment(suites, tmp_path, moment, monkeypatch):
 def test_two_that_see_all_parts_are_one_candidate(suites, tmp_path, monkeypatch):
     score = score_of(suites)
     complete = dict(enumerate(score.see(CANDIDATE["k 0.5"], part, 8) for part in range(3)))
-    monkeypatch.setattr(parts, "_seen_of", lambda study, trial, candidate: complete)
+    monkeypatch.setattr(parts, "_seen_of", lambda study, trial: complete)
     [(label, value, _)] = confirm(tmp_path / "c", score, {"k 0.5": CANDIDATE["k 0.5"]})
     study = optuna.load_study(study_name="c", storage=open_storage(tmp_path / "c"))
     assert label == "k 0.5" and [trial.value for trial in study.trials] == [value] * 3

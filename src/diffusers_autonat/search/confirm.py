@@ -79,7 +79,7 @@ def score_candidates(
         trial.set_user_attr("label", candidate["label"])
         trial.set_user_attr(STRATEGY, candidate["strategy"])
         strategy = kind(**candidate["strategy"])
-        return score(strategy, trial) if num_parts == 1 else score_part(study, trial, score, strategy, index)
+        return score(strategy, trial) if num_parts == 1 else score_part(study, trial, score, strategy)
 
     known = [candidate["strategy"] for candidate in _listed(study)]
     new = [candidate for candidate in wanted if candidate["strategy"] not in known]
@@ -111,7 +111,8 @@ def _listed(study: Study) -> list[dict[str, Any]]:
 def _unmeasured(study: Study, wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those that have neither a value nor a reason why there is none."""
     ended = [trial for trial in all_trials(study) if trial.state in (TrialState.COMPLETE, TrialState.FAIL)]
-    tried = [_measured(trial, _listed(study)) for trial in ended if "candidate" in trial.params]
+    listed = _listed(study)
+    tried = [_measured(trial, listed) for trial in ended if "candidate" in trial.params]
     return [candidate for candidate in wanted if candidate["strategy"] not in tried]
 
 

@@ -84,7 +84,7 @@ def count_parts(study: Study, score: Any, begun: bool) -> int:
     return math.ceil(score.num_images / part_images)
 
 
-def score_part(study: Study, trial: optuna.Trial, score: Any, strategy: Any, candidate: int) -> float:
+def score_part(study: Study, trial: optuna.Trial, score: Any, strategy: Any) -> float:
     """Make a part of a candidate, or find it made; the candidate's value if no part is missing.
 
     Each worker writes its part before it looks for the others, so that whoever writes last sees them all. Of two that do,
@@ -94,22 +94,18 @@ def score_part(study: Study, trial: optuna.Trial, score: Any, strategy: Any, can
         optuna.TrialPruned: others are missing.
     """
     part, num_parts = trial.suggest_int("part", 0, 10**6), count_parts(study, score, begun=True)
-    if part not in _seen_of(study, trial, candidate):  # of a worker that was killed right after it
+    if part not in _seen_of(study, trial):  # of a worker that was killed right after it
         trial.set_user_attr(SEEN, score.see(strategy, part, study.user_attrs[OF_EACH]))
-    seen = _seen_of(study, trial, candidate)
+    seen = _seen_of(study, trial)
     if len(seen) < num_parts:
         raise optuna.TrialPruned(f"part {part + 1} of {num_parts}: the value is of all")
     return score.whole(trial, [seen[number] for number in range(num_parts)])
 
 
-def _seen_of(study: Study, trial: optuna.Trial, candidate: int) -> dict[int, str]:
-    """What is known of a candidate's parts; its place may have been another's, if two workers came at once with different ones."""
+def _seen_of(study: Study, trial: optuna.Trial) -> dict[int, str]:
+    """What is known of the parts of a trial's strategy, whose place in the list may have been another's."""
     strategy = trial.user_attrs[STRATEGY]
-    parts = [
-        one
-        for one in all_trials(study)
-        if one.params.get("candidate") == candidate and one.user_attrs.get(STRATEGY) == strategy
-    ]
+    parts = [one for one in all_trials(study) if one.user_attrs.get(STRATEGY) == strategy]
     return {part.params["part"]: part.user_attrs[SEEN] for part in parts if SEEN in part.user_attrs}
 
 

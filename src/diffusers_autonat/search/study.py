@@ -96,7 +96,7 @@ def open_study(
         directions=list(directions),
         load_if_exists=True,
     )
-    trials = study.trials  # before what it is about: another worker that begins it now says that first
+    trials = all_trials(study)  # before what it is about: another worker that begins it now says that first
     stored = study.user_attrs.get(IDENTITY)
     if stored is None:
         if trials:
