@@ -74,15 +74,12 @@ found() {
     done
 }
 
-# Samplers at equal images; finite differences with more than three times as many, the released method with more than ten times: only
-# whole updates are made, and a value at a bound saves a probe.
-# Then what those had found in as many passes as the population took.
+# Samplers at equal images, and in as many passes as the population takes; then finite differences with more than three times as many,
+# the released method with more than ten times: only whole updates are made, and a value at a bound saves a probe.
 samplers() {
+    compare=("${uvit[@]}" --num-images 512)
     for steps in 4 8; do
-        compare=("${uvit[@]}" --num-images 512)
-        experiment samplers samplers-tenfold autonat $steps "${compare[@]}" --samplers released --num-trials 345
-        experiment samplers samplers-thrice autonat $steps "${compare[@]}" --samplers finite-difference --num-trials 129
-        experiment samplers samplers autonat $steps "${compare[@]}" --num-trials 33 \
+        experiment samplers samplers autonat $steps "${compare[@]}" --num-trials 33 --within-passes population \
             --samplers population finite-difference released tpe cmaes gp
     done
     all_done
@@ -91,11 +88,9 @@ samplers() {
         [ -f $results/samplers-autonat-fashion-mnist-T$steps.json ] || continue  # it failed
         passes=$(python -c "import json, sys; print(max(row['passes'] for row in $rows if row['sampler'] == 'population'))" \
             $results/samplers-autonat-fashion-mnist-T$steps.json)
-        compare=("${uvit[@]}" --num-images 512 --within-passes "$passes")
-        experiment samplers samplers-tenfold autonat $steps "${compare[@]}" --samplers released --num-trials 345
-        experiment samplers samplers-thrice autonat $steps "${compare[@]}" --samplers finite-difference --num-trials 129
-        experiment samplers samplers autonat $steps "${compare[@]}" --num-trials 33 \
-            --samplers population finite-difference released tpe cmaes gp
+        experiment samplers samplers-tenfold autonat $steps "${compare[@]}" --within-passes "$passes" --samplers released --num-trials 345
+        experiment samplers samplers-thrice autonat $steps "${compare[@]}" --within-passes "$passes" --samplers finite-difference \
+            --num-trials 129
     done
 }
 

@@ -8,7 +8,7 @@
     diffusers-autonat search experiments concurrent ... -- ...    p(r) and the generation strategy in one search (Table 6c)
     diffusers-autonat search experiments training ... -- ...      p(r): Beta candidates, arccos, fixed 0.8 (Tables 2 and 6a)
 
-Each can be killed and run again, and run several times at once. Compare `concurrent` with `search alternating` given the
+Each can be killed and run again, and run several times at once; searches that the results have already are not made again. Compare `concurrent` with `search alternating` given the
 same training arguments and candidates folder.
 """
 
@@ -83,6 +83,8 @@ ORDERS = {
     "ReMDM": ReMDMScheduler,
 }
 COST_IMAGES = 50  # whose costs are measured where they vary
+CURVES = {"best_so_far": "images", "best_so_far_by_passes": "passes"}  # of a row of `samplers`
+UNITS = {"images": "generated images", "passes": "images that went through the transformer"}
 DESCENTS = ("released",)  # of which the paper takes the end, whatever had been measured on the way
 SEEDS = 1_000  # between the seeds of two repetitions, which are also those of their noise
 
@@ -146,7 +148,10 @@ def parse_args():
             add_knots_argument(command)
         if run is samplers:
             command.add_argument(
-                "--within-passes", type=positive, help="also confirm what each search had found in so many passes"
+                "--within-passes",
+                type=passes_or_sampler,
+                metavar="PASSES|SAMPLER",
+                help="also confirm what each search had found in so many passes, or in those of the first of --samplers",
             )
             command.add_argument(
                 "--samplers",
@@ -175,6 +180,10 @@ def parse_args():
             command.set_defaults(confirm_top=1)
         add_study_arguments(command)
     return parse_args_before_dashes(parser)
+
+
+def passes_or_sampler(text: str) -> int | str:
+    return text if text in sampler_names() else positive(text)
 
 
 def floor_of(args, judge: Judge) -> float | None:
@@ -243,6 +252,10 @@ def check(args) -> None:
         raise ValueError(
             f"--confirm-top {args.confirm_top}: searches are compared by one confirmed value each, else the lowest of several would win"
         )
+    if isinstance(getattr(args, "within_passes", None), str) and args.within_passes != args.samplers[0]:
+        raise ValueError(
+            f"--within-passes {args.within_passes}: its passes must be known before the others', name it first in --samplers"
+        )
     if args.experiment == "baseline":
         heuristics(args)
     elif args.experiment == "orders":
@@ -305,11 +318,12 @@ def best_within(study: optuna.Study, limit: int, unit: str) -> Strategy | None:
     return strategy_of(min(within, key=lambda trial: trial.values[0])) if within else None
 
 
-def row_of(args, judge, pipeline, storage, name, searched: Searched, gap: Gap) -> dict:
+def row_of(args, judge, pipeline, storage, name, searched: Searched, gap: Gap, passes: int | None = None) -> dict:
     """
     What a search found, beside its start and what the pipeline has stored for this T, all on the same fresh noise. `value` is that
     of the best of them, the best that is known for this T; `found_value` that of the search's own best trial, which may be worse
-    than its start, and whose share of the gap is given. `end_value` is that of where a descent ended.
+    than its start, and whose share of the gap is given. `end_value` is that of where a descent ended, `within_value` that of what
+    was found within `passes`, and `within_unshared_value` the same if trials had shared none.
     """
     study = searched.study
     stored = pipeline.scheduler.stored_strategies.get(args.num_inference_steps)
@@ -318,10 +332,9 @@ def row_of(args, judge, pipeline, storage, name, searched: Searched, gap: Gap) -
         candidates["stored"] = stored
     if searched.sampler in DESCENTS:
         candidates["end"] = strategy_of(single_with_spent(study)[-1][0])
-    if limit := getattr(args, "within_passes", None):
-        for label, unit in (("within", "passes"), ("within_unshared", "passes_unshared")):
-            if (one := best_within(study, limit, unit)) is not None:
-                candidates[label] = one
+    for label, unit in (("within", "passes"), ("within_unshared", "passes_unshared")):
+        if passes and (one := best_within(study, passes, unit)) is not None:
+            candidates[label] = one
     different = {json.dumps(one.to_dict()): label for label, one in reversed(candidates.items())}
     scored = confirm(args, judge, pipeline, storage, name, {label: candidates[label] for label in different.values()})
     scored = {label: scored[different[json.dumps(one.to_dict())]] for label, one in candidates.items()}
@@ -337,6 +350,22 @@ def row_of(args, judge, pipeline, storage, name, searched: Searched, gap: Gap) -
         "gains": [gain.to_dict() for gain in gains_of(found, others, judge.value_name, judge.second_name)],
         "share_of_gap_closed": gap.closed(found.value, scored["start"].value),
     }  # fmt: skip
+
+
+def settings_of_rows(args, pipeline, gap: Gap) -> dict:
+    """What rows depend on besides the evaluation and the settings that every result states."""
+    searched = {key: getattr(args, key) for key in ("sampler", "knots", "within_passes") if hasattr(args, key)}
+    of_pipeline = pipeline_identity(pipeline, args.num_inference_steps)
+    return {**of_pipeline, **searched, "settings": given_settings(args), **gap._asdict()}
+
+
+def rows_of_before(args, judge, name, settings: dict) -> dict[str, dict]:
+    """Rows of results with the same settings, by study: what was searched need not be searched again where its journal is gone."""
+    file = Path(args.output, f"{name}.json")
+    known = read_json(file) if file.exists() else {}
+    wanted = json.loads(json.dumps(result(args, judge, settings)))
+    same = all(known.get(key) == value for key, value in wanted.items() if key not in ("hardware", "versions"))
+    return {row["study"]: row for row in known["rows"]} if same else {}
 
 
 def mean_and_deviation(values: list[float]) -> dict[str, float | None]:
@@ -370,24 +399,34 @@ def samplers(args, judge, pipeline, storage, output):
     gap = gap_of(args, judge, pipeline)
     title = title_of(args.pipeline, args.num_inference_steps, args.num_images)
     name, rows = args.study_name or f"samplers-T{args.num_inference_steps}", []
-    by_images, by_passes = {}, {}
+    settings = settings_of_rows(args, pipeline, gap)
+    known = rows_of_before(args, judge, name, settings)
     for repetition, sampler in itertools.product(range(args.repetitions), args.samplers):
         seed = args.seed + SEEDS * repetition
-        searched = one_search(args, judge, pipeline, storage, f"{name}-{sampler}-seed{seed}", sampler, seed)
-        row = row_of(args, judge, pipeline, storage, name, searched, gap)
-        rows.append({"sampler": sampler, "seed": seed, **row})
-        by_images.setdefault(sampler, []).append(best_so_far(searched.study))
-        by_passes.setdefault(sampler, []).append(best_so_far(searched.study, "passes"))
+        study_name = f"{name}-{sampler}-seed{seed}"
+        if (row := known.get(study_name)) is None:
+            searched = one_search(args, judge, pipeline, storage, study_name, sampler, seed)
+            passes = args.within_passes
+            if isinstance(passes, str):  # of the same seed
+                passes = next(
+                    (one["passes"] for one in rows if one["seed"] == seed), with_spent(searched.study)[-1][1]["passes"]
+                )
+            row = {
+                "sampler": sampler, "seed": seed, **row_of(args, judge, pipeline, storage, name, searched, gap, passes),
+                **{curve: best_so_far(searched.study, unit) for curve, unit in CURVES.items()},
+            }  # fmt: skip
+        rows.append(row)
         if len(args.samplers) > 1:
-            best = f"best {judge.value_name} so far"
-            plot_curves(by_images, output / f"{name}.png", "generated images", best, title=title)
-            plot_curves(
-                by_passes, output / f"{name}-passes.png", "images that went through the transformer", best, title=title
-            )
+            for curve, unit in CURVES.items():
+                curves = {one: [row[curve] for row in rows if row["sampler"] == one] for one in args.samplers}
+                file = output / f"{name}{'' if unit == 'images' else '-' + unit}.png"
+                curves = {one: of_seeds for one, of_seeds in curves.items() if of_seeds}
+                plot_curves(curves, file, UNITS[unit], f"best {judge.value_name} so far", title=title)
         else:  # whether seeds find the same
             seeds = {f"seed {row['seed']}": strategy_from_dict(row["found_strategy"]) for row in rows}
-            plot_schedules({**seeds, start_label(args): searched.start}, output / f"{name}.png", title)
-        data = {"floor": gap.floor, "rows": rows, "best_so_far": by_images, "best_so_far_by_passes": by_passes}
+            start = strategy_from_dict(row["start_strategy"])
+            plot_schedules({**seeds, start_label(args): start}, output / f"{name}.png", title)
+        data = {**settings, "rows": rows}
         save(args, judge, name, data)
     found = {s: mean_and_deviation([row["found_value"] for row in rows if row["sampler"] == s]) for s in args.samplers}
     means = {sampler: one["mean"] for sampler, one in found.items()}
@@ -412,17 +451,25 @@ def free(args, judge, pipeline, storage, output):
         **{f"all but {one}": tuple(other for other in SCHEDULE_NAMES if other != one) for one in SCHEDULE_NAMES},
         **{one: (one,) for one in SCHEDULE_NAMES},
     }
+    settings = settings_of_rows(args, pipeline, gap)
+    known = rows_of_before(args, judge, name, settings)
     for label, schedules in kinds.items():
         study_name = f"{name}-{label.replace(' ', '-')}"
-        searched = one_search(args, judge, pipeline, storage, study_name, args.sampler, args.seed, schedules)
-        row = row_of(args, judge, pipeline, storage, name, searched, gap)
-        rows.append({"free": list(schedules), "label": label, **row})
+        if (row := known.get(study_name)) is None:
+            searched = one_search(args, judge, pipeline, storage, study_name, args.sampler, args.seed, schedules)
+            row = {
+                "free": list(schedules),
+                "label": label,
+                **row_of(args, judge, pipeline, storage, name, searched, gap),
+            }
+        rows.append(row)
         bars = {start_label(args): row["start_value"], **{row["label"]: row["found_value"] for row in rows}}
         values = {start_label(args): row["start_values"], **{row["label"]: row["found_values"] for row in rows}}
         errors = {label: error_of(of, judge.value_name) for label, of in values.items()}
         plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", gap.floor, title, errors)
-        save(args, judge, name, {"floor": gap.floor, "rows": rows})
-    return name, {"floor": gap.floor, "rows": rows}
+        data = {**settings, "rows": rows}
+        save(args, judge, name, data)
+    return name, data
 
 
 def start_of_order(args, pipeline) -> Strategy:
@@ -439,20 +486,24 @@ def orders(args, judge, pipeline, storage, output):
     """orders of revealing tokens, each with its own schedules searched from its own heuristic, at equal images"""
     gap, steps = gap_of(args, judge, pipeline), args.num_inference_steps
     name, rows = args.study_name or f"orders-T{steps}", []
+    settings = settings_of_rows(args, pipeline, gap)
+    known = rows_of_before(args, judge, name, settings)
     for label, order in ORDERS.items():
         pipeline.scheduler = order(pipeline.scheduler.config.mask_token_id)
         start = start_of_order(args, pipeline)
         free = [key for key, values in start.to_dict().items() if any(values)]  # tau2 is 0 where it has no effect
         study_name = f"{name}-{label}"
-        searched = one_search(args, judge, pipeline, storage, study_name, args.sampler, args.seed, free, start)
-        row = row_of(args, judge, pipeline, storage, study_name, searched, gap)
-        rows.append({"order": label, "free": free, **row})
+        if (row := known.get(study_name)) is None:
+            searched = one_search(args, judge, pipeline, storage, study_name, args.sampler, args.seed, free, start)
+            row = {"order": label, "free": free, **row_of(args, judge, pipeline, storage, study_name, searched, gap)}
+        rows.append(row)
         bars = {row["order"]: row["value"] for row in rows}
         errors = {row["order"]: error_of(row[f"{row['best']}_values"], judge.value_name) for row in rows}
         title = title_of(args.pipeline, steps, args.confirm_images)
         plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", gap.floor, title, errors)
-        save(args, judge, name, {"floor": gap.floor, "rows": rows})
-    return name, {"floor": gap.floor, "rows": rows}
+        data = {**settings, "rows": rows}
+        save(args, judge, name, data)
+    return name, data
 
 
 def cost_of(pipeline, strategy: Strategy) -> float:

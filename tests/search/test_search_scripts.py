@@ -320,7 +320,7 @@ def test_samplers_are_compared_by_confirmed_values(tiny, tmp_path, in_process, c
     assert best == min(result["rows"], key=lambda row: row["value"])["strategy"]
     assert all({gain["over"] for gain in row["gains"]} <= {"start", "stored"} for row in result["rows"])
     (first, second), passes = (
-        [x for x, _ in result[key]["tpe"][0]] for key in ("best_so_far", "best_so_far_by_passes")
+        [x for x, _ in result["rows"][-1][key]] for key in ("best_so_far", "best_so_far_by_passes")
     )
     assert second == 2 * first and first < passes[0] < passes[1]
     assert (tmp_path / "samplers-T4-passes.png").exists()
@@ -386,6 +386,39 @@ def test_orders_are_searched_each_from_its_own_heuristic(tiny, tmp_path, in_proc
     studies = trials_count(tmp_path)
     in_process(args, "experiments.py")  # everything is there already
     assert trials_count(tmp_path) == studies
+
+
+def test_samplers_are_compared_within_the_passes_of_the_first(tiny, tmp_path, in_process, capsys):
+    args = ["samplers", tiny / "pipeline", "--repetitions", 1, "--num-trials", 2, "--num-images", 32, "--confirm-images", 14,
+            "--output", tmp_path, "--within-passes", "random", "--samplers"]  # fmt: skip
+    line = error_of(lambda: in_process([*args, "tpe", "random"], "experiments.py"), capsys)
+    assert "--within-passes random" in line and not (tmp_path / "search.journal").exists()
+    in_process([*args, "random", "tpe"], "experiments.py")
+    first, other = json.loads((tmp_path / "samplers-T4.json").read_text())["rows"]
+    assert first["within_value"] == first["found_value"]
+    within = [value for passes, value in other["best_so_far_by_passes"] if passes <= first["passes"]]
+    [confirmed] = {other[f"{label}_value"] for label in (["found"] if len(within) == 2 else ["start"])}
+    assert other["within_value"] == confirmed
+
+
+@pytest.mark.parametrize("experiment", ["samplers", "free", "orders"])
+def test_rows_of_the_results_are_not_searched_again_without_their_journal(tiny, tmp_path, in_process, experiment):
+    samplers = ["--samplers", "random", "--repetitions", 2] if experiment == "samplers" else ["--sampler", "random"]
+    args = [experiment, tiny / "pipeline", *samplers, "--num-trials", 1, "--confirm-images", 14, "--output", tmp_path]
+    in_process(args, "experiments.py")
+    file, journal = tmp_path / f"{experiment}-T4.json", tmp_path / "search.journal"
+    whole = json.loads(file.read_text())
+    file.write_text(json.dumps({**whole, "rows": whole["rows"][:1]}))
+    journal.unlink()
+    in_process(args, "experiments.py")
+    assert json.loads(file.read_text()) == whole
+    import optuna
+
+    searches = [name for name in optuna.get_all_study_names(open_storage(journal)) if "confirm" not in name]
+    assert searches == [row["study"] for row in whole["rows"][1:]]
+    journal.unlink()
+    in_process([*args, "--guidance-scale", 2], "experiments.py")  # rows of other settings are not these
+    assert json.loads(file.read_text())["rows"][0] != whole["rows"][0]
 
 
 @pytest.fixture
