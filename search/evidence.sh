@@ -101,6 +101,12 @@ noise() {
         --output $results/noise-autonat-fashion-mnist-T4.json
 }
 
+# What trials of finite differences share.
+sharing() {
+    side_by_side python benchmarks/search_sharing.py $cards/autonat-fashion-mnist --judge $first --reference $first/fashion-mnist-test.npz \
+        --remasking-temperature 2 --guidance-scale 1 --dtype bfloat16
+}
+
 # Each schedule left at the heuristic, and each searched alone (Table 6e).
 schedules() {
     experiment free free autonat 4 "${uvit[@]}" --num-images 1024 --num-trials 42 --sampler population
@@ -196,6 +202,6 @@ transfer() {
     done
 }
 
-for study in ${*:-heuristics found samplers noise schedules orders policies training transfer}; do "$study"; done
+for study in ${*:-heuristics found samplers noise sharing schedules orders policies training transfer}; do "$study"; done
 all_done
 exit $failed

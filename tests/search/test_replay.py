@@ -71,9 +71,10 @@ def test_of_other_orders_too(evaluator, order):
         assert replaying(N, seed=3, strategy=strategy) == pytest.approx(expected, abs=1e-6)
 
 
-def passes_of(evaluator, strategies) -> list[int]:
+def passes_of(evaluator, strategies, **settings) -> list[int]:
     """Passes that each strategy takes, one after the other."""
-    counter, replaying, counts = PassCounter(evaluator.pipeline.transformer), ReplayingEvaluator(evaluator), []
+    replaying = ReplayingEvaluator(evaluator, **settings)
+    counter, counts = PassCounter(evaluator.pipeline.transformer), []
     for strategy in strategies:
         before = counter.count
         replaying(N, seed=3, strategy=strategy)
@@ -86,14 +87,28 @@ def test_only_what_differs_is_computed(evaluator):
     # for each of the four classes, once.
     made = 64
     counts = passes_of(evaluator, [BASE, NEIGHBOURS["tau1 of the last step"], NEIGHBOURS["without effect"], BASE])
-    assert counts == [4 + 6 * made, 2 * made, 2 * made, 0]
+    assert counts == [4 + 6 * made, 0, 0, 0]  # what the transformer says in the last step is known
+    assert passes_of(evaluator, [BASE, NEIGHBOURS["s"]])[1] > 2 * made  # but not without its guidance
     guided = changed(guidance_scales=(0, 1.0))  # one pass for no class, and six for each image that it changes
     kept = passes_of(evaluator, [BASE, NEIGHBOURS["first step"], guided])
     assert kept[:2] == [6 * made, 6 * made] and kept[2] % 6 == 1
     both = passes_of(evaluator, [BASE, NEIGHBOURS["r"], NEIGHBOURS["tau1"]])
-    assert both[1] == 4 * made  # fewer tokens are masked on every image, so none is spared the last step
-    assert 2 * made < both[2] < 6 * made  # on some images no token is drawn otherwise: they are spared the last two
-    assert passes_of(evaluator, [BASE, NEIGHBOURS["two steps"]])[1] == 6 * made
+    assert both[1] == 2 * made  # fewer tokens are masked on every image, so none is spared the last step
+    assert 0 < both[2] < 4 * made  # on some images no token is drawn otherwise: they are spared the last two
+    two = passes_of(evaluator, [BASE, NEIGHBOURS["two steps"]])[1]
+    assert 2 * made < two < 4 * made  # of the third step those, and all of the last, where guidance changes
+    once_more = changed(sampling_temperatures=(1, 1.0), remasking_temperatures=(3, 5.0))
+    assert passes_of(evaluator, [BASE, once_more])[1] == both[2]  # an image that is as it was needs none in between
+
+
+def test_without_room_for_logits_a_changed_step_is_run(evaluator):
+    made, neighbours = 64, [NEIGHBOURS[name] for name in ("s", "tau1 of the last step", "r")]
+    replaying = ReplayingEvaluator(evaluator)
+    replaying(N, seed=3, strategy=BASE)
+    [trace] = replaying._traces.values()
+    bare = sum(call.nbytes for call in trace.calls.values())
+    assert passes_of(evaluator, [BASE, *neighbours], trace_bytes=2 * bare)[2:] == [2 * made, 4 * made]
+    assert passes_of(evaluator, [BASE, *neighbours])[2:] == [0, 2 * made]
 
 
 def test_images_of_another_seed_share_nothing(evaluator):

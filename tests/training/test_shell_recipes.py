@@ -48,7 +48,7 @@ def check_experiment(script, *words):
         (
             "../search/evidence.sh",
             1,
-            "experiments search_noise train_policy policy_parts tokenize_images search_alternating train_autonat "
+            "experiments search_noise search_sharing train_policy policy_parts tokenize_images search_alternating train_autonat "
             "search_generation",
         ),
     ],

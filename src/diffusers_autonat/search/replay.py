@@ -1,9 +1,10 @@
 """Images of a strategy made from those of a similar one: only what differs is computed again.
 
 Trials of a search share labels and noise. So up to the first step in which two strategies differ, their images are the
-same; and where a changed step leaves all tokens of an image as they were, all later steps do. What earlier strategies
-gave is kept as traces, and a strategy is replayed from the trace it shares most steps with. A finite difference in one
-parameter of step t so costs the steps from t on, for those images that it changes.
+same; and where a changed step leaves all tokens of an image as they were, the next step begins as it did. What earlier
+strategies gave is kept as traces, and a strategy is replayed from the trace it shares most steps with. A finite difference
+in one parameter of step t so costs the steps after t, for those images that it changes; and step t where it changes guidance:
+other schedules only read what the transformer said there, which is kept too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ..metrics.noise import image_generators
 from ..strategies import Strategy
 
 
-TRACE_BYTES = 2**30  # kept of earlier strategies, beside the one in use
+TRACE_BYTES = 2**31  # kept of earlier strategies, beside the one in use
 
 
 @dataclass
@@ -34,14 +35,21 @@ class _Images:
     Args:
         tokens: `[B, N]` before each step, and after the last.
         streams: State of every image's noise before each step.
+        logits: Guided, of every step and image `[masked tokens, K]`; empty where they were not made in one run, or forgotten.
     """
 
     tokens: list[Tensor]
     streams: list[list[Tensor]]
     images: Tensor
+    logits: list[list[Tensor]] = field(default_factory=list)
+
+    @property
+    def logits_nbytes(self) -> int:
+        return sum(part.nbytes for step in self.logits for part in step)
 
     @cached_property
     def nbytes(self) -> int:
+        """Without logits."""
         states = [state for states in self.streams for state in states]
         return sum(part.nbytes for part in (*self.tokens, *states, self.images))
 
@@ -64,7 +72,8 @@ class ReplayingEvaluator:
 
     Args:
         evaluator: What makes and measures images.
-        trace_bytes: How much is kept of earlier strategies; the noise of an image alone takes 5 KB a step.
+        trace_bytes: How much is kept of earlier strategies; the noise of an image alone takes 5 KB a step, its logits 4 K
+            bytes for each token that is masked: they are the first to go.
     """
 
     def __init__(self, evaluator: Evaluator, trace_bytes: int = TRACE_BYTES):
@@ -115,32 +124,73 @@ class ReplayingEvaluator:
         return self._traces[nearest], own
 
     def _forget(self, in_use: tuple[int, Strategy]) -> None:
-        """Drop the traces that were not used for longest until the rest fits."""
-        sizes = {key: sum(call.nbytes for call in trace.calls.values()) for key, trace in self._traces.items()}
-        for key in list(self._traces):
-            if sum(sizes.values()) > self.trace_bytes and key != in_use:
-                del self._traces[key], sizes[key]
+        """Drop what was not used for longest until the rest fits: logits, which only save a step, then traces."""
+        calls = {key: list(trace.calls.values()) for key, trace in self._traces.items()}
+        size = sum(call.nbytes + call.logits_nbytes for trace in calls.values() for call in trace)
+        for call in (call for trace in calls.values() for call in trace):
+            if size > self.trace_bytes:
+                size -= call.logits_nbytes
+                call.logits = []
+        for key, trace in calls.items():
+            if size > self.trace_bytes and key != in_use:
+                size -= sum(call.nbytes for call in trace)
+                del self._traces[key]
 
     def _make(self, indices: Tensor, wanted: Requests, seed: int, strategy: Strategy, base: _Trace | None) -> _Images:
         """One call's images, from the base's where it has them."""
         known = base.calls.get(int(indices[0])) if base is not None else None
-        if base is None or known is None:
-            made = self._run(wanted, strategy, image_generators(indices, seed, self.evaluator.noise_device))
-            return _Images(*made, self._decode(made[0][-1]))
+        steps = strategy.steps()
+        if base is None or known is None or all(one != other for one, other in zip(steps, base.strategy.steps())):
+            generators = image_generators(indices, seed, self.evaluator.noise_device)
+            tokens, streams, logits = self._run(wanted, strategy, generators)
+            return _Images(tokens, streams, self._decode(tokens[-1]), logits)
 
-        first, every = _first_difference(base.strategy, strategy), torch.arange(len(indices))
         tokens = [step.clone() for step in known.tokens]
         streams = [list(states) for states in known.streams]
-        steps = strategy.steps()
-        if steps[first + 1 :] == base.strategy.steps()[first + 1 :]:
-            self._replay(wanted, strategy, tokens, streams, first, every, stop=True)
-            first, every = first + 1, _changed(tokens[first + 1], known.tokens[first + 1])
-        if first < len(steps):
-            self._replay(wanted, strategy, tokens, streams, first, every)
-        images, rows = known.images, _changed(tokens[-1], known.tokens[-1])
+        others = base.strategy.steps()
+        for t in range(_first_difference(base.strategy, strategy), len(steps)):
+            changed, same = _changed(tokens[t], known.tokens[t])
+            if steps[t:] == others[t:]:
+                self._replay(wanted, strategy, tokens, streams, t, changed)
+                break
+            if known.logits and steps[t].guidance_scale == others[t].guidance_scale:
+                self._step(strategy, tokens, streams, t, same, known.logits[t])
+            else:
+                changed = torch.arange(len(indices))
+            self._replay(wanted, strategy, tokens, streams, t, changed, stop=True)
+        images, (rows, _) = known.images, _changed(tokens[-1], known.tokens[-1])
         if len(rows):
             images = images.index_copy(0, rows, self._decode(tokens[-1][rows]))
         return _Images(tokens, streams, images)
+
+    def _step(
+        self,
+        strategy: Strategy,
+        tokens: list[Tensor],
+        streams: list[list[Tensor]],
+        t: int,
+        rows: Tensor,
+        logits: list[Tensor],
+    ) -> None:
+        """Step t of some images with what the transformer has said already, noted in `tokens`."""
+        if not len(rows):
+            return
+        scheduler, device = self._pipeline.scheduler, self._pipeline.device
+        before = tokens[t][rows]
+        known = torch.cat([logits[row] for row in rows.tolist()])
+        whole = known.new_zeros(*before.shape, known.shape[-1])  # tokens that stay have no say
+        whole[before == scheduler.config.mask_token_id] = known
+        [parameters] = scheduler.plan(strategy=_rest(strategy, t), device=device).parameters[:1]
+        generators = self._generators(streams, t, rows)
+        made = scheduler.step(whole.to(device), t, before.to(device), generators, parameters=parameters)
+        tokens[t + 1][rows] = made.prev_sample.cpu()
+
+    def _generators(self, streams: list[list[Tensor]], t: int, rows: Tensor) -> list[torch.Generator]:
+        """The noise of some images as it is before step t."""
+        generators = [torch.Generator(self.evaluator.noise_device) for _ in range(len(rows))]
+        for row, generator in zip(rows.tolist(), generators):
+            generator.set_state(streams[t][row])
+        return generators
 
     def _replay(
         self,
@@ -155,13 +205,9 @@ class ReplayingEvaluator:
         """Run some images from a step on, or only that step, and note what comes of it in `tokens` and `streams`."""
         if not len(rows):
             return
-        generators = []
-        for row in rows.tolist():
-            generators.append(torch.Generator(self.evaluator.noise_device))
-            generators[-1].set_state(streams[first][row])
-        rest = _rest(strategy, first)
+        generators, rest = self._generators(streams, first, rows), _rest(strategy, first)
         # Before the first step there are no tokens to give.
-        made, states = self._run(wanted[rows], rest, generators, tokens[first][rows] if first else None, stop)
+        made, states, _ = self._run(wanted[rows], rest, generators, tokens[first][rows] if first else None, stop)
         for step, (after, before) in enumerate(zip(made[1:], states), first):
             tokens[step + 1][rows] = after
             for row, state in zip(rows.tolist(), before):
@@ -174,14 +220,23 @@ class ReplayingEvaluator:
         generators: list[torch.Generator],
         tokens: Tensor | None = None,
         stop: bool = False,
-    ) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """Tokens before each step and after the last, and the state of noise before each; `stop` after one step."""
+    ) -> tuple[list[Tensor], list[list[Tensor]], list[list[Tensor]]]:
+        """
+        Tokens before each step and after the last, the state of noise before each, and the logits of a whole run, which has
+        neither `tokens` to begin with nor a `stop` after one step.
+        """
         pipeline = self._pipeline
+        mask_token_id = pipeline.scheduler.config.mask_token_id
         streams = [[generator.get_state() for generator in generators]]
         shape = (len(generators), pipeline.transformer.config.sample_size**2)
-        seen = [torch.full(shape, pipeline.scheduler.config.mask_token_id) if tokens is None else tokens]
+        seen = [torch.full(shape, mask_token_id) if tokens is None else tokens]
+        logits: list[list[Tensor]] = []
+        wanted_tensors = ["latents"] if stop or tokens is not None else ["latents", "logits"]
 
         def on_step_end(pipe: Any, step: int, timestep: int, tensors: dict[str, Tensor]) -> None:
+            if "logits" in tensors:
+                masked = seen[-1] == mask_token_id
+                logits.append([said[where].cpu() for said, where in zip(tensors["logits"], masked)])
             seen.append(tensors["latents"].cpu())
             streams.append([generator.get_state() for generator in generators])
             pipe._interrupt = stop
@@ -194,8 +249,9 @@ class ReplayingEvaluator:
                 latents=tokens,
                 output_type="latent",
                 callback_on_step_end=on_step_end,
+                callback_on_step_end_tensor_inputs=wanted_tensors,
             )
-        return seen, streams[:-1]
+        return seen, streams[:-1], logits
 
     def _decode(self, tokens: Tensor) -> Tensor:
         return to_uint8(self._pipeline.finish(tokens.to(self._pipeline.device), "pt", True).images).cpu()
@@ -212,6 +268,7 @@ def _rest(strategy: Strategy, first: int) -> Strategy:
     return type(strategy)(**{name: values[first:] for name, values in strategy.to_dict().items()})
 
 
-def _changed(tokens: Tensor, others: Tensor) -> Tensor:
-    """Rows that differ."""
-    return (tokens != others).any(dim=1).nonzero().flatten()
+def _changed(tokens: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows that differ, and those that do not."""
+    changed = (tokens != others).any(dim=1)
+    return changed.nonzero().flatten(), (~changed).nonzero().flatten()
