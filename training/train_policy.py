@@ -81,15 +81,20 @@ def parse_args():
         "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the transformer"
     )
     model.add_argument(
-        "--policy_hidden_size", type=whole(1, 65536), help=f"channels of a new policy; default: {SIZES['hidden_size']}"
+        "--policy_hidden_size",
+        dest="hidden_size",
+        type=whole(1, 65536),
+        help=f"channels of a new policy; default: {SIZES['hidden_size']}",
     )
     model.add_argument(
         "--policy_conv_channels",
+        dest="conv_channels",
         type=whole(1, 65536),
         help=f"of its convolutions; default: {SIZES['conv_channels']}",
     )
     model.add_argument(
         "--policy_mlp_channels",
+        dest="mlp_channels",
         type=whole(1, 65536),
         nargs=2,
         help="of its two hidden layers; default: {} {}".format(*SIZES["mlp_channels"]),
@@ -187,9 +192,7 @@ def open_pipeline(args) -> AutoNATPipeline:
         )
     check_policy_order(pipeline.scheduler)
     policy, steps = pipeline.policy, args.num_inference_steps
-    options = {"action_smooth": args.action_smooth}
-    options |= {name: getattr(args, f"policy_{name}") for name in SIZES if name not in options}
-    sizes = {name: value for name, value in options.items() if value is not None}
+    sizes = {name: value for name in SIZES if (value := getattr(args, name)) is not None}
     if policy is not None and not args.strategy and steps in (None, policy.config.num_inference_steps):
         if sizes:
             raise ValueError(
