@@ -6,7 +6,7 @@ r"""What the trials of a search share: passes of finite differences' first updat
         --dtype bfloat16
 
 The start is the heuristic; around it every parameter is changed by a step up and a step down. A whole image takes T passes, and one
-more for each guided step. A killed run goes on with the next change.
+more for each guided step; without those of the first step where that is kept for each class, as an evaluation does. A killed run goes on with the next change.
 """
 
 import argparse
@@ -43,9 +43,12 @@ def probes_of(start: Strategy) -> tuple[Strategy, dict[str, Strategy]]:
 
 
 def row_of(steps: int, probes: dict[str, dict[str, float]]) -> list[str]:
-    shared, whole = (sum(one[key] for one in probes.values()) for key in ("passes", "whole_passes"))
+    shared, whole, later = (
+        sum(one[key] for one in probes.values()) for key in ("passes", "whole_passes", "later_passes")
+    )
     error = max(abs(one["value"] - one["whole_value"]) for one in probes.values())
-    return [str(steps), str(len(probes)), f"{whole:,}", f"{shared:,}", f"{shared / whole:.2f}", f"{error:.2g}"]
+    shares = f"{shared / whole:.2f}", f"{shared / later:.2f}"
+    return [str(steps), str(len(probes)), f"{whole:,}", f"{shared:,}", *shares, f"{error:.2g}"]
 
 
 def main():
@@ -93,11 +96,22 @@ def main():
                 continue
             passes, value = measured(replaying, probe)
             _, whole_value = measured(evaluator, probe)
-            whole = args.num_images * (steps + sum(scale > 0 for scale in probe.guidance_scales))
-            values[name] = {"passes": passes, "whole_passes": whole, "value": value, "whole_value": whole_value}
-            print(f"T = {steps}, {name}: {passes / whole:.2f}", flush=True)
+            of_steps = [args.num_images * (1 + (scale > 0)) for scale in probe.guidance_scales]
+            values[name] = {
+                "passes": passes, "whole_passes": sum(of_steps), "later_passes": sum(of_steps[1:]), "value": value,
+                "whole_value": whole_value,
+            }  # fmt: skip
+            print(f"T = {steps}, {name}: {passes / sum(of_steps):.2f}", flush=True)
             write_json(output, result)
-    head = ["T", "changes", "passes of whole images", "with sharing", "share", "largest difference in value"]
+    head = [
+        "T",
+        "changes",
+        "passes of whole images",
+        "with sharing",
+        "share",
+        "of later steps",
+        "largest difference in value",
+    ]
     print_table(head, [row_of(steps, result["values"][str(steps)]) for steps in args.num_inference_steps])
 
 

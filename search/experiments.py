@@ -83,6 +83,7 @@ ORDERS = {
     "ReMDM": ReMDMScheduler,
 }
 COST_IMAGES = 50  # whose costs are measured where they vary
+OF_A_RUN = ("rows", "confirmed", "hardware", "versions")  # of results, else they state settings
 CURVES = {"best_so_far": "images", "best_so_far_by_passes": "passes"}  # of a row of `samplers`
 UNITS = {"images": "generated images", "passes": "images that went through the transformer"}
 DESCENTS = ("released",)  # of which the paper takes the end, whatever had been measured on the way
@@ -348,15 +349,19 @@ def row_of(args, judge, pipeline, storage, name, searched: Searched, gap: Gap, p
         **{f"{label}_values": one.record["values"] for label, one in scored.items()},
         "found_strategy": found.strategy.to_dict(), "found_macs": macs[found.label], "start_strategy": searched.start.to_dict(),
         "gains": [gain.to_dict() for gain in gains_of(found, others, judge.value_name, judge.second_name)],
-        "share_of_gap_closed": gap.closed(found.value, scored["start"].value),
+        "share_of_gap_closed": gap.closed(found.value, scored["start"].value), **made_on(),
     }  # fmt: skip
 
 
 def settings_of_rows(args, pipeline, gap: Gap) -> dict:
     """What rows depend on besides the evaluation and the settings that every result states."""
+    steps = args.num_inference_steps
     searched = {key: getattr(args, key) for key in ("sampler", "knots", "within_passes") if hasattr(args, key)}
-    of_pipeline = pipeline_identity(pipeline, args.num_inference_steps)
-    return {**of_pipeline, **searched, "settings": given_settings(args), **gap._asdict()}
+    of_pipeline, stored = pipeline_identity(pipeline, steps), pipeline.scheduler.stored_strategies.get(steps)
+    return {
+        **of_pipeline, **searched, "start_strategy": start_strategy(args, steps, pipeline).to_dict(),
+        "stored_strategy": None if stored is None else stored.to_dict(), **gap._asdict(),
+    }  # fmt: skip
 
 
 def rows_of_before(args, judge, name, settings: dict) -> dict[str, dict]:
@@ -364,8 +369,15 @@ def rows_of_before(args, judge, name, settings: dict) -> dict[str, dict]:
     file = Path(args.output, f"{name}.json")
     known = read_json(file) if file.exists() else {}
     wanted = json.loads(json.dumps(result(args, judge, settings)))
-    same = all(known.get(key) == value for key, value in wanted.items() if key not in ("hardware", "versions"))
+    same = {key: known[key] for key in known if key not in OF_A_RUN} == {
+        key: wanted[key] for key in wanted if key not in OF_A_RUN
+    }
     return {row["study"]: row for row in known["rows"]} if same else {}
+
+
+def with_later(rows: list[dict], known: dict[str, dict]) -> list[dict]:
+    """The rows so far and those of before that are still to come, or were not asked for: a killed run must not lose them."""
+    return rows + [row for study, row in known.items() if study not in {row["study"] for row in rows}]
 
 
 def mean_and_deviation(values: list[float]) -> dict[str, float | None]:
@@ -426,7 +438,7 @@ def samplers(args, judge, pipeline, storage, output):
             seeds = {f"seed {row['seed']}": strategy_from_dict(row["found_strategy"]) for row in rows}
             start = strategy_from_dict(row["start_strategy"])
             plot_schedules({**seeds, start_label(args): start}, output / f"{name}.png", title)
-        data = {**settings, "rows": rows}
+        data = {**settings, "rows": with_later(rows, known)}
         save(args, judge, name, data)
     found = {s: mean_and_deviation([row["found_value"] for row in rows if row["sampler"] == s]) for s in args.samplers}
     means = {sampler: one["mean"] for sampler, one in found.items()}
@@ -467,7 +479,7 @@ def free(args, judge, pipeline, storage, output):
         values = {start_label(args): row["start_values"], **{row["label"]: row["found_values"] for row in rows}}
         errors = {label: error_of(of, judge.value_name) for label, of in values.items()}
         plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", gap.floor, title, errors)
-        data = {**settings, "rows": rows}
+        data = {**settings, "rows": with_later(rows, known)}
         save(args, judge, name, data)
     return name, data
 
@@ -501,7 +513,7 @@ def orders(args, judge, pipeline, storage, output):
         errors = {row["order"]: error_of(row[f"{row['best']}_values"], judge.value_name) for row in rows}
         title = title_of(args.pipeline, steps, args.confirm_images)
         plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", gap.floor, title, errors)
-        data = {**settings, "rows": rows}
+        data = {**settings, "rows": with_later(rows, known)}
         save(args, judge, name, data)
     return name, data
 
@@ -598,9 +610,12 @@ def result(args, judge: Judge, data: dict) -> dict:
         **settings,
         **confirmed,
         **data,
-        "hardware": hardware(),
-        "versions": versions("torch", "diffusers", "optuna"),
+        **made_on(),
     }
+
+
+def made_on() -> dict:
+    return {"hardware": hardware(), "versions": versions("torch", "diffusers", "optuna")}
 
 
 def save(args, judge: Judge, name: str, data: dict) -> None:

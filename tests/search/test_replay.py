@@ -14,6 +14,7 @@ from diffusers_autonat import (
 )
 from diffusers_autonat.cost.passes import PassCounter
 from diffusers_autonat.metrics import Evaluator, load_extractor, load_reference
+from diffusers_autonat.search import replay
 from diffusers_autonat.search.replay import ReplayingEvaluator
 
 
@@ -101,14 +102,25 @@ def test_only_what_differs_is_computed(evaluator):
     assert passes_of(evaluator, [BASE, once_more])[1] == both[2]  # an image that is as it was needs none in between
 
 
-def test_without_room_for_logits_a_changed_step_is_run(evaluator):
+def test_without_room_for_logits_a_changed_step_is_run(evaluator, monkeypatch):
     made, neighbours = 64, [NEIGHBOURS[name] for name in ("s", "tau1 of the last step", "r")]
+    assert passes_of(evaluator, [BASE, *neighbours])[2:] == [0, 2 * made]
+    monkeypatch.setattr(
+        replay._Trace, "has_room", property(lambda trace: False, lambda trace, value: None), raising=False
+    )
+    assert passes_of(evaluator, [BASE, *neighbours])[2:] == [2 * made, 4 * made]
+
+
+def test_earlier_neighbours_make_room_for_a_centre(evaluator):
     replaying = ReplayingEvaluator(evaluator)
     replaying(N, seed=3, strategy=BASE)
     [trace] = replaying._traces.values()
-    bare = sum(call.nbytes for call in trace.calls.values())
-    assert passes_of(evaluator, [BASE, *neighbours], trace_bytes=2 * bare)[2:] == [2 * made, 4 * made]
-    assert passes_of(evaluator, [BASE, *neighbours])[2:] == [0, 2 * made]
+    room = sum(2 * call.nbytes + call.logits_nbytes for call in trace.calls.values())  # the centre and one neighbour
+    around = [changed(sampling_temperatures=(3, 0.3 + 0.1 * number)) for number in range(1, 5)]
+    moved = dataclasses.replace(BASE, mask_ratios=[0.8, 0.6, 0.3, 0.0])
+    beyond = dataclasses.replace(moved, sampling_temperatures=[1.0, 0.8, 0.5, 0.9])
+    counts = passes_of(evaluator, [BASE, *around, moved, beyond], trace_bytes=room)
+    assert counts[1:5] == [0] * 4 and counts[5] and counts[6] == 0
 
 
 def test_images_of_another_seed_share_nothing(evaluator):
@@ -132,6 +144,7 @@ def test_memory_is_bounded(evaluator):
     for strategy in (BASE, NEIGHBOURS["r"], NEIGHBOURS["s"]):
         replaying(N, seed=3, strategy=strategy)
         assert [key[1] for key in replaying._traces] == [strategy]
+        assert not any(call.logits for trace in replaying._traces.values() for call in trace.calls.values())
 
 
 def test_what_was_used_last_stays(evaluator):

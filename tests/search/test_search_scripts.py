@@ -416,9 +416,11 @@ def test_rows_of_the_results_are_not_searched_again_without_their_journal(tiny, 
 
     searches = [name for name in optuna.get_all_study_names(open_storage(journal)) if "confirm" not in name]
     assert searches == [row["study"] for row in whole["rows"][1:]]
-    journal.unlink()
-    in_process([*args, "--guidance-scale", 2], "experiments.py")  # rows of other settings are not these
-    assert json.loads(file.read_text())["rows"][0] != whole["rows"][0]
+    for others in (["--guidance-scale", 2], ["--constraint", "class_consistency>=0.99"], []):  # rows of other settings
+        journal.unlink()
+        before = json.loads(file.read_text())["rows"]
+        in_process([*args, *others], "experiments.py")
+        assert json.loads(file.read_text())["rows"][0] != before[0] and journal.exists()
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from ..metrics import Evaluator
 from ..metrics.conditions import Requests
 from ..metrics.extractors.base import to_uint8
 from ..metrics.noise import image_generators
-from ..strategies import Strategy
+from ..strategies import StepParameters, Strategy
 
 
 TRACE_BYTES = 2**31  # kept of earlier strategies, beside the one in use
@@ -35,7 +35,7 @@ class _Images:
     Args:
         tokens: `[B, N]` before each step, and after the last.
         streams: State of every image's noise before each step.
-        logits: Guided, of every step and image `[masked tokens, K]`; empty where they were not made in one run, or forgotten.
+        logits: Guided, of every step and image `[masked tokens, K]`; empty where there is no room, or not all were made in one run.
     """
 
     tokens: list[Tensor]
@@ -59,6 +59,7 @@ class _Trace:
     """What a strategy gave, by the first image of each call."""
 
     strategy: Strategy
+    has_room: bool  # for logits of all its images
     calls: dict[int, _Images] = field(default_factory=dict)
 
 
@@ -98,25 +99,29 @@ class ReplayingEvaluator:
         if self._reuses:
             return self.evaluator.rungs(num_images, seed, strategy)
         _, requests = self.evaluator.generation(max(num_images), seed)
-        base, own = self._traces_of(seed, strategy)
+        base, own = self._traces_of(seed, strategy, max(num_images))
 
         def make_images(indices: Tensor, wanted: Requests) -> Tensor:
             start = int(indices[0])
             if start not in own.calls:
-                own.calls[start] = self._make(indices, wanted, seed, strategy, base)
+                own.calls[start] = self._make(indices, wanted, seed, own, base)
                 self._forget((seed, strategy))
             return own.calls[start].images
 
         return self.evaluator.measure(make_images, requests, num_images)
 
-    def _traces_of(self, seed: int, strategy: Strategy) -> tuple[_Trace | None, _Trace]:
+    def _traces_of(self, seed: int, strategy: Strategy, num_images: int) -> tuple[_Trace | None, _Trace]:
         """The trace that shares most steps with a strategy, and the strategy's own."""
         length = strategy.num_inference_steps
         alike = [key for key in self._traces if key[0] == seed and key[1].num_inference_steps == length]
         others = [key for key in alike if key[1] != strategy]
         # Of equals the one that was used last: the centre of differences rather than a neighbour.
-        nearest = max(reversed(others), key=lambda key: _first_difference(key[1], strategy), default=None)
-        own = self._traces.setdefault((seed, strategy), _Trace(strategy))
+        nearest = max(
+            reversed(others), key=lambda key: _first_difference(key[1].steps(), strategy.steps()), default=None
+        )
+        config = self._pipeline.transformer.config
+        logits_nbytes = 4 * num_images * length * config.sample_size**2 * config.codebook_size  # at most
+        own = self._traces.setdefault((seed, strategy), _Trace(strategy, logits_nbytes <= self.trace_bytes))
         self._traces.move_to_end((seed, strategy))
         if nearest is None:
             return None, own
@@ -124,31 +129,34 @@ class ReplayingEvaluator:
         return self._traces[nearest], own
 
     def _forget(self, in_use: tuple[int, Strategy]) -> None:
-        """Drop what was not used for longest until the rest fits: logits, which only save a step, then traces."""
-        calls = {key: list(trace.calls.values()) for key, trace in self._traces.items()}
-        size = sum(call.nbytes + call.logits_nbytes for trace in calls.values() for call in trace)
-        for call in (call for trace in calls.values() for call in trace):
-            if size > self.trace_bytes:
-                size -= call.logits_nbytes
-                call.logits = []
-        for key, trace in calls.items():
+        """Drop what was not used for longest until the rest fits: of each trace its logits, which only save a step, before the rest."""
+        keys = sorted(self._traces, key=lambda key: key == in_use)  # that one last
+        calls = {key: list(self._traces[key].calls.values()) for key in keys}
+        size = sum(call.nbytes + call.logits_nbytes for some in calls.values() for call in some)
+        for key, some in calls.items():
+            for call in some:
+                if size > self.trace_bytes:
+                    size -= call.logits_nbytes
+                    call.logits = []
             if size > self.trace_bytes and key != in_use:
-                size -= sum(call.nbytes for call in trace)
+                size -= sum(call.nbytes for call in some)
                 del self._traces[key]
 
-    def _make(self, indices: Tensor, wanted: Requests, seed: int, strategy: Strategy, base: _Trace | None) -> _Images:
+    def _make(self, indices: Tensor, wanted: Requests, seed: int, own: _Trace, base: _Trace | None) -> _Images:
         """One call's images, from the base's where it has them."""
-        known = base.calls.get(int(indices[0])) if base is not None else None
+        strategy, known = own.strategy, base.calls.get(int(indices[0])) if base is not None else None
         steps = strategy.steps()
-        if base is None or known is None or all(one != other for one, other in zip(steps, base.strategy.steps())):
+        others = steps if base is None else base.strategy.steps()
+        # What differs from the first step on would share little, and has neighbours of its own soon, which share its logits.
+        differs = [one != other for one, other in zip(steps, others)]
+        if known is None or (differs[0] and 2 * sum(differs) > len(steps)):
             generators = image_generators(indices, seed, self.evaluator.noise_device)
-            tokens, streams, logits = self._run(wanted, strategy, generators)
+            tokens, streams, logits = self._run(wanted, strategy, generators, keep_logits=own.has_room)
             return _Images(tokens, streams, self._decode(tokens[-1]), logits)
 
         tokens = [step.clone() for step in known.tokens]
         streams = [list(states) for states in known.streams]
-        others = base.strategy.steps()
-        for t in range(_first_difference(base.strategy, strategy), len(steps)):
+        for t in range(_first_difference(steps, others), len(steps)):
             changed, same = _changed(tokens[t], known.tokens[t])
             if steps[t:] == others[t:]:
                 self._replay(wanted, strategy, tokens, streams, t, changed)
@@ -220,23 +228,21 @@ class ReplayingEvaluator:
         generators: list[torch.Generator],
         tokens: Tensor | None = None,
         stop: bool = False,
+        keep_logits: bool = False,
     ) -> tuple[list[Tensor], list[list[Tensor]], list[list[Tensor]]]:
-        """
-        Tokens before each step and after the last, the state of noise before each, and the logits of a whole run, which has
-        neither `tokens` to begin with nor a `stop` after one step.
-        """
+        """Tokens before each step and after the last, the state of noise before each, and logits; `stop` after one step."""
         pipeline = self._pipeline
         mask_token_id = pipeline.scheduler.config.mask_token_id
         streams = [[generator.get_state() for generator in generators]]
         shape = (len(generators), pipeline.transformer.config.sample_size**2)
         seen = [torch.full(shape, mask_token_id) if tokens is None else tokens]
         logits: list[list[Tensor]] = []
-        wanted_tensors = ["latents"] if stop or tokens is not None else ["latents", "logits"]
 
         def on_step_end(pipe: Any, step: int, timestep: int, tensors: dict[str, Tensor]) -> None:
-            if "logits" in tensors:
+            if keep_logits:
                 masked = seen[-1] == mask_token_id
-                logits.append([said[where].cpu() for said, where in zip(tensors["logits"], masked)])
+                said = tensors["logits"][masked.to(tensors["logits"].device)].cpu()  # in one copy
+                logits.append(list(said.split(masked.sum(dim=1).tolist())))
             seen.append(tensors["latents"].cpu())
             streams.append([generator.get_state() for generator in generators])
             pipe._interrupt = stop
@@ -249,7 +255,7 @@ class ReplayingEvaluator:
                 latents=tokens,
                 output_type="latent",
                 callback_on_step_end=on_step_end,
-                callback_on_step_end_tensor_inputs=wanted_tensors,
+                callback_on_step_end_tensor_inputs=["latents", *(["logits"] if keep_logits else [])],
             )
         return seen, streams[:-1], logits
 
@@ -257,10 +263,9 @@ class ReplayingEvaluator:
         return to_uint8(self._pipeline.finish(tokens.to(self._pipeline.device), "pt", True).images).cpu()
 
 
-def _first_difference(one: Strategy, other: Strategy) -> int:
+def _first_difference(steps: Sequence[StepParameters], others: Sequence[StepParameters]) -> int:
     """Index of the first step in which two strategies of one length differ, or that length."""
-    pairs = zip(one.steps(), other.steps())
-    return next((t for t, (a, b) in enumerate(pairs) if a != b), one.num_inference_steps)
+    return next((t for t, (one, other) in enumerate(zip(steps, others)) if one != other), len(steps))
 
 
 def _rest(strategy: Strategy, first: int) -> Strategy:
