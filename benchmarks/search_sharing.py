@@ -6,7 +6,8 @@ r"""What the trials of a search share: passes of finite differences' first updat
         --dtype bfloat16
 
 The start is the heuristic; around it every parameter is changed by a step up and a step down. A whole image takes T passes, and one
-more for each guided step; without those of the first step where that is kept for each class, as an evaluation does. A killed run goes on with the next change.
+more for each guided step; without those of the first step where that is kept for each class, as an evaluation does. A killed run
+goes on with the next change.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from diffusers_autonat.files import write_json
 from diffusers_autonat.loading import default_device, load_pipeline
 from diffusers_autonat.metrics import Evaluator, load_extractor, load_reference
 from diffusers_autonat.provenance import pipeline_hash
+from diffusers_autonat.search.finite_difference import FiniteDifferenceSampler
 from diffusers_autonat.search.replay import ReplayingEvaluator
 from diffusers_autonat.search.samplers import default_knots, make_space
 from diffusers_autonat.strategies import Strategy
@@ -34,12 +36,11 @@ def probes_of(start: Strategy) -> tuple[Strategy, dict[str, Strategy]]:
     """The start as the search has it, and around it what an update tries, by name."""
     space = make_space(SAMPLER, start, num_knots=default_knots(SAMPLER, start.num_inference_steps))
     point = {name: parameter.start for name, parameter in space.parameters.items()}
-    probes = {}
-    for name, parameter in space.parameters.items():
-        for sign, step in (("+", parameter.step), ("-", -parameter.step)):
-            if (value := parameter.clamp(point[name] + step)) != point[name]:
-                probes[f"{name} {sign}"] = space.strategy({**point, name: value})
-    return space.strategy(point), probes
+    probes = FiniteDifferenceSampler(space.parameters, central=True).probes(point)
+    return space.strategy(point), {
+        f"{name} {'+' if value > point[name] else '-'}": space.strategy({**point, name: value})
+        for name, value in probes
+    }
 
 
 def row_of(steps: int, probes: dict[str, dict[str, float]]) -> list[str]:

@@ -8,8 +8,8 @@
     diffusers-autonat search experiments concurrent ... -- ...    p(r) and the generation strategy in one search (Table 6c)
     diffusers-autonat search experiments training ... -- ...      p(r): Beta candidates, arccos, fixed 0.8 (Tables 2 and 6a)
 
-Each can be killed and run again, and run several times at once; searches that the results have already are not made again. Compare `concurrent` with `search alternating` given the
-same training arguments and candidates folder.
+Each can be killed and run again, and run several times at once; searches that the results have already are not made
+again. Compare `concurrent` with `search alternating` given the same training arguments and candidates folder.
 """
 
 import itertools

@@ -101,7 +101,7 @@ class FiniteDifferenceSampler(RoundSampler):
         point = {name: parameter.start for name, parameter in self._space.items()}
         velocity = dict.fromkeys(self._space, 0.0)
         for _ in range(self._num_updates):
-            probes = self._probes(point)
+            probes = self.probes(point)
             base_value, *values = yield [point, *({**point, name: value} for name, value in probes)]
             slopes = self._slopes(point, base_value, probes, values)
             moved = {}
@@ -117,7 +117,7 @@ class FiniteDifferenceSampler(RoundSampler):
         scale, distance = 1.0, FIRST_DISTANCE  # of the steps; of the move, in steps
         [best] = yield [point]
         for _ in range(self._num_updates):
-            probes = self._probes(point, scale)
+            probes = self.probes(point, scale)
             values = yield [{**point, name: value} for name, value in probes]
             slopes = self._slopes(point, best, probes, values)
             changes = {name: slopes[name] * parameter.step for name, parameter in self._space.items()}
@@ -145,7 +145,7 @@ class FiniteDifferenceSampler(RoundSampler):
                 velocity = dict.fromkeys(self._space, 0.0)
                 scale, distance = 0.7 * scale, max(SHORTEST_DISTANCE, distance / 2)
 
-    def _probes(self, point: Point, scale: float = 1.0) -> list[tuple[str, float]]:
+    def probes(self, point: Point, scale: float = 1.0) -> list[tuple[str, float]]:
         """The values of single parameters, other than their own, at which an update evaluates the objective."""
         probes = []
         for name, parameter in self._space.items():

@@ -112,13 +112,11 @@ class ReplayingEvaluator:
 
     def _traces_of(self, seed: int, strategy: Strategy, num_images: int) -> tuple[_Trace | None, _Trace]:
         """The trace that shares most steps with a strategy, and the strategy's own."""
-        length = strategy.num_inference_steps
+        steps, length = strategy.steps(), strategy.num_inference_steps
         alike = [key for key in self._traces if key[0] == seed and key[1].num_inference_steps == length]
         others = [key for key in alike if key[1] != strategy]
         # Of equals the one that was used last: the centre of differences rather than a neighbour.
-        nearest = max(
-            reversed(others), key=lambda key: _first_difference(key[1].steps(), strategy.steps()), default=None
-        )
+        nearest = max(reversed(others), key=lambda key: _first_difference(key[1].steps(), steps), default=None)
         config = self._pipeline.transformer.config
         logits_nbytes = 4 * num_images * length * config.sample_size**2 * config.codebook_size  # at most
         own = self._traces.setdefault((seed, strategy), _Trace(strategy, logits_nbytes <= self.trace_bytes))
@@ -188,7 +186,7 @@ class ReplayingEvaluator:
         known = torch.cat([logits[row] for row in rows.tolist()])
         whole = known.new_zeros(*before.shape, known.shape[-1])  # tokens that stay have no say
         whole[before == scheduler.config.mask_token_id] = known
-        [parameters] = scheduler.plan(strategy=_rest(strategy, t), device=device).parameters[:1]
+        parameters = scheduler.plan(strategy=strategy, device=device).parameters[t]
         generators = self._generators(streams, t, rows)
         made = scheduler.step(whole.to(device), t, before.to(device), generators, parameters=parameters)
         tokens[t + 1][rows] = made.prev_sample.cpu()
