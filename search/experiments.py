@@ -13,11 +13,8 @@ again. Compare `concurrent` with `search alternating` given the same training ar
 """
 
 import itertools
-import json
 import statistics
-from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 import optuna
 from arguments import (
@@ -41,6 +38,8 @@ from arguments import (
     start_strategy,
     storage_location,
 )
+from compared_searches import ComparedSearches, Searched, best_so_far, spent_by
+from experiment_results import floor_of, save
 
 from diffusers_autonat import (
     DilatedScheduler,
@@ -53,23 +52,19 @@ from diffusers_autonat import (
     TrainingStrategy,
 )
 from diffusers_autonat.command_line import Parser, number, positive
-from diffusers_autonat.cost import CostVaries, measured_costs, pipeline_cost
 from diffusers_autonat.files import write_json
 from diffusers_autonat.metrics import Report
 from diffusers_autonat.plots import plot_bars, plot_curves, plot_schedules, title_of
-from diffusers_autonat.provenance import hardware, versions
-from diffusers_autonat.search.confirm import Scored, best_trials, score_candidates
-from diffusers_autonat.search.gains import error_of, gains_of
-from diffusers_autonat.search.generation import search_generation
-from diffusers_autonat.search.judge import Judge
-from diffusers_autonat.search.objective import POPULATION, StrategyObjective, strategy_of
+from diffusers_autonat.search.confirm import score_candidates
+from diffusers_autonat.search.gains import error_of
+from diffusers_autonat.search.objective import StrategyObjective
 from diffusers_autonat.search.report import save_trials, writing
 from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, make_space, sampler_names
 from diffusers_autonat.search.spaces import SCHEDULE_NAMES, training_space
 from diffusers_autonat.search.strategy_spaces import FixedStepsSpace
 from diffusers_autonat.search.study import complete_trials, open_storage, open_study, run_study, wait_for_workers
 from diffusers_autonat.search.training import describe
-from diffusers_autonat.strategies import Strategy, read_json
+from diffusers_autonat.strategies import Strategy
 from diffusers_autonat.strategy_files import strategy_from_dict
 from diffusers_autonat.training.recipes import heuristic_of
 
@@ -82,34 +77,11 @@ ORDERS = {
     "entropy-bounded": EntropyBoundedScheduler,
     "ReMDM": ReMDMScheduler,
 }
-COST_IMAGES = 50  # whose costs are measured where they vary
-OF_A_RUN = ("rows", "confirmed", "hardware", "versions")  # of results, else they state settings
-CURVES = {"best_so_far": "images", "best_so_far_by_passes": "passes"}  # of a row of `samplers`
-UNITS = {"images": "generated images", "passes": "images that went through the transformer"}
-DESCENTS = ("released",)  # of which the paper takes the end, whatever had been measured on the way
+CURVES = {  # of rows: their unit, and what their plot's name ends with
+    "best_so_far": ("generated images", ""),
+    "best_so_far_by_passes": ("images that went through the transformer", "-passes"),
+}
 SEEDS = 1_000  # between the seeds of two repetitions, which are also those of their noise
-
-
-class Searched(NamedTuple):
-    """Where a search began, its study, and by which sampler."""
-
-    start: Strategy
-    study: optuna.Study
-    sampler: str
-
-
-class Gap(NamedTuple):
-    """Between the tuned heuristic, where its results are named, and the floor: what is left when the tokenizer is all that errs."""
-
-    floor: float | None
-    baseline: float | None = None
-
-    def closed(self, value: float, start: float) -> float | None:
-        """The share that is closed; without a baseline, of the gap between the start and the floor."""
-        if self.floor is None:
-            return None
-        first = start if self.baseline is None else self.baseline
-        return round((first - value) / (first - self.floor), 4)
 
 
 def parse_args():
@@ -187,50 +159,6 @@ def passes_or_sampler(text: str) -> int | str:
     return text if text in sampler_names() else positive(text)
 
 
-def floor_of(args, judge: Judge) -> float | None:
-    """Distance of the tokenizer's reconstructions, which perfect tokens would have."""
-    if args.floor is None:
-        return None
-    values = Report.load(args.floor).values
-    if judge.value_name not in values:
-        raise ValueError(f"--floor {args.floor} has no {judge.value_name}, only {', '.join(values)}")
-    return values[judge.value_name]
-
-
-def gap_of(args, judge: Judge, pipeline) -> Gap:
-    """Before the first search, since a file may be another's."""
-    floor = floor_of(args, judge)
-    if args.baseline is None:
-        return Gap(floor)
-    known = read_json(Path(args.baseline))
-    confirmed = {"confirm_images": args.confirm_images, "confirm_seed": args.confirm_seed}
-    of_pipeline = pipeline_identity(pipeline, args.num_inference_steps)
-    wanted = {**judge.confirm_identity(), **of_pipeline, **confirmed}
-    for key in ("pipeline", "num_inference_steps", "metric", "extractor", "reference", "dtype", *confirmed):
-        if known.get(key) != wanted[key]:
-            raise ValueError(f"--baseline {args.baseline} is of {key} {known.get(key)!r}, here it is {wanted[key]!r}")
-    return Gap(floor, known["value"])
-
-
-def one_search(args, judge, pipeline, storage, name, sampler_name, seed, free=SCHEDULE_NAMES, start=None) -> Searched:
-    """A search, not yet confirmed: where it began, and its study."""
-    start = start or start_strategy(args, args.num_inference_steps, pipeline)
-    knots = knots_of(args, sampler_name, start.num_inference_steps)
-    space = make_space(sampler_name, start, free, knots)
-    sampler = make_sampler(sampler_name, space.parameters, args.num_trials, seed)
-    of_pipeline = pipeline_identity(pipeline, args.num_inference_steps)
-    score = judge.score(pipeline)
-    score.seed = seed
-    identity = {
-        **judge.identity(**of_pipeline, sampler=sampler_name, free=list(free), start=start.to_dict(), knots=knots),
-        "seed": seed,
-    }
-    found = search_generation(
-        storage, name, identity, space, SAMPLERS[sampler_name].score(score, space), sampler, args.num_trials
-    )
-    return Searched(space.start, found.study, sampler_name)
-
-
 def heuristics(args, pipeline=None) -> dict[str, GenerationStrategy]:
     """The grid of the baseline."""
     heuristic, grid = heuristic_of(pipeline), {}
@@ -276,110 +204,6 @@ def check(args) -> None:
         training_space(TrainingStrategy(args.start_alpha, args.start_beta), args.alphas, args.betas)
 
 
-def confirm(args, judge, pipeline, storage, name, candidates: dict[str, Strategy]) -> dict[str, Scored]:
-    """On fresh noise, by label; all searches of an experiment share it, so that what they share is measured once."""
-    name = f"{name}-confirm-{args.confirm_images}-{args.confirm_seed}"
-    identity = judge.confirm_identity(**pipeline_identity(pipeline, args.num_inference_steps))
-    scored = score_candidates(storage, name, identity, candidates, judge.confirm_score(pipeline))
-    return {one.label: one for one in scored}
-
-
-def with_spent(study: optuna.Study) -> list[tuple[optuna.trial.FrozenTrial, Counter]]:
-    """
-    Trials in the order in which they were finished, and what had been spent by then: `images`, `passes`, and the passes if trials
-    had shared nothing but the first step, which is made once for each class anyway (`passes_unshared`).
-    """
-    spent, rows = Counter(images=0, passes=0, passes_unshared=0), []
-    for trial in sorted(complete_trials(study), key=lambda trial: trial.datetime_complete):
-        count, strategy = trial.user_attrs["num_images"], strategy_of(trial)
-        passes = trial.user_attrs.get("passes", 0)
-        each = strategy.num_inference_steps - 1 + sum(scale > 0 for scale in strategy.guidance_scales[1:])
-        # Images of a population share nothing, and each has guidance of its own.
-        unshared = passes if POPULATION in trial.user_attrs else count * each
-        spent = spent + Counter(images=count, passes=passes, passes_unshared=unshared)
-        rows.append((trial, spent))
-    return rows
-
-
-def single_with_spent(study: optuna.Study) -> list[tuple[optuna.trial.FrozenTrial, Counter]]:
-    """Those of `with_spent` that measured one strategy."""
-    return [(trial, spent) for trial, spent in with_spent(study) if POPULATION not in trial.user_attrs]
-
-
-def best_so_far(study: optuna.Study, unit: str = "images") -> list[tuple[int, float]]:
-    """(`unit` so far, best value) after each trial that measured one strategy: the value of a population is that of many."""
-    single = single_with_spent(study)
-    best = itertools.accumulate((trial.values[0] for trial, _ in single), min)
-    return [(spent[unit], value) for (_, spent), value in zip(single, best)]
-
-
-def best_within(study: optuna.Study, limit: int, unit: str) -> Strategy | None:
-    """The best single strategy that a search had measured before more than `limit` was spent."""
-    within = [trial for trial, spent in single_with_spent(study) if spent[unit] <= limit]
-    return strategy_of(min(within, key=lambda trial: trial.values[0])) if within else None
-
-
-def row_of(args, judge, pipeline, storage, name, searched: Searched, gap: Gap, passes: int | None = None) -> dict:
-    """
-    What a search found, beside its start and what the pipeline has stored for this T, all on the same fresh noise. `value` is that
-    of the best of them, the best that is known for this T; `found_value` that of the search's own best trial, which may be worse
-    than its start, and whose share of the gap is given. `end_value` is that of where a descent ended, `within_value` that of what
-    was found within `passes`, and `within_unshared_value` the same if trials had shared none.
-    """
-    study = searched.study
-    stored = pipeline.scheduler.stored_strategies.get(args.num_inference_steps)
-    candidates = {"found": strategy_of(best_trials(study, 1)[0]), "start": searched.start}
-    if stored is not None:
-        candidates["stored"] = stored
-    if searched.sampler in DESCENTS:
-        candidates["end"] = strategy_of(single_with_spent(study)[-1][0])
-    for label, unit in (("within", "passes"), ("within_unshared", "passes_unshared")):
-        if passes and (one := best_within(study, passes, unit)) is not None:
-            candidates[label] = one
-    different = {json.dumps(one.to_dict()): label for label, one in reversed(candidates.items())}
-    scored = confirm(args, judge, pipeline, storage, name, {label: candidates[label] for label in different.values()})
-    scored = {label: scored[different[json.dumps(one.to_dict())]] for label, one in candidates.items()}
-    found, best = scored["found"], min(scored.values(), key=lambda one: one.value)
-    others = [one for label, one in scored.items() if label in ("start", "stored") and one is not found]
-    macs = {one.label: cost_of(pipeline, one.strategy) for one in {best.label: best, found.label: found}.values()}
-    return {
-        "study": study.study_name, "trials": len(complete_trials(study)), **with_spent(study)[-1][1], "best": best.label,
-        "value": best.value, "strategy": best.strategy.to_dict(), "macs": macs[best.label],
-        **{f"{label}_value": one.value for label, one in scored.items()},
-        **{f"{label}_values": one.record["values"] for label, one in scored.items()},
-        "found_strategy": found.strategy.to_dict(), "found_macs": macs[found.label], "start_strategy": searched.start.to_dict(),
-        "gains": [gain.to_dict() for gain in gains_of(found, others, judge.value_name, judge.second_name)],
-        "share_of_gap_closed": gap.closed(found.value, scored["start"].value), **made_on(),
-    }  # fmt: skip
-
-
-def settings_of_rows(args, pipeline, gap: Gap) -> dict:
-    """What rows depend on besides the evaluation and the settings that every result states."""
-    steps = args.num_inference_steps
-    searched = {key: getattr(args, key) for key in ("sampler", "knots", "within_passes") if hasattr(args, key)}
-    of_pipeline, stored = pipeline_identity(pipeline, steps), pipeline.scheduler.stored_strategies.get(steps)
-    return {
-        **of_pipeline, **searched, "start_strategy": start_strategy(args, steps, pipeline).to_dict(),
-        "stored_strategy": None if stored is None else stored.to_dict(), **gap._asdict(),
-    }  # fmt: skip
-
-
-def rows_of_before(args, judge, name, settings: dict) -> dict[str, dict]:
-    """Rows of results with the same settings, by study: what was searched need not be searched again where its journal is gone."""
-    file = Path(args.output, f"{name}.json")
-    known = read_json(file) if file.exists() else {}
-    wanted = json.loads(json.dumps(result(args, judge, settings)))
-    same = {key: known[key] for key in known if key not in OF_A_RUN} == {
-        key: wanted[key] for key in wanted if key not in OF_A_RUN
-    }
-    return {row["study"]: row for row in known["rows"]} if same else {}
-
-
-def with_later(rows: list[dict], known: dict[str, dict]) -> list[dict]:
-    """The rows so far and those of before that are still to come, or were not asked for: a killed run must not lose them."""
-    return rows + [row for study, row in known.items() if study not in {row["study"] for row in rows}]
-
-
 def mean_and_deviation(values: list[float]) -> dict[str, float | None]:
     return {"mean": statistics.mean(values), "deviation": statistics.stdev(values) if len(values) > 1 else None}
 
@@ -408,80 +232,77 @@ def baseline(args, judge, pipeline, storage, output):
 
 def samplers(args, judge, pipeline, storage, output):
     """samplers at equal numbers of generated images"""
-    gap = gap_of(args, judge, pipeline)
-    title = title_of(args.pipeline, args.num_inference_steps, args.num_images)
-    name, rows = args.study_name or f"samplers-T{args.num_inference_steps}", []
-    settings = settings_of_rows(args, pipeline, gap)
-    known = rows_of_before(args, judge, name, settings)
+    compared = ComparedSearches(args, judge, pipeline, storage, f"samplers-T{args.num_inference_steps}")
+
+    def search(study_name: str) -> Searched:
+        searched, within = compared.search(study_name, sampler, seed), args.within_passes
+        if isinstance(within, str):  # that of the same seed, which is this search or was made before it
+            own = spent_by(searched.study)["passes"]
+            within = next((row["passes"] for row in compared.rows if row["seed"] == seed), own)
+        return searched._replace(within=within)
+
     for repetition, sampler in itertools.product(range(args.repetitions), args.samplers):
         seed = args.seed + SEEDS * repetition
-        study_name = f"{name}-{sampler}-seed{seed}"
-        if (row := known.get(study_name)) is None:
-            searched = one_search(args, judge, pipeline, storage, study_name, sampler, seed)
-            passes = args.within_passes
-            if isinstance(passes, str):  # of the same seed
-                passes = next(
-                    (one["passes"] for one in rows if one["seed"] == seed), with_spent(searched.study)[-1][1]["passes"]
-                )
-            row = {
-                "sampler": sampler, "seed": seed, **row_of(args, judge, pipeline, storage, name, searched, gap, passes),
-                **{curve: best_so_far(searched.study, unit) for curve, unit in CURVES.items()},
-            }  # fmt: skip
-        rows.append(row)
-        if len(args.samplers) > 1:
-            for curve, unit in CURVES.items():
-                curves = {one: [row[curve] for row in rows if row["sampler"] == one] for one in args.samplers}
-                file = output / f"{name}{'' if unit == 'images' else '-' + unit}.png"
-                curves = {one: of_seeds for one, of_seeds in curves.items() if of_seeds}
-                plot_curves(curves, file, UNITS[unit], f"best {judge.value_name} so far", title=title)
-        else:  # whether seeds find the same
-            seeds = {f"seed {row['seed']}": strategy_from_dict(row["found_strategy"]) for row in rows}
-            start = strategy_from_dict(row["start_strategy"])
-            plot_schedules({**seeds, start_label(args): start}, output / f"{name}.png", title)
-        data = {**settings, "rows": with_later(rows, known)}
-        save(args, judge, name, data)
-    found = {s: mean_and_deviation([row["found_value"] for row in rows if row["sampler"] == s]) for s in args.samplers}
-    means = {sampler: one["mean"] for sampler, one in found.items()}
-    title = title_of(args.pipeline, args.num_inference_steps, args.confirm_images)
-    # Of the means over seeds, which differ by more than the noise of one confirmation.
-    errors = {sampler: one["deviation"] and one["deviation"] / args.repetitions**0.5 for sampler, one in found.items()}
-    if len(args.samplers) > 1:
-        plot_bars(means, output / f"{name}-confirmed.png", f"{judge.value_name}, confirmed", gap.floor, title, errors)
-    best = min(rows, key=lambda row: row["value"])
+        compared.add(f"{sampler}-seed{seed}", {"sampler": sampler, "seed": seed}, search)
+        plot_progress(args, judge, compared, output)
+    of_samplers = {
+        one: [row["found_value"] for row in compared.rows if row["sampler"] == one] for one in args.samplers
+    }
+    found = {sampler: mean_and_deviation(values) for sampler, values in of_samplers.items()}
+    if len(found) > 1:
+        means = {sampler: one["mean"] for sampler, one in found.items()}
+        # Of the means over seeds, which differ by more than the noise of one confirmation.
+        errors = {
+            sampler: one["deviation"] and one["deviation"] / args.repetitions**0.5 for sampler, one in found.items()
+        }
+        plot_confirmed(args, judge, compared, means, errors, output / f"{compared.name}-confirmed.png")
+    best = min(compared.rows, key=lambda row: row["value"])
     with writing(output):
-        write_json(output / f"{name}-strategy.json", best["strategy"])
-    return name, {**data, "confirmed": found}
+        write_json(output / f"{compared.name}-strategy.json", best["strategy"])
+    return compared.name, {**compared.data, "confirmed": found}
+
+
+def plot_progress(args, judge, compared: ComparedSearches, output: Path) -> None:
+    """How far samplers came with how much; of a single one, whether seeds find the same."""
+    title = title_of(args.pipeline, args.num_inference_steps, args.num_images)
+    if len(args.samplers) > 1:
+        of_samplers = {one: [row for row in compared.rows if row["sampler"] == one] for one in args.samplers}
+        for curve, (unit, suffix) in CURVES.items():
+            curves = {sampler: [row[curve] for row in rows] for sampler, rows in of_samplers.items() if rows}
+            plot_curves(
+                curves, output / f"{compared.name}{suffix}.png", unit, f"best {judge.value_name} so far", title=title
+            )
+        return
+    seeds = {f"seed {row['seed']}": strategy_from_dict(row["found_strategy"]) for row in compared.rows}
+    start = strategy_from_dict(compared.rows[0]["start_strategy"])
+    plot_schedules({**seeds, start_label(args): start}, output / f"{compared.name}.png", title)
+
+
+def plot_confirmed(args, judge, compared: ComparedSearches, bars: dict, errors: dict, file: Path) -> None:
+    title = title_of(args.pipeline, args.num_inference_steps, args.confirm_images)
+    plot_bars(bars, file, f"{judge.value_name}, confirmed", compared.gap.floor, title, errors)
 
 
 def free(args, judge, pipeline, storage, output):
     """which of r, tau1, tau2, s matter: all searched, all but each, and each alone"""
-    gap = gap_of(args, judge, pipeline)
-    title = title_of(args.pipeline, args.num_inference_steps, args.confirm_images)
-    name, rows = args.study_name or f"free-T{args.num_inference_steps}", []
+    compared = ComparedSearches(args, judge, pipeline, storage, f"free-T{args.num_inference_steps}")
     kinds = {
         "all": SCHEDULE_NAMES,
         **{f"all but {one}": tuple(other for other in SCHEDULE_NAMES if other != one) for one in SCHEDULE_NAMES},
         **{one: (one,) for one in SCHEDULE_NAMES},
     }
-    settings = settings_of_rows(args, pipeline, gap)
-    known = rows_of_before(args, judge, name, settings)
+
+    def search(study_name: str) -> Searched:
+        return compared.search(study_name, args.sampler, args.seed, schedules)
+
     for label, schedules in kinds.items():
-        study_name = f"{name}-{label.replace(' ', '-')}"
-        if (row := known.get(study_name)) is None:
-            searched = one_search(args, judge, pipeline, storage, study_name, args.sampler, args.seed, schedules)
-            row = {
-                "free": list(schedules),
-                "label": label,
-                **row_of(args, judge, pipeline, storage, name, searched, gap),
-            }
-        rows.append(row)
-        bars = {start_label(args): row["start_value"], **{row["label"]: row["found_value"] for row in rows}}
-        values = {start_label(args): row["start_values"], **{row["label"]: row["found_values"] for row in rows}}
+        compared.add(label.replace(" ", "-"), {"free": list(schedules), "label": label}, search)
+        start, rows = start_label(args), compared.rows
+        bars = {start: rows[0]["start_value"], **{row["label"]: row["found_value"] for row in rows}}
+        values = {start: rows[0]["start_values"], **{row["label"]: row["found_values"] for row in rows}}
         errors = {label: error_of(of, judge.value_name) for label, of in values.items()}
-        plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", gap.floor, title, errors)
-        data = {**settings, "rows": with_later(rows, known)}
-        save(args, judge, name, data)
-    return name, data
+        plot_confirmed(args, judge, compared, bars, errors, output / f"{compared.name}.png")
+    return compared.name, compared.data
 
 
 def start_of_order(args, pipeline) -> Strategy:
@@ -496,35 +317,20 @@ def start_of_order(args, pipeline) -> Strategy:
 
 def orders(args, judge, pipeline, storage, output):
     """orders of revealing tokens, each with its own schedules searched from its own heuristic, at equal images"""
-    gap, steps = gap_of(args, judge, pipeline), args.num_inference_steps
-    name, rows = args.study_name or f"orders-T{steps}", []
-    settings = settings_of_rows(args, pipeline, gap)
-    known = rows_of_before(args, judge, name, settings)
+    compared = ComparedSearches(args, judge, pipeline, storage, f"orders-T{args.num_inference_steps}")
+
+    def search(study_name: str) -> Searched:
+        return compared.search(study_name, args.sampler, args.seed, free, start)
+
     for label, order in ORDERS.items():
         pipeline.scheduler = order(pipeline.scheduler.config.mask_token_id)
         start = start_of_order(args, pipeline)
         free = [key for key, values in start.to_dict().items() if any(values)]  # tau2 is 0 where it has no effect
-        study_name = f"{name}-{label}"
-        if (row := known.get(study_name)) is None:
-            searched = one_search(args, judge, pipeline, storage, study_name, args.sampler, args.seed, free, start)
-            row = {"order": label, "free": free, **row_of(args, judge, pipeline, storage, study_name, searched, gap)}
-        rows.append(row)
-        bars = {row["order"]: row["value"] for row in rows}
-        errors = {row["order"]: error_of(row[f"{row['best']}_values"], judge.value_name) for row in rows}
-        title = title_of(args.pipeline, steps, args.confirm_images)
-        plot_bars(bars, output / f"{name}.png", f"{judge.value_name}, confirmed", gap.floor, title, errors)
-        data = {**settings, "rows": with_later(rows, known)}
-        save(args, judge, name, data)
-    return name, data
-
-
-def cost_of(pipeline, strategy: Strategy) -> float:
-    """Multiply-accumulates of an image; where they vary, the mean of some."""
-    try:
-        return pipeline_cost(pipeline, strategy).total
-    except CostVaries:
-        labels = [image % pipeline.transformer.config.num_classes for image in range(COST_IMAGES)]
-        return statistics.mean(sum(cost) for cost in measured_costs(pipeline, labels, strategy))
+        compared.add(label, {"order": label, "free": free}, search, confirmed_alone=True)
+        bars = {row["order"]: row["value"] for row in compared.rows}
+        errors = {row["order"]: error_of(row[f"{row['best']}_values"], judge.value_name) for row in compared.rows}
+        plot_confirmed(args, judge, compared, bars, errors, output / f"{compared.name}.png")
+    return compared.name, compared.data
 
 
 def concurrent(args, judge, pipeline, storage, output):
@@ -595,33 +401,6 @@ def training(args, judge, pipeline, storage, output):
             for one in ranked
         ],
     }
-
-
-def result(args, judge: Judge, data: dict) -> dict:
-    settings = {
-        key: getattr(args, key) for key in ("num_inference_steps", "num_trials", "start") if hasattr(args, key)
-    }
-    confirmed = {"confirm_images": args.confirm_images, "confirm_seed": args.confirm_seed}
-    return {
-        "experiment": args.experiment,
-        "metric_name": judge.value_name,
-        **judge.identity(),
-        **judge.second_identity(),
-        **settings,
-        **confirmed,
-        **data,
-        **made_on(),
-    }
-
-
-def made_on() -> dict:
-    return {"hardware": hardware(), "versions": versions("torch", "diffusers", "optuna")}
-
-
-def save(args, judge: Judge, name: str, data: dict) -> None:
-    """Write what is known so far."""
-    with writing(args.output):
-        write_json(Path(args.output, f"{name}.json"), result(args, judge, data))
 
 
 def run(args):

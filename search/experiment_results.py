@@ -1,0 +1,63 @@
+"""What an experiment writes, and reads of what was written before; `experiments.py` imports it as its neighbour."""
+
+import json
+from pathlib import Path
+
+from diffusers_autonat.files import write_json
+from diffusers_autonat.metrics import Report
+from diffusers_autonat.provenance import hardware, versions
+from diffusers_autonat.search.judge import Judge
+from diffusers_autonat.search.report import writing
+from diffusers_autonat.strategies import read_json
+
+
+OF_A_RUN = ("rows", "confirmed", "hardware", "versions")  # of results, else they state settings
+
+
+def floor_of(args, judge: Judge) -> float | None:
+    """Distance of the tokenizer's reconstructions, which perfect tokens would have."""
+    if args.floor is None:
+        return None
+    values = Report.load(args.floor).values
+    if judge.value_name not in values:
+        raise ValueError(f"--floor {args.floor} has no {judge.value_name}, only {', '.join(values)}")
+    return values[judge.value_name]
+
+
+def made_on() -> dict:
+    return {"hardware": hardware(), "versions": versions("torch", "diffusers", "optuna")}
+
+
+def result(args, judge: Judge, data: dict) -> dict:
+    settings = {
+        key: getattr(args, key) for key in ("num_inference_steps", "num_trials", "start") if hasattr(args, key)
+    }
+    confirmed = {"confirm_images": args.confirm_images, "confirm_seed": args.confirm_seed}
+    return {
+        "experiment": args.experiment,
+        "metric_name": judge.value_name,
+        **judge.identity(),
+        **judge.second_identity(),
+        **settings,
+        **confirmed,
+        **data,
+        **made_on(),
+    }
+
+
+def save(args, judge: Judge, name: str, data: dict) -> None:
+    """Write what is known so far."""
+    with writing(args.output):
+        write_json(Path(args.output, f"{name}.json"), result(args, judge, data))
+
+
+def rows_of_before(args, judge: Judge, name: str, data: dict) -> list[dict]:
+    """Rows of results of the same settings: what was searched need not be searched again where its journal is gone."""
+    file = Path(args.output, f"{name}.json")
+    known = read_json(file) if file.exists() else {}
+    wanted = json.loads(json.dumps(result(args, judge, data)))  # as a file has them
+    return known["rows"] if known and settings_of(known) == settings_of(wanted) else []
+
+
+def settings_of(results: dict) -> dict:
+    return {key: value for key, value in results.items() if key not in OF_A_RUN}
