@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw the pictures of docs/ again: `make pictures`. What draws them is the code of two pages, so pages and pictures agree."""
+"""Draw the pictures of docs/ again: `make pictures`. What draws them is the code of the pages, so pages and pictures agree."""
 
 import re
 import shutil
@@ -15,10 +15,12 @@ def code(page: str, language: str) -> str:
 
 
 def main():
-    commands, program = code("plots.md", "bash"), code("schedules.md", "python")
-    subprocess.run(["bash", "-eux", "-c", commands], cwd=DOCS.parent, check=True)
-    exec(compile(program, "schedules.md", "exec"), {})
-    for name in set(re.findall(r"outputs/([\w-]+\.png)", commands + program)):
+    sources = [code("plots.md", "bash")]
+    subprocess.run(["bash", "-eux", "-c", sources[0]], cwd=DOCS.parent, check=True)
+    for page in ("schedules.md", "orders.md"):
+        sources.append(code(page, "python"))
+        exec(compile(sources[-1], page, "exec"), {})
+    for name in set(re.findall(r"outputs/([\w-]+\.png)", "".join(sources))):
         picture = DOCS / "images" / name
         if picture.exists():  # the app's test draws others, and a benchmark one
             shutil.copy(DOCS.parent / "outputs" / name, picture)

@@ -426,7 +426,7 @@ def plot_steps(
         axes[0, step].imshow(
             image, cmap="gray" if image.mode == "L" else None, vmin=0, vmax=255, interpolation="nearest"
         )
-        axes[1, step].imshow(_mask_picture(mask), interpolation="nearest")
+        axes[1, step].imshow(mask_picture(mask), interpolation="nearest")
         axes[0, step].set_title(f"step {step + 1}", fontsize=9)
         axes[1, step].set_xlabel(f"{mask.sum()} of {mask.size}\nmasked", fontsize=8)
         for axis in axes[:, step]:
@@ -537,8 +537,8 @@ def _tiled(rows: Sequence[Sequence[Image.Image]], side: int, framed: Collection[
     return picture
 
 
-def _mask_picture(mask: np.ndarray) -> Image.Image:
-    """Grey where a token is masked, blue where it is known."""
+def mask_picture(mask: np.ndarray) -> Image.Image:
+    """Booleans `[h, w]` as a picture of w x h pixels: grey where a token is masked (True), blue where it is known."""
     known = np.array([int(COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)], np.uint8)
     return Image.fromarray(np.where(mask[..., None], np.uint8(200), known))
 
@@ -546,7 +546,7 @@ def _mask_picture(mask: np.ndarray) -> Image.Image:
 def _frame(image: Image.Image, mask: np.ndarray, side: int = 256) -> Image.Image:
     frame = Image.new("RGB", (2 * side + 8, side), "white")
     frame.paste(image.convert("RGB").resize((side, side), Image.Resampling.NEAREST), (0, 0))
-    frame.paste(_mask_picture(mask).resize((side, side), Image.Resampling.NEAREST), (side + 8, 0))
+    frame.paste(mask_picture(mask).resize((side, side), Image.Resampling.NEAREST), (side + 8, 0))
     return frame
 
 
