@@ -11,13 +11,16 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from diffusers_autonat import TrainingStrategy
 from diffusers_autonat.cards import table
+from diffusers_autonat.search.training import describe
 
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "search" / "results"
 SEEDS = 3  # searches of each kind
 ORDERS = 6
+ENOUGH = 0.9  # of the passes that are granted: what a search found that ended with fewer says nothing of as many
 MODELS = {"autonat": "U-ViT", "enat": "ENAT"}
 SYMBOLS = {
     "mask_ratios": "r",
@@ -45,6 +48,10 @@ def with_error(values: dict, name: str = DISTANCE) -> str:
 
 def percent(share: float, digits: int = 1) -> str:
     return f"{share:.{digits}%}"
+
+
+def millions(macs: float) -> str:
+    return f"{macs / 1e6:,.0f} M"
 
 
 def mean(rows: list[dict], value: str = DISTANCE, of: str = "found") -> float:
@@ -75,16 +82,17 @@ def searched() -> Iterator[tuple[str, int, dict, list[dict]]]:
 
 def found() -> str:
     head = (
-        "model | T | tuned heuristic | distance | recognised | found, of three seeds: mean | recognised | "
-        "gap to the floor closed | multiply-accumulates"
+        "model | T | tuned heuristic | distance | recognised | multiply-accumulates | found, of three seeds: mean | recognised | "
+        "multiply-accumulates | gap to the floor closed"
     )
     rows = []
     for model, steps, baseline, searches in searched():
         tuned = baseline["confirmed"][0]["values"]
         rows.append([
-            model, str(steps), baseline["tuned"], with_error(tuned), percent(tuned[RECOGNISED]), each(searches),
-            percent(mean(searches, RECOGNISED)), closed(mean(searches), tuned[DISTANCE], baseline["floor"]),
-            f"{statistics.mean(row['found_macs'] for row in searches) / 1e6:,.0f} M",
+            model, str(steps), baseline["tuned"], with_error(tuned), percent(tuned[RECOGNISED]), millions(baseline["macs"]),
+            each(searches), percent(mean(searches, RECOGNISED)),
+            millions(statistics.mean(row["found_macs"] for row in searches)),
+            closed(mean(searches), tuned[DISTANCE], baseline["floor"]),
         ])  # fmt: skip
     return rows_below(head, rows)
 
@@ -109,9 +117,11 @@ def samplers(steps: str) -> str:
                 continue
             images, passes = (f"{statistics.mean(row[spent] for row in of_it):,.0f}" for spent in ("images", "passes"))
             found = each(of_it), f"{mean(of_it, SECOND):.3f}"
-            rows.append([
-                f"`{sampler}`", images, passes, *found, each(of_it, of="within"), each(of_it, of="within_unshared")
-            ])  # fmt: skip
+            within = (
+                each(of_it, of=of) if all(row[spent] >= ENOUGH * row["within_passes"] for row in of_it) else "-"
+                for of, spent in (("within", "passes"), ("within_unshared", "passes_unshared"))
+            )
+            rows.append([f"`{sampler}`", images, passes, *found, *within])
             if all("end_values" in row for row in of_it):
                 end = each(of_it, of="end"), f"{mean(of_it, SECOND, 'end'):.3f}"
                 rows.append([f"`{sampler}`, its end", images, passes, *end, "", ""])
@@ -145,7 +155,7 @@ def orders(model: str) -> str:
             values = row["found_values"]
             rows.append([
                 str(steps), row["order"], with_error(row["start_values"]), with_error(values), with_error(values, SECOND),
-                percent(values[RECOGNISED]), f"{row['found_macs'] / 1e6:,.0f} M",
+                percent(values[RECOGNISED]), millions(row["found_macs"]),
             ])  # fmt: skip
     head = "T | order | its heuristic | found | by the second classifier | recognised | multiply-accumulates"
     return rows_below(head, rows)
@@ -186,6 +196,25 @@ def training() -> str:
     return rows_below("p(r) | distance | by the second classifier | recognised", rows)
 
 
+def turns() -> str:
+    """p(r) and the generation strategy in one search, and in turn: where they end, on noise by which nothing was chosen."""
+    rows = []
+    if (result := load("concurrent-T4")) and "fresh_values" in result:
+        rows.append(["one search, `tpe`", result["images"], result["rows"][0]["training"], result["fresh_values"]])
+    for sampler in ("tpe", "population"):
+        result = load(f"alternating-{sampler}/alternating")
+        for number, row in enumerate(result["rounds"] if result else (), 1):
+            rows.append([f"in turn, `{sampler}`, round {number}", row["images"], row["training"], row["fresh_values"]])
+    return rows_below(
+        "p(r) and the strategy | images by which was chosen | p(r) | distance | by the second classifier | recognised",
+        (
+            [name, f"{images:,}", describe(TrainingStrategy(**training)), with_error(of), with_error(of, SECOND),
+             percent(of[RECOGNISED])]
+            for name, images, training, of in rows
+        ),
+    )  # fmt: skip
+
+
 def noise() -> str:
     result = load("noise-autonat-fashion-mnist-T4")
     if result is None:
@@ -203,7 +232,7 @@ def noise() -> str:
 
 TABLES: dict[str, Callable[..., str]] = {
     "found": found, "second": second, "samplers": samplers, "free": free, "orders": orders, "policies": policies,
-    "parts": parts, "training": training, "noise": noise,
+    "parts": parts, "training": training, "turns": turns, "noise": noise,
 }  # fmt: skip
 
 

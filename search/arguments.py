@@ -45,6 +45,7 @@ from diffusers_autonat.training.recipes import RECIPES, heuristic_of
 
 
 DEFAULT_JOURNAL = "search.journal"
+SEEDS = 1_000  # between the seeds of two searches of one kind, which are also those of their noise
 MAX_SEED = 2**31 - 1  # samplers add the number of a trial, and take 32 bits
 TRAINING_SCRIPT = Path(__file__).resolve().parents[1] / "training" / "train_autonat.py"
 

@@ -5,6 +5,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,20 +98,16 @@ class ComparedSearches:
 
     def search(self, study_name: str, sampler_name: str, seed: int, free=SCHEDULE_NAMES, start=None) -> Searched:
         """A search, not yet confirmed: where it began, and its study."""
-        args, judge, pipeline = self.args, self.judge, self.pipeline
+        args, judge, pipeline = self.args, replace(self.judge, seed=seed), self.pipeline
         start = start or start_strategy(args, args.num_inference_steps, pipeline)
         knots = knots_of(args, sampler_name, start.num_inference_steps)
         space = make_space(sampler_name, start, free, knots)
         sampler = make_sampler(sampler_name, space.parameters, args.num_trials, seed)
         of_pipeline = pipeline_identity(pipeline, args.num_inference_steps)
-        score = judge.score(pipeline)
-        score.seed = seed
-        identity = {
-            **judge.identity(**of_pipeline, sampler=sampler_name, free=list(free), start=start.to_dict(), knots=knots),
-            "seed": seed,
-        }
         found = search_generation(
-            self.storage, study_name, identity, space, SAMPLERS[sampler_name].score(score, space), sampler, args.num_trials
+            self.storage, study_name,
+            judge.identity(**of_pipeline, sampler=sampler_name, free=list(free), start=start.to_dict(), knots=knots), space,
+            SAMPLERS[sampler_name].score(judge.score(pipeline), space), sampler, args.num_trials,
         )  # fmt: skip
         return Searched(space.start, found.study, sampler_name)
 
@@ -146,10 +143,13 @@ class ComparedSearches:
         scored = {label: scored[different[json.dumps(one.to_dict())]] for label, one in candidates.items()}
         found, best = scored["found"], min(scored.values(), key=lambda one: one.value)
         others = [one for label, one in scored.items() if label in ("start", "stored") and one is not found]
-        macs = {one.label: self._cost_of(one.strategy) for one in {best.label: best, found.label: found}.values()}
+        macs = {
+            one.label: cost_of(self.pipeline, one.strategy) for one in {best.label: best, found.label: found}.values()
+        }
+        limit = {"within_passes": searched.within} if searched.within else {}
         value_name, second_name = self.judge.value_name, self.judge.second_name
         return {
-            "study": study.study_name, "trials": len(complete_trials(study)), **spent_by(study), "best": best.label,
+            "study": study.study_name, "trials": len(complete_trials(study)), **spent_by(study), **limit, "best": best.label,
             "value": best.value, "strategy": best.strategy.to_dict(), "macs": macs[best.label],
             **{f"{label}_value": one.value for label, one in scored.items()},
             **{f"{label}_values": one.record["values"] for label, one in scored.items()},
@@ -167,14 +167,14 @@ class ComparedSearches:
         scored = score_candidates(self.storage, name, identity, candidates, self.judge.confirm_score(self.pipeline))
         return {one.label: one for one in scored}
 
-    def _cost_of(self, strategy: Strategy) -> float:
-        """Multiply-accumulates of an image; where they vary, the mean of some."""
-        try:
-            return pipeline_cost(self.pipeline, strategy).total
-        except CostVaries:
-            classes = self.pipeline.transformer.config.num_classes
-            labels = [image % classes for image in range(COST_IMAGES)]
-            return statistics.mean(sum(cost) for cost in measured_costs(self.pipeline, labels, strategy))
+
+def cost_of(pipeline, strategy: Strategy) -> float:
+    """Multiply-accumulates of an image; where they vary, the mean of some."""
+    try:
+        return pipeline_cost(pipeline, strategy).total
+    except CostVaries:
+        labels = [image % pipeline.transformer.config.num_classes for image in range(COST_IMAGES)]
+        return statistics.mean(sum(cost) for cost in measured_costs(pipeline, labels, strategy))
 
 
 def gap_of(args, judge: Judge, pipeline) -> Gap:

@@ -40,17 +40,23 @@ experiment() {
 }
 baseline() { [ ! -f "$results/baseline-$1-fashion-mnist-T$2.json" ] || echo --baseline "$results/baseline-$1-fashion-mnist-T$2.json"; }
 
-# The hand-made strategies, tuned by a grid whose ends are not the best, the best of three confirmed; and the floor, by the second classifier too.
+# The hand-made strategies, tuned by a grid whose ends are not the best, the best of three confirmed; and the floor, by the second
+# classifier too. Grids that results hold are not made again.
 heuristics() {
     floor --feature-extractor $second --reference $second/fashion-mnist-test.npz --output $results/second-floor.json
     # The experiments read the first one's.
     [ -f $results/floor.json ] || floor --feature-extractor $first --reference $first/fashion-mnist-test.npz --output $results/floor.json
     all_done
     for steps in 4 8 16; do
-        experiment baseline baseline autonat $steps --num-images 1000 --lambdas 2 4.5 7 10 15 20 30 --ks 2 3 4 6 --confirm-top 3
-        experiment baseline baseline enat $steps --num-images 1000 --taus 1 2 4 6 --lambdas 1 2 4 --ks 0.75 1.5 2.5 4 --confirm-top 3
+        [ $steps = 16 ] && more=(45) || more=()
+        heuristic autonat $steps --lambdas 2 4.5 7 10 15 20 30 "${more[@]}" --ks 2 3 4 6
+        heuristic enat $steps --taus 1 2 4 6 --lambdas 1 2 4 --ks 0.75 1.5 2.5 4
     done
     all_done
+}
+heuristic() {
+    [ -f "$results/baseline-$1-fashion-mnist-T$2.json" ] ||
+        experiment baseline baseline "$1" "$2" --num-images 1000 --confirm-top 3 "${@:3}"
 }
 
 floor() {
@@ -58,7 +64,8 @@ floor() {
         --metrics fid,class "$@"
 }
 
-# What a search finds, with three seeds of noise, labels and sampler: for 4 steps from the heuristic, for more from what is found for 4.
+# What a search finds, with three seeds of noise, labels and sampler: for 4 steps from the heuristic, for more from the best that is then
+# known for 4.
 found() {
     for steps in 4 8 16; do
         for model in autonat enat; do
@@ -159,11 +166,11 @@ tokenize() {
 }
 
 # p(r): eight small models, each of 307,200 images (Tables 2 and 6a), then with the six Betas p(r) and the generation strategy in
-# one search and in turn (Tables 6b and 6c). Several workers train and measure together.
+# one search and in turn (Tables 6b and 6c), with about as many images to choose by. Several workers train and measure together.
 training() {
     tokenize
     candidates=("${common[@]}" --storage "$work/training.journal" "${uvit[@]}" --num-inference-steps 4 --resolution 28
-        --start-alpha 8 --start-beta 3 --alphas 4 8 16 --betas 1 3 --candidates "$work/candidates" --num-images 1024 --confirm-top 1)
+        --start-alpha 8 --start-beta 3 --alphas 4 8 16 --betas 1 3 --candidates "$work/candidates" --num-images 1024)
     recipe=(--train_data_dir "$work/tokens" --vqvae $cards/autonat-fashion-mnist/vqvae --hidden_size 96 --num_layers 5
         --num_attention_heads 3 --dropout 0 --label_smoothing 0 --train_batch_size 128 --max_train_steps 2400 --lr_scheduler cosine
         --lr_warmup_steps 100 --learning_rate 2e-3 --adam_beta2 0.98 --use_ema --ema_decay 0.998 --mixed_precision bf16
@@ -172,10 +179,10 @@ training() {
         side_by_side python search/experiments.py training "${candidates[@]}" -- "${recipe[@]}"
     done
     all_done
-    side_by_side python search/experiments.py concurrent "${candidates[@]}" --num-trials 84 -- "${recipe[@]}"
+    side_by_side python search/experiments.py concurrent "${candidates[@]}" --num-trials 92 --confirm-top 8 -- "${recipe[@]}"
     for sampler in tpe population; do  # with the sampler of the one search, and with the best one
         side_by_side python search/search_alternating.py "${candidates[@]}" --study-name alternating-$sampler --sampler $sampler \
-            --output $results/alternating-$sampler --num-trials 42 --rounds 2 --epsilon 0 -- "${recipe[@]}"
+            --output $results/alternating-$sampler --num-trials 42 --rounds 2 --epsilon 0 --confirm-top 1 -- "${recipe[@]}"
     done
 }
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import optuna
 from arguments import (
+    SEEDS,
     add_evaluation_arguments,
     add_knots_argument,
     add_pipeline_arguments,
@@ -38,7 +39,7 @@ from arguments import (
     start_strategy,
     storage_location,
 )
-from compared_searches import ComparedSearches, Searched, best_so_far, spent_by
+from compared_searches import ComparedSearches, Searched, best_so_far, cost_of, spent_by
 from experiment_results import floor_of, save
 
 from diffusers_autonat import (
@@ -81,7 +82,6 @@ CURVES = {  # of rows: their unit, and what their plot's name ends with
     "best_so_far": ("generated images", ""),
     "best_so_far_by_passes": ("images that went through the transformer", "-passes"),
 }
-SEEDS = 1_000  # between the seeds of two repetitions, which are also those of their noise
 
 
 def parse_args():
@@ -224,7 +224,7 @@ def baseline(args, judge, pipeline, storage, output):
     plot_bars({row.label: row.value for row in rows}, output / f"{name}.png", judge.value_name, floor, title)
     return name, {
         **of_pipeline, "floor": floor, "tuned": confirmed[0].label, "value": confirmed[0].value,
-        "strategy": confirmed[0].strategy.to_dict(),
+        "strategy": confirmed[0].strategy.to_dict(), "macs": cost_of(pipeline, confirmed[0].strategy),
         "grid": [{"label": row.label, "value": row.value, "values": row.record["values"]} for row in rows],
         "confirmed": [{"label": row.label, "value": row.value, "values": row.record["values"]} for row in confirmed],
     }  # fmt: skip
@@ -334,7 +334,7 @@ def orders(args, judge, pipeline, storage, output):
 
 
 def concurrent(args, judge, pipeline, storage, output):
-    """p(r) and the generation strategy in one search, to compare with the alternating one"""
+    """p(r) and the generation strategy in one search, to compare with the alternating one; the best of what is confirmed once more"""
     train, floor = candidate_trainer(args), floor_of(args, judge)
     training = TrainingStrategy(args.start_alpha, args.start_beta)
     grid = training_space(training, args.alphas, args.betas)
@@ -366,18 +366,25 @@ def concurrent(args, judge, pipeline, storage, output):
         rows.append({"trial": trial.number, "training": chosen.to_dict(), "value": row.value, "search_value": trial.values[0],
                      "values": row.record["values"], "strategy": strategy.to_dict()})  # fmt: skip
     rows.sort(key=lambda row: row["value"])
+    training, found = TrainingStrategy(**rows[0]["training"]), GenerationStrategy.from_dict(rows[0]["strategy"])
+    pipeline = judge.load_pipeline(train(training))
+    [fresh] = score_candidates(
+        storage, f"{name}-fresh-{rows[0]['trial']}-{args.confirm_images}", judge.afresh.confirm_identity(**recipe),
+        {describe(training): found}, judge.afresh.confirm_score(pipeline),
+    )  # fmt: skip
     with writing(output):
         save_trials(study, output / f"{name}.csv")
     curve = best_so_far(study)
     title = title_of("trained candidates", args.num_inference_steps, args.num_images)
     plot_curves({"concurrent": [curve]}, output / f"{name}.png", "generated images", f"best {judge.value_name} so far",
                 title=title)  # fmt: skip
-    found = GenerationStrategy.from_dict(rows[0]["strategy"])
-    title = title_of(describe(TrainingStrategy(**rows[0]["training"])), args.num_inference_steps)
+    title = title_of(fresh.label, args.num_inference_steps)
     plot_schedules({"found": found, start_label(args): start}, output / f"{name}-schedules.png", title)
     trained = len({(trial.params["alpha"], trial.params["beta"]) for trial in complete_trials(study)})
-    return name, {"floor": floor, **recipe, "trials": len(complete_trials(study)), "models_trained": trained, "rows": rows,
-                  "best_so_far": curve}  # fmt: skip
+    images = spent_by(study)["images"] + len(rows) * args.confirm_images
+    return name, {"floor": floor, **recipe, "sampler": args.sampler, "trials": len(complete_trials(study)), "images": images,
+                  "models_trained": trained, "rows": rows, "fresh_seed": judge.afresh.confirm_seed,
+                  "fresh_values": fresh.record["values"], "best_so_far": curve}  # fmt: skip
 
 
 def training(args, judge, pipeline, storage, output):

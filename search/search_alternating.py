@@ -19,6 +19,7 @@ from pathlib import Path
 
 import optuna
 from arguments import (
+    SEEDS,
     add_evaluation_arguments,
     add_knots_argument,
     add_start_arguments,
@@ -41,6 +42,7 @@ from arguments import (
     storage_location,
     upload,
 )
+from experiment_results import made_on
 
 from diffusers_autonat import GenerationStrategy, TrainingStrategy
 from diffusers_autonat.command_line import Parser, number, positive
@@ -77,17 +79,20 @@ def parse_args():
 
 
 class Alternation:
-    """The two searches, each given what the other found."""
+    """The two searches, each given what the other found; `images` counts those by which they chose."""
 
     def __init__(self, args, storage, judge: Judge, train: CandidateTrainer, name: str):
         self.args, self.storage, self.judge, self.train, self.name = args, storage, judge, train, name
+        self.images = 0
 
-    def generation(self, stage: str, pipeline, start: GenerationStrategy) -> Scored:
+    def generation(self, stage: str, pipeline, start: GenerationStrategy, searches_before: int) -> Scored:
         """The best generation strategy for a pipeline, confirmed, and never worse than `start`."""
-        args, judge = self.args, self.judge
+        args = self.args
+        seed = args.seed + SEEDS * searches_before  # else it would draw what the one before it drew
+        judge = replace(self.judge, seed=seed)
         knots = knots_of(args, args.sampler, start.num_inference_steps)
         space = make_space(args.sampler, start, num_knots=knots)
-        sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed)
+        sampler = make_sampler(args.sampler, space.parameters, args.num_trials, seed)
         of_pipeline = pipeline_identity(pipeline, start.num_inference_steps)
         found = search_generation(
             self.storage, f"{self.name}-{stage}",
@@ -95,6 +100,7 @@ class Alternation:
             SAMPLERS[args.sampler].score(judge.score(pipeline), space), sampler, args.num_trials, confirm_score=judge.confirm_score(pipeline),
             confirm_identity=judge.confirm_identity(**of_pipeline), confirm_top=args.confirm_top, also={"start": start},
         )  # fmt: skip
+        self._count(found.study, found.candidates)
         best = found.candidates[0]
         before = [one for one in found.candidates if one.label == "start"]
         if doubt := unseen(gains_of(best, before, judge.value_name, judge.second_name)):
@@ -113,14 +119,21 @@ class Alternation:
         candidates = {describe(one): one for one in [*found, start]}
         confirm_identity = judge.confirm_identity(**recipe, **as_identity(candidates))
         score = judge.training_score(self.train, strategy, confirm=True)
-        return score_candidates(self.storage, f"{name}-confirm", confirm_identity, candidates, score)[0]
+        confirmed = score_candidates(self.storage, f"{name}-confirm", confirm_identity, candidates, score)
+        self._count(study, confirmed)
+        return confirmed[0]
 
     def fresh(self, stage: str, pipeline, strategy: GenerationStrategy) -> Scored:
         """Where a round ended, on noise by which nothing was chosen: what is confirmed is the best of several, round after round."""
-        judge = replace(self.judge, confirm_seed=self.judge.confirm_seed + 1)
+        judge = self.judge.afresh
         identity = judge.confirm_identity(**pipeline_identity(pipeline, strategy.num_inference_steps))
         score = judge.confirm_score(pipeline)
         return score_candidates(self.storage, f"{self.name}-{stage}-fresh", identity, {stage: strategy}, score)[0]
+
+    def _count(self, study: optuna.Study, confirmed: list[Scored]) -> None:
+        """What a search drew, and its confirmation."""
+        drawn = sum(trial.user_attrs["num_images"] for trial in complete_trials(study))
+        self.images += drawn + len(confirmed) * self.args.confirm_images
 
     def first_model(self, training: TrainingStrategy) -> None:
         """Train where the search begins; a study, so that one worker trains and the others wait."""
@@ -155,12 +168,19 @@ def run(args):
         args, storage, judge, train, args.study_name or f"alternating-T{args.num_inference_steps}"
     )
 
+    settings = {
+        "metric_name": judge.value_name, **judge.identity(), **judge.second_identity(), "sampler": args.sampler,
+        "num_trials": args.num_trials, "num_inference_steps": args.num_inference_steps, "epsilon": args.epsilon,
+        "confirm_images": args.confirm_images, "confirm_seed": args.confirm_seed, "fresh_seed": judge.afresh.confirm_seed,
+        "training": train.recipe, "alphas": args.alphas, "betas": args.betas, **made_on(),
+    }  # fmt: skip
+
     # 2. Rounds
     alternation.first_model(training)
     pipeline, strategy, rounds, bars = judge.load_pipeline(train(training)), None, [], {}
     for number in range(1, args.rounds + 1):
         start = strategy or start_strategy(args, args.num_inference_steps, pipeline)
-        found = alternation.generation(f"round{number}-generation", pipeline, start)
+        found = alternation.generation(f"round{number}-generation", pipeline, start, len(rounds))
         strategy = found.strategy
         trained = alternation.training(f"round{number}-training", strategy, training)
         training, value = trained.strategy, trained.value
@@ -168,13 +188,14 @@ def run(args):
         fresh = alternation.fresh(f"round{number}", pipeline, strategy)
         bars |= {f"round {number}: generation": found, f"round {number}: training": trained}
         bars[f"round {number}, fresh noise"] = fresh
-        rounds.append({"round": number, "after_generation": found.value, "after_training": value, "fresh": fresh.value,
-                       "fresh_values": fresh.record["values"], "training": training.to_dict(),
-                       "strategy": strategy.to_dict()})  # fmt: skip
+        rounds.append({
+            "round": number, "images": alternation.images, "after_generation": found.value, "after_training": value,
+            "fresh": fresh.value, "after_generation_values": found.record["values"],
+            "after_training_values": trained.record["values"], "fresh_values": fresh.record["values"],
+            "training": training.to_dict(), "strategy": strategy.to_dict(),
+        })  # fmt: skip
         with writing(output):
-            write_json(output / "alternating.json", {
-                "metric_name": judge.value_name, "epsilon": args.epsilon, **judge.confirm_identity(), "rounds": rounds
-            })  # fmt: skip
+            write_json(output / "alternating.json", {**settings, "rounds": rounds})
         print(f"Round {number}: {judge.value_name} {found.value:.4f}, then {value:.4f} with {describe(training)}, "
               f"{fresh.value:.4f} on fresh noise")  # fmt: skip
         if number > 1 and abs(value - rounds[-2]["after_training"]) <= args.epsilon:
@@ -190,7 +211,7 @@ def run(args):
     first, searches = start_strategy(args, args.num_inference_steps, pipeline), len(rounds)
     rows = [[row.replace(": ", ", after the search of "), f"{one:.4f}"] for row, one in values.items()]
     if args.final_pipeline:
-        found = alternation.generation("final-generation", pipeline, strategy)
+        found = alternation.generation("final-generation", pipeline, strategy, searches)
         strategy, value, searches = found.strategy, found.value, searches + 1
         rows.append(["the bigger model", f"{value:.4f}"])
     origin = origin_of(

@@ -456,8 +456,17 @@ def test_training_strategies_are_searched(candidates, tmp_path, in_process, conf
 def test_both_strategies_are_searched_in_turn(candidates, tmp_path, in_process, capsys, figures):
     args = ["--rounds=2", "--epsilon", -1, "--sampler", "random", "--num-trials", 2, "--confirm-top", 1, *candidates]
     in_process(args, "search_alternating.py")
-    rounds = json.loads((tmp_path / "alternating.json").read_text())["rounds"]
+    result = json.loads((tmp_path / "alternating.json").read_text())
+    rounds = result["rounds"]
     assert all(row["fresh"] != row["after_training"] for row in rounds)  # of other images, by which nothing was chosen
+    assert result["sampler"] == "random" and result["fresh_seed"] == result["confirm_seed"] + 1
+    # Two trials of 12 images for the strategy, three for p(r), and what each confirms, two strategies and one p(r), of 14.
+    assert rounds[0]["images"] == 5 * 12 + 3 * 14 and rounds[1]["images"] == 2 * rounds[0]["images"]
+    first, second = (
+        [trial.params for trial in trials_of(tmp_path / "search.journal", f"alternating-T4-round{number}-generation")]
+        for number in (1, 2)
+    )
+    assert first[1] != second[1]  # each round draws anew
     assert [row["round"] for row in rounds] == [1, 2] and rounds[-1]["training"]["alpha"] == 1
     stored = NATScheduler.from_pretrained(tmp_path).get_strategy(4)
     assert stored == GenerationStrategy.from_dict(rounds[-1]["strategy"])
@@ -476,12 +485,15 @@ def test_both_strategies_are_searched_in_turn(candidates, tmp_path, in_process, 
 
 
 def test_both_strategies_are_searched_at_once(candidates, tmp_path, in_process):
-    args = ["concurrent", "--num-trials", 3, "--confirm-top", 1, *candidates]
+    args = ["concurrent", "--num-trials", 3, "--confirm-top", 2, *candidates]
     in_process(args, "experiments.py")
     result = json.loads((tmp_path / "concurrent-T4.json").read_text())
     assert (
-        result["trials"] == 3 and len(result["rows"]) == 1 and result["rows"][0]["training"]["distribution"] == "beta"
+        result["trials"] == 3 and len(result["rows"]) == 2 and result["rows"][0]["training"]["distribution"] == "beta"
     )
+    best, other = (row["value"] for row in result["rows"])
+    assert best <= other and result["fresh_values"]["frechet_distance"] != best
+    assert result["images"] == 3 * 12 + 2 * 14
     for name in ("concurrent-T4.png", "concurrent-T4-schedules.png", "concurrent-T4.csv"):
         assert (tmp_path / name).stat().st_size > 500
 

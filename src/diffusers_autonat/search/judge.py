@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,11 @@ class Judge:
             other, its_reference = self.second
             check_second(self.extractor, other)
             its_reference.check_extractor(other)
+
+    @property
+    def afresh(self) -> Judge:
+        """The same with noise by which nothing was chosen: the best of several that were confirmed is a little lucky."""
+        return replace(self, confirm_seed=self.confirm_seed + 1)
 
     def load_pipeline(self, name: str | Path) -> Any:
         """The pipeline of a folder or Hub id, as it is judged: in `dtype`, on the accelerator where there is one."""
