@@ -165,6 +165,8 @@ class ComparedSearches:
         name = f"{name}-confirm-{self.args.confirm_images}-{self.args.confirm_seed}"
         identity = self.judge.confirm_identity(**pipeline_identity(self.pipeline, self.args.num_inference_steps))
         scored = score_candidates(self.storage, name, identity, candidates, self.judge.confirm_score(self.pipeline))
+        if len(scored) < len(candidates):  # of which there was a warning
+            raise ValueError(f"{name}: not all candidates could be confirmed; run the command again")
         return {one.label: one for one in scored}
 
 

@@ -185,6 +185,9 @@ def check(args) -> None:
         raise ValueError(
             f"--within-passes {args.within_passes}: its passes must be known before the others', name it first in --samplers"
         )
+    several = getattr(args, "samplers", [getattr(args, "sampler", "random")])
+    if args.redraw_noise and (one := next((name for name in several if not SAMPLERS[name].redraw_noise), None)):
+        raise ValueError(f"--redraw-noise: {one} compares values of several rounds; leave it out")
     if args.experiment == "baseline":
         heuristics(args)
     elif args.experiment == "orders":
@@ -192,13 +195,11 @@ def check(args) -> None:
             raise ValueError(f"--start {args.start}: each order is searched from its own heuristic; leave it out")
     elif args.start != "stored":
         start = start_strategy(args, args.num_inference_steps, None)
-        for name in getattr(args, "samplers", [getattr(args, "sampler", "random")]):
+        for name in several:
             knots = knots_of(args, name, start.num_inference_steps) if "knots" in args else None
             space = make_space(name, start, num_knots=knots)
             SAMPLERS[name].check(args.num_images, space, constraint_of(args))
             make_sampler(name, space.parameters, getattr(args, "num_trials", 1), args.seed)
-            if args.redraw_noise and not SAMPLERS[name].redraw_noise:
-                raise ValueError(f"--redraw-noise: {name} compares values of several rounds; leave it out")
     if args.experiment in ("concurrent", "training"):
         candidate_trainer(args)
         training_space(TrainingStrategy(args.start_alpha, args.start_beta), args.alphas, args.betas)

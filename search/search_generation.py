@@ -41,6 +41,7 @@ from diffusers_autonat.plots import plot_front, plot_schedules, plot_search, tit
 from diffusers_autonat.search.gains import comparison, error_of, gains_of, unseen
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
 from diffusers_autonat.search.judge import Judge
+from diffusers_autonat.search.objective import POPULATION
 from diffusers_autonat.search.report import (
     load_scheduler,
     origin_of,
@@ -269,9 +270,11 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
         title = title_of(args.pipeline, ", ".join(str(steps) for steps in args.num_inference_steps))
         plot_front(groups, output / "front.png", name, "multiply-accumulates per image", title, errors)
     else:
-        values = {trial.number: trial.values[0] for trial in complete_trials(found.study)}
+        trials = complete_trials(found.study)
+        values = {trial.number: trial.values[0] for trial in trials}
+        populations = [trial.number for trial in trials if POPULATION in trial.user_attrs]
         title = title_of(args.pipeline, args.num_inference_steps[0], args.num_images)
-        plot_search(values, output / "history.png", name, title=f"{title}, {args.sampler}")
+        plot_search(values, output / "history.png", name, title=f"{title}, {args.sampler}", populations=populations)
     save_card(args, args.pipeline, pipeline, origin, tables, notes)
     print("Written to " + " and into ".join(str(folder) for folder in folders_of(args) if folder in written))
     upload(args)

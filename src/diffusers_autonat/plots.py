@@ -113,6 +113,7 @@ def plot_search(
     value_name: str,
     levels: Mapping[str, float] | None = None,
     title: str | None = None,
+    populations: Collection[int] = (),
 ) -> None:
     """The value of every trial and the best so far, the lower the better.
 
@@ -122,12 +123,25 @@ def plot_search(
         value_name: Label of the axis.
         levels: Values to draw as horizontal lines, by label, e.g. the heuristic's.
         title: Of the picture: model, T, N and so on.
+        populations: Trials of many strategies around one, whose value is that of none: the best is of the others.
     """
     numbers = sorted(values)
     ordered = [values[number] for number in numbers]
+    single = [number for number in numbers if number not in populations]
+    best = np.minimum.accumulate([values[number] for number in single])
     figure, axis = _subplots(figsize=(7, 3.8), layout="constrained")
-    axis.plot(numbers, ordered, ".", color="0.6", markersize=4, label="trials")
-    axis.step(numbers, np.minimum.accumulate(ordered), where="post", color="C0", linewidth=2, label="best so far")
+    if populations:
+        mixed = [number for number in numbers if number in populations]
+        axis.plot(mixed, [values[number] for number in mixed], "x", color="0.6", markersize=4, label="populations")
+    axis.plot(
+        single,
+        [values[number] for number in single],
+        ".",
+        color="0.4",
+        markersize=5,
+        label="single strategies" if populations else "trials",
+    )
+    axis.step(single, best, where="post", color="C0", linewidth=2, label="best so far")
     _draw_levels(axis, levels, first_color=1)
     # A wild trial must not flatten the rest.
     sizes = sorted([*ordered, *(levels or {}).values()])

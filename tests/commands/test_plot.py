@@ -40,13 +40,15 @@ def test_a_search_and_several_seeds(figures, tmp_path):
     main(["plot", "search", str(folder), "--output", str(tmp_path / "one.png")])
     [axis] = figures[0].axes
     search = json.loads((folder / "result.json").read_text())["search"]
-    assert len(axis.lines[0].get_xdata()) == search["num_trials"] and axis.get_ylabel() == "Fréchet distance"
+    populations, single, _ = (len(line.get_xdata()) for line in axis.lines)
+    assert (populations + single, single) == (search["num_trials"], 2) and axis.get_ylabel() == "Fréchet distance"
     assert f"N = {search['num_images']:,}" in axis.get_title()
     shutil.copytree(folder, tmp_path / "again")
     main(["plot", "search", str(folder), str(tmp_path / "again"), "--output", str(tmp_path / "two.png")])
     [axis] = figures[1].axes
-    assert axis.get_xlabel() == "generated images" and axis.lines[0].get_xdata()[0] == search["num_images"]
-    assert np.all(np.diff(axis.lines[0].get_ydata()) <= 0)
+    assert axis.get_xlabel() == "generated images" and np.all(np.diff(axis.lines[0].get_ydata()) <= 0)
+    images = [number * search["num_images"] for number in range(1, search["num_trials"] + 1)]
+    assert list(axis.lines[0].get_xdata()) == images[-2:]  # before, all were of populations, whose values are of no strategy
     (tmp_path / "again" / "result.json").unlink()  # as while it runs
     with pytest.raises(SystemExit, match="again holds no finished search yet: let it end, run its command again"):
         main(["plot", "search", str(tmp_path / "again"), "--output", str(tmp_path / "x.png")])

@@ -110,9 +110,30 @@ def test_a_candidate_that_fails_is_left_out(tmp_path):
         return truth(strategy, trial) if strategy == START else float("nan")
 
     storage = open_storage(tmp_path / "s")
-    assert [one.label for one in score_candidates(storage, "c", FRESH, strategies, score, progress=False)] == ["good"]
+    with pytest.warns(UserWarning, match="bad has no value"):
+        scored = score_candidates(storage, "c", FRESH, strategies, score, progress=False)
+    assert [one.label for one in scored] == ["good"]
     with pytest.raises(ValueError, match="seed 9 there and 10 here"):
         score_candidates(storage, "c", {**FRESH, "seed": 10}, strategies, score, progress=False)
+
+
+def test_what_fails_is_tried_once_more_and_again_by_the_next_call(tmp_path):
+    failures = 3  # of the next scores
+
+    def score(strategy, trial):
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise OSError("the disk is full")
+        return truth(strategy, trial)
+
+    other = GenerationStrategy.cosine(2, guidance_scale=5.0)
+    storage, strategies = open_storage(tmp_path / "s"), {"found": START, "other": other}
+    with pytest.warns(UserWarning, match="found has no value and is left out: OSError: the disk is full"):
+        scored = score_candidates(storage, "c", FRESH, strategies, score, progress=False)
+    assert [one.label for one in scored] == ["other"]
+    again = score_candidates(storage, "c", FRESH, strategies, score, progress=False)
+    assert {one.label for one in again} == {"found", "other"}
 
 
 def test_equal_strategies_are_one_candidate():

@@ -1,5 +1,6 @@
 """The scripts as a user runs them, on a tiny pipeline: results, resuming after SIGKILL, and errors before the first image."""
 
+import csv
 import json
 import os
 import shutil
@@ -179,6 +180,8 @@ def test_a_torn_journal_of_a_finished_search_is_told_in_one_line(tiny, tmp_path,
             ["samplers", "--redraw-noise", "--samplers", "finite-difference"],
             "--redraw-noise: finite-difference compares",
         ),
+        (["samplers", "--start", "stored", "--redraw-noise", "--samplers", "tpe", "gp"], "--redraw-noise: gp compares"),
+        (["orders", "--sampler", "finite-difference", "--redraw-noise"], "--redraw-noise: finite-difference compares"),
         (["samplers", "--num-trials", 3, "--samplers", "released"], "3 trials are not enough for one update"),
         (["samplers", "--floor", "nothing.json"], "nothing.json"),
         (["samplers", "--study-name", "../up"], "--study-name ../up names the results too"),
@@ -197,7 +200,7 @@ def test_experiments_are_checked_before_the_reference_is_read(tmp_path, in_proce
 
 
 @pytest.mark.parametrize("metric", ["fid", "kid"])
-def test_a_population_along_curves(tiny, tmp_path, in_process, idx_folder, metric):
+def test_a_population_along_curves(tiny, tmp_path, in_process, idx_folder, metric, figures):
     args = [tiny / "pipeline", "--num-inference-steps", 6, "--knots", 3, "--sampler", "population", "--num-trials", 4,
             "--num-images", 22, "--confirm-top", 1, "--confirm-images", 24, "--output", tmp_path,
             "--metric", metric, "--reference", idx_folder]  # fmt: skip
@@ -209,6 +212,10 @@ def test_a_population_along_curves(tiny, tmp_path, in_process, idx_folder, metri
     trials = trials_of(tmp_path / "search.journal", "population-T6")
     assert [trial.params["noise"] for trial in trials] == [1, 1, 0, 0]
     assert len(trials[0].params) == 3 * 4 - 2 + 1  # nothing is re-masked at the last knot; and the noise
+    rows = list(csv.DictReader((tmp_path / "trials.csv").open()))
+    assert [row["population"] for row in rows if row["state"] == "COMPLETE"] == ["True", "True", "False", "False"]
+    populations, single, _ = figures[-1].axes[0].lines
+    assert list(populations.get_xdata()) == [0, 1] and list(single.get_xdata()) == [2, 3]
 
 
 def test_start_stored_and_found_are_measured_together_and_the_best_is_kept(tiny, tmp_path, in_process, capsys):

@@ -63,11 +63,11 @@ def plot_search(args: argparse.Namespace) -> None:
 
     searches = [read_search(Path(folder)) for folder in args.folders]
     name = searches[0][0]["metric_name"]
-    if any(result["metric_name"] != name for result, _ in searches):
+    if any(result["metric_name"] != name for result, _, _ in searches):
         raise ValueError("these searches are about different distances: draw them one by one.")
-    title = args.title or ", ".join(dict.fromkeys(result["study"] for result, _ in searches))
+    title = args.title or ", ".join(dict.fromkeys(result["study"] for result, _, _ in searches))
     if len(searches) == 1:
-        result, trials = searches[0]
+        result, trials, populations = searches[0]
         if len(next(iter(trials.values()))) == 2:
             groups = {f"search, N = {result['search']['num_images']:,}": [(v[0], v[1]) for v in trials.values()]}
             errors = {}
@@ -77,21 +77,23 @@ def plot_search(args: argparse.Namespace) -> None:
                 errors[label] = [row["values"].get(f"{name}_error") for row in result["candidates"]]
             return plots.plot_front(groups, args.output, name, "multiply-accumulates per image", title, errors)
         title = f"{title}, N = {result['search']['num_images']:,}"
-        return plots.plot_search({number: v[0] for number, v in trials.items()}, args.output, name, title=title)
-    if any(len(values) == 2 for _, trials in searches for values in trials.values()):
+        values = {number: v[0] for number, v in trials.items()}
+        return plots.plot_search(values, args.output, name, title=title, populations=populations)
+    if any(len(values) == 2 for _, trials, _ in searches for values in trials.values()):
         raise ValueError("the front of a search with two objectives is drawn alone: name one folder.")
     curves: dict[str, list[list[tuple[float, float]]]] = {}
-    for result, trials in searches:
-        best = accumulate((trials[number][0] for number in sorted(trials)), min)
+    for result, trials, populations in searches:
         images = result["search"]["num_images"]
-        curves.setdefault(result["sampler"], []).append([((i + 1) * images, value) for i, value in enumerate(best)])
+        drawn = [((i + 1) * images, number) for i, number in enumerate(sorted(trials)) if number not in populations]
+        best = accumulate((trials[number][0] for _, number in drawn), min)
+        curves.setdefault(result["sampler"], []).append([(x, value) for (x, _), value in zip(drawn, best)])
     plots.plot_curves(
         curves, args.output, "generated images", f"best {name} so far (range over seeds)", title=args.title
     )
 
 
-def read_search(folder: Path) -> tuple[dict[str, Any], dict[int, list[float]]]:
-    """What a search's folder says of itself, and the values of its trials by their numbers."""
+def read_search(folder: Path) -> tuple[dict[str, Any], dict[int, list[float]], set[int]]:
+    """What a search's folder says of itself, the values of its trials by their numbers, and which are of a population."""
     if folder.is_dir() and not (folder / "result.json").exists():  # which a search writes in the end
         raise ValueError(
             f"{folder} holds no finished search yet: let it end, run its command again where it was stopped, or name the --output "
@@ -103,12 +105,13 @@ def read_search(folder: Path) -> tuple[dict[str, Any], dict[int, list[float]]]:
             rows = [row for row in csv.DictReader(file) if row["state"] == "COMPLETE"]
         names = ["value"] if rows and "value" in rows[0] else ["values_0", "values_1"]
         trials = {int(row["number"]): [float(row[name]) for name in names] for row in rows}
+        populations = {int(row["number"]) for row in rows if row.get("population") == "True"}
         result["metric_name"], result["study"], result["sampler"], result["search"]["num_images"], result["candidates"]
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise ValueError(f"{folder} holds no results of `search generation` ({error}).") from None
     if not trials:
         raise ValueError(f"{folder} holds no finished trial: let the search go on.")
-    return result, trials
+    return result, trials, populations
 
 
 def plot_training(args: argparse.Namespace) -> None:

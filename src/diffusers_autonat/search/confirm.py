@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -17,8 +18,9 @@ from ..strategies import GenerationStrategy, TrainingStrategy
 from .objective import POPULATION, STRATEGY, Score, strategy_of
 from .optuna_samplers import ResumableSampler
 from .parts import count_parts, score_part
+from .rounds import ATTEMPTS
 from .study import POLL, complete_trials, open_study, run_study, wait_for_workers
-from .workers import all_trials
+from .workers import FAILURE, all_trials, is_lost
 
 
 CANDIDATES = "candidates"  # study user attribute: labels and strategies, in the order they were added
@@ -57,7 +59,8 @@ def score_candidates(
         progress: Show a bar.
 
     Returns:
-        Those whose score did not fail, best first.
+        Those whose score did not fail, best first. What fails is tried once more, and again by the next call; of a candidate
+        that has no value then there is a warning with the reason.
 
     Raises:
         ValueError: all failed, or the study is about something else.
@@ -65,6 +68,7 @@ def score_candidates(
     if second := identity.get("second_extractor"):
         name = f"{name}-{second}"
     study = open_study(storage, name, identity, _in_order(0, 1))
+    before = len(all_trials(study))
     num_parts = count_parts(study, score, begun=CANDIDATES in study.user_attrs)
     wanted: list[dict[str, Any]] = [{"label": label, "strategy": _as_json(one)} for label, one in candidates.items()]
     [kind] = {type(strategy) for strategy in candidates.values()}
@@ -90,8 +94,8 @@ def score_candidates(
         study.sampler = _in_order(len(listed), num_parts)
         run_study(study, objective, num_parts * len(listed), progress)
         wait_for_workers(study)
-        # A worker with other candidates, come at the same moment, may have written its list over this one.
-        if not (new := _unmeasured(study, wanted)):
+        # A worker with other candidates, come at the same moment, may have written its list over this one; or one has failed.
+        if not (new := _to_be_tried(study, wanted, before)):
             break
     scored: dict[str, Scored[S]] = {}  # by label; two workers may have measured a candidate from the same parts
     labels = {
@@ -100,6 +104,10 @@ def score_candidates(
     for trial in complete_trials(study):
         if (label := labels.get(json.dumps(_measured(trial, listed)))) is not None:
             scored.setdefault(label, Scored(label, candidates[label], trial.values[0], trial.user_attrs))
+    for candidate in wanted:
+        if candidate["label"] not in scored and candidate["label"] in labels.values():
+            reason = _failures(study, candidate, 0)[-1].user_attrs.get(FAILURE, "of which nothing is known")
+            warnings.warn(f"{candidate['label']} has no value and is left out: {reason}", stacklevel=2)
     return list(scored.values())
 
 
@@ -108,12 +116,22 @@ def _listed(study: Study) -> list[dict[str, Any]]:
     return study.user_attrs.get(CANDIDATES, [])
 
 
-def _unmeasured(study: Study, wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that have neither a value nor a reason why there is none."""
-    ended = [trial for trial in all_trials(study) if trial.state in (TrialState.COMPLETE, TrialState.FAIL)]
+def _to_be_tried(study: Study, wanted: list[dict[str, Any]], before: int) -> list[dict[str, Any]]:
+    """Those that have no value, and have not failed too often since there were so many trials."""
+    complete = [trial for trial in all_trials(study) if trial.state == TrialState.COMPLETE]
     listed = _listed(study)
-    tried = [_measured(trial, listed) for trial in ended if "candidate" in trial.params]
-    return [candidate for candidate in wanted if candidate["strategy"] not in tried]
+    measured = [_measured(trial, listed) for trial in complete if "candidate" in trial.params]
+    return [
+        candidate
+        for candidate in wanted
+        if candidate["strategy"] not in measured and len(_failures(study, candidate, before)) < ATTEMPTS
+    ]
+
+
+def _failures(study: Study, candidate: dict[str, Any], before: int) -> list[FrozenTrial]:
+    listed = _listed(study)
+    failed = [trial for trial in all_trials(study)[before:] if trial.state == TrialState.FAIL and not is_lost(trial)]
+    return [t for t in failed if "candidate" in t.params and _measured(t, listed) == candidate["strategy"]]
 
 
 def _measured(trial: FrozenTrial, listed: list[dict[str, Any]]) -> dict[str, Any]:

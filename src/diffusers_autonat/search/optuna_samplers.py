@@ -112,7 +112,10 @@ class ResumableSampler(SharedSampler):
 
 
 def _kind(
-    make: Callable[[int, Point], BaseSampler], num_objectives: tuple[int, ...] = (1,), rungs: bool = False
+    make: Callable[[int, Point], BaseSampler],
+    num_objectives: tuple[int, ...] = (1,),
+    rungs: bool = False,
+    redraw_noise: bool = True,
 ) -> SamplerKind:
     """A sampler of Optuna, made from a seed and the start of the space."""
 
@@ -128,7 +131,7 @@ def _kind(
 
         return ResumableSampler(make_from_seed, seed, starts)
 
-    return SamplerKind(make_resumable, num_objectives, rungs=rungs)
+    return SamplerKind(make_resumable, num_objectives, rungs=rungs, redraw_noise=redraw_noise)
 
 
 class CmaEsSampler(optuna.samplers.CmaEsSampler):
@@ -174,5 +177,5 @@ TPE = _kind(
     rungs=True,
 )
 CMAES = _kind(_cmaes)  # learns from finished trials only
-GP = _kind(_gp, rungs=True)
+GP = _kind(_gp, redraw_noise=False)  # the same, and takes equal parameters to have equal values
 NSGA2 = _kind(lambda seed, start: optuna.samplers.NSGAIISampler(seed=seed, population_size=24), (2,))

@@ -89,10 +89,15 @@ def save_strategy(
 
 
 def save_trials(study: Study, path: str | Path) -> None:
-    """All trials as CSV: number, state, value(s), times, every parameter, and what the score recorded."""
+    """
+    All trials as CSV: number, state, value(s), times, every parameter, and what the score recorded; of the population sampler
+    `population`, whether the value is that of many strategies around those parameters.
+    """
     frame = study.trials_dataframe(
         ("number", "state", "value", "datetime_start", "duration", "params", "user_attrs"), multi_index=False
     )
+    if any(POPULATION in trial.user_attrs for trial in study.trials):
+        frame["population"] = [POPULATION in trial.user_attrs for trial in study.trials]
     # The parameters say the same as the strategy; the others are a sampler's memory.
     frame = frame.drop(columns=[f"user_attrs_{name}" for name in (STRATEGY, POPULATION, EFFECTS)], errors="ignore")
     values = frame.pop("user_attrs_values") if "user_attrs_values" in frame else []

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from .interface import SharedSampler
 from .journal import open_journal
+from .objective import POPULATION
 from .workers import FAILURE, LOST, all_trials, fail_lost_trial, is_lost, is_nameless, is_waiting, slot_of
 
 
@@ -200,10 +201,13 @@ class _Progress:
         trials = all_trials(study)
         self.bar.n = sum(trial.state.is_finished() and not is_lost(trial) for trial in trials)
         shown: dict[str, Any] = {}
-        values = [trial.values[0] for trial in trials if trial.state == TrialState.COMPLETE]
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        values = [trial.values[0] for trial in complete if POPULATION not in trial.user_attrs]
         if len(study.directions) == 1 and values:
             best = max(values) if study.direction == StudyDirection.MAXIMIZE else min(values)
             shown = {"best": f"{best:.4g}"}
+        elif complete and not values:  # of many strategies: where the search stands, and no best
+            shown = {"population": f"{complete[-1].values[0]:.4g}"}
         failed = sum(t.state == TrialState.FAIL for t in trials)
         self.bar.set_postfix({**shown, **({"failed": failed} if failed else {})})
 
