@@ -225,7 +225,7 @@ def noise() -> str:
         for row in result["rows"]
     )
     return rows_below(
-        "N | stored over heuristic, same noise | other noise | a quarter of the way, same noise | by a population",
+        "N | stored over heuristic, same noise | other noise | a quarter of the way, same noise | by a population of 2 N",
         rows,
     )
 

@@ -22,6 +22,7 @@ from diffusers_autonat.search.objective import POPULATION, strategy_of
 from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, make_space
 from diffusers_autonat.search.spaces import SCHEDULE_NAMES
 from diffusers_autonat.search.study import complete_trials
+from diffusers_autonat.search.workers import claim_of
 from diffusers_autonat.strategies import Strategy, read_json
 
 
@@ -149,7 +150,7 @@ class ComparedSearches:
         limit = {"within_passes": searched.within} if searched.within else {}
         value_name, second_name = self.judge.value_name, self.judge.second_name
         return {
-            "study": study.study_name, "trials": len(complete_trials(study)), **spent_by(study), **limit, "best": best.label,
+            "study": study.study_name, "trials": len(complete_trials(study)), **spent_by(study), "processes": processes_of(study), **limit, "best": best.label,
             "value": best.value, "strategy": best.strategy.to_dict(), "macs": macs[best.label],
             **{f"{label}_value": one.value for label, one in scored.items()},
             **{f"{label}_values": one.record["values"] for label, one in scored.items()},
@@ -214,6 +215,12 @@ def with_spent(study: optuna.Study) -> list[tuple[optuna.trial.FrozenTrial, Coun
 def spent_by(study: optuna.Study) -> Counter:
     """Of a whole search, see `with_spent`."""
     return with_spent(study)[-1][1]
+
+
+def processes_of(study: optuna.Study) -> int:
+    """How many have worked on it: what trials of one share, and so their passes, another has to make again."""
+    claims = [claim for trial in complete_trials(study) if (claim := claim_of(trial))]
+    return len({(claim["worker"]["host"], claim["worker"]["pid"], claim["worker"]["started"]) for claim in claims})
 
 
 def single_with_spent(study: optuna.Study) -> list[tuple[optuna.trial.FrozenTrial, Counter]]:

@@ -48,7 +48,9 @@ def test_a_search_and_several_seeds(figures, tmp_path):
     [axis] = figures[1].axes
     assert axis.get_xlabel() == "generated images" and np.all(np.diff(axis.lines[0].get_ydata()) <= 0)
     images = [number * search["num_images"] for number in range(1, search["num_trials"] + 1)]
-    assert list(axis.lines[0].get_xdata()) == images[-2:]  # before, all were of populations, whose values are of no strategy
+    assert (
+        list(axis.lines[0].get_xdata()) == images[-2:]
+    )  # before, all were of populations, whose values are of no strategy
     (tmp_path / "again" / "result.json").unlink()  # as while it runs
     with pytest.raises(SystemExit, match="again holds no finished search yet: let it end, run its command again"):
         main(["plot", "search", str(tmp_path / "again"), "--output", str(tmp_path / "x.png")])

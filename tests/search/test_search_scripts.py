@@ -180,7 +180,10 @@ def test_a_torn_journal_of_a_finished_search_is_told_in_one_line(tiny, tmp_path,
             ["samplers", "--redraw-noise", "--samplers", "finite-difference"],
             "--redraw-noise: finite-difference compares",
         ),
-        (["samplers", "--start", "stored", "--redraw-noise", "--samplers", "tpe", "gp"], "--redraw-noise: gp compares"),
+        (
+            ["samplers", "--start", "stored", "--redraw-noise", "--samplers", "tpe", "gp"],
+            "--redraw-noise: gp compares",
+        ),
         (["orders", "--sampler", "finite-difference", "--redraw-noise"], "--redraw-noise: finite-difference compares"),
         (["samplers", "--num-trials", 3, "--samplers", "released"], "3 trials are not enough for one update"),
         (["samplers", "--floor", "nothing.json"], "nothing.json"),
@@ -317,6 +320,7 @@ def test_samplers_are_compared_by_confirmed_values(tiny, tmp_path, in_process, c
     others = {json.dumps(result["rows"][0]["start_strategy"]), json.dumps(stored.to_dict())}
     assert len(confirmed) == len(different | others)
     assert all(row["within_value"] == row["found_value"] >= row["value"] for row in result["rows"])
+    assert all(row["processes"] == 1 and row["within_passes"] == 10_000 for row in result["rows"])
     # Each pass of the first step is shared by all images of a class, which `passes_unshared` leaves out.
     first_step = 2 * (4 + 1)
     assert all(
