@@ -14,8 +14,16 @@ from diffusers_autonat import (
 )
 from diffusers_autonat.cost.passes import PassCounter
 from diffusers_autonat.metrics import Evaluator, load_extractor, load_reference
-from diffusers_autonat.search import replay
+from diffusers_autonat.search import (
+    EvaluatorScore,
+    StrategyObjective,
+    make_sampler,
+    open_storage,
+    open_study,
+    replay,
+)
 from diffusers_autonat.search.replay import ReplayingEvaluator
+from diffusers_autonat.search.samplers import SAMPLERS, make_space
 
 
 N = 48  # a whole call of 32 and a part of one
@@ -121,6 +129,51 @@ def test_earlier_neighbours_make_room_for_a_centre(evaluator):
     beyond = dataclasses.replace(moved, sampling_temperatures=[1.0, 0.8, 0.5, 0.9])
     counts = passes_of(evaluator, [BASE, *around, moved, beyond], trace_bytes=room)
     assert counts[1:5] == [0] * 4 and counts[5] and counts[6] == 0
+
+
+def test_a_centre_is_made_first_where_it_was_not_made(evaluator):
+    """As of a worker that was killed after the centre, or of a second one."""
+    counter = PassCounter(evaluator.pipeline.transformer)
+
+    def counted(replaying, *names):
+        counts = []
+        for name in names:
+            before = counter.count
+            value = replaying(N, seed=3, strategy=NEIGHBOURS[name], near=BASE)
+            counts.append(counter.count - before)
+            assert value == pytest.approx(evaluator(N, seed=3, strategy=NEIGHBOURS[name]), abs=1e-6)
+            counter.count = before + counts[-1]
+        return counts
+
+    names = ("r", "tau1", "s")
+    whole, *unbroken = passes_of(evaluator, [BASE, *(NEIGHBOURS[name] for name in names)])
+    whole -= 4  # the first step of the four classes
+    first, *others = counted(ReplayingEvaluator(evaluator), *names)
+    assert first == whole + unbroken[0] and others == unbroken[1:]
+    # Where there is no room to keep it, it is not made again for each.
+    _, *others = counted(ReplayingEvaluator(evaluator, trace_bytes=1), *names)
+    assert others[0] == whole and others[1] < whole  # some of the last one is left
+
+
+def test_a_search_that_is_killed_shares_as_much(evaluator, tmp_path):
+    """Trials of finite differences in one process, and in one for each trial: every process makes the centre once."""
+    space = make_space("finite-difference", BASE, ["sampling_temperatures"])
+
+    def passes_in(folder, num_each):
+        storage, counter = open_storage(tmp_path / folder), PassCounter(evaluator.pipeline.transformer)
+        for number in range(num_each, 10, num_each):
+            score = SAMPLERS["finite-difference"].score(
+                EvaluatorScore(ReplayingEvaluator(evaluator), N, passes=counter), space
+            )
+            sampler = make_sampler("finite-difference", space.parameters, 13)
+            study = open_study(storage, "s", {}, sampler)
+            study.optimize(StrategyObjective(space, score), n_trials=num_each)
+        return [trial.user_attrs["passes"] for trial in study.trials[1:9]], [trial.value for trial in study.trials]
+
+    (unbroken, values), (broken, same) = passes_in("one", 9), passes_in("many", 1)
+    assert same == pytest.approx(values)
+    whole = 6 * 64
+    assert broken == [whole + passes for passes in unbroken]
 
 
 def test_images_of_another_seed_share_nothing(evaluator):

@@ -6,11 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import optuna
 from optuna.samplers import BaseSampler
 
 from .interface import Point, SamplerKind
+from .objective import EvaluatorScore, Score
+from .replay import ReplayingEvaluator
 from .rounds import Rounds, RoundSampler
 from .spaces import DescentParameter
+from .strategy_spaces import OneLengthSpace
+from .workers import centre_of
 
 
 LINE_SEARCH = (0.5, 1.0, 2.0, 4.0)  # multiples of the last distance
@@ -101,7 +106,7 @@ class FiniteDifferenceSampler(RoundSampler):
         point = {name: parameter.start for name, parameter in self._space.items()}
         velocity = dict.fromkeys(self._space, 0.0)
         for _ in range(self._num_updates):
-            probes = self.probes(point)
+            probes, self._centre = self.probes(point), point
             base_value, *values = yield [point, *({**point, name: value} for name, value in probes)]
             slopes = self._slopes(point, base_value, probes, values)
             moved = {}
@@ -109,6 +114,7 @@ class FiniteDifferenceSampler(RoundSampler):
                 velocity[name] = self._momentum * velocity[name] + slopes[name]
                 moved[name] = parameter.clamp(point[name] - parameter.learning_rate * velocity[name])
             point = moved
+        self._centre = None
         yield [point]
 
     def _rounds_with_line_search(self) -> Rounds:
@@ -117,8 +123,9 @@ class FiniteDifferenceSampler(RoundSampler):
         scale, distance = 1.0, FIRST_DISTANCE  # of the steps; of the move, in steps
         [best] = yield [point]
         for _ in range(self._num_updates):
-            probes = self.probes(point, scale)
+            probes, self._centre = self.probes(point, scale), point
             values = yield [{**point, name: value} for name, value in probes]
+            self._centre = None
             slopes = self._slopes(point, best, probes, values)
             changes = {name: slopes[name] * parameter.step for name, parameter in self._space.items()}
             length = math.hypot(*changes.values())
@@ -183,10 +190,23 @@ def _make(space: Mapping[str, DescentParameter], num_trials: int, **settings: An
     return FiniteDifferenceSampler(space, num_updates=num_updates, **settings)
 
 
+def _sharing(score: EvaluatorScore, space: OneLengthSpace) -> Score:
+    """Probes share most with the point that they surround, which another worker may have made, or one that was killed."""
+    if not isinstance(score.evaluator, ReplayingEvaluator):
+        return score
+
+    def near_centre(strategy: Any, trial: optuna.Trial) -> float:
+        centre = centre_of(trial)
+        return score(strategy, trial, near=None if centre is None else space.strategy(centre))
+
+    return near_centre
+
+
 # Neither draws anything, and both begin at the start of the space. A line search compares values of several rounds.
 WITH_LINE_SEARCH = SamplerKind(
     lambda space, num_trials, seed, starts: _make(space, num_trials, central=True, line_search=LINE_SEARCH),
     step_scale=3.0,
     redraw_noise=False,
+    score=_sharing,
 )
-RELEASED = SamplerKind(lambda space, num_trials, seed, starts: _make(space, num_trials), curves=False)
+RELEASED = SamplerKind(lambda space, num_trials, seed, starts: _make(space, num_trials), curves=False, score=_sharing)

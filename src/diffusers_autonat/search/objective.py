@@ -62,19 +62,21 @@ class EvaluatorScore:
     passes: PassCounter | None = None
     constraint: Constraint | None = None
 
-    def __call__(self, strategy: Strategy, trial: optuna.Trial) -> float:
+    def __call__(self, strategy: Strategy, trial: optuna.Trial, near: Strategy | None = None) -> float:
+        """`near` is for an evaluator that can share with it, see `ReplayingEvaluator`."""
         seed = self.seed + (turn_of(trial) if self.redraw else 0)
         trial.set_user_attr("seed", seed)
         before = 0 if self.passes is None else self.passes.count
         try:
-            return self._measure(strategy, trial, seed)
+            return self._measure(strategy, trial, seed, {} if near is None else {"near": near})
         finally:
             if self.passes is not None:
                 trial.set_user_attr("passes", self.passes.count - before)
 
-    def _measure(self, strategy: Strategy, trial: optuna.Trial, seed: int) -> float:
+    def _measure(self, strategy: Strategy, trial: optuna.Trial, seed: int, sharing: dict[str, Any]) -> float:
         if not self.rungs:
-            return self._record(trial, self.num_images, self.evaluator(self.num_images, seed=seed, strategy=strategy))
+            values = self.evaluator(self.num_images, seed=seed, strategy=strategy, **sharing)
+            return self._record(trial, self.num_images, values)
         value = float("nan")
         for count, values in self.evaluator.rungs([*self.rungs, self.num_images], seed=seed, strategy=strategy):
             value = self._record(trial, count, values)

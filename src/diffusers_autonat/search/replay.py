@@ -85,27 +85,39 @@ class ReplayingEvaluator:
             self._pipeline.scheduler, "takes_back", False
         )
         self._traces: OrderedDict[tuple[int, Strategy], _Trace] = OrderedDict()
+        self._centres: set[tuple[int, Strategy]] = set()  # that were made for others' sake
 
-    def __call__(self, num_images: int, seed: int = 0, strategy: Strategy | None = None) -> dict[str, float]:
-        """The metrics of `num_images` images, see `Evaluator`."""
-        return dict(self.rungs([num_images], seed, strategy))[num_images]
+    def __call__(
+        self, num_images: int, seed: int = 0, strategy: Strategy | None = None, near: Strategy | None = None
+    ) -> dict[str, float]:
+        """
+        The metrics of `num_images` images, see `Evaluator`. Where the strategy is one of several small changes of another one, that
+        is `near`: it is made first if no earlier call has made it, since all of them share most with it.
+        """
+        return dict(self.rungs([num_images], seed, strategy, near))[num_images]
 
     def rungs(
-        self, num_images: Sequence[int], seed: int = 0, strategy: Strategy | None = None
+        self,
+        num_images: Sequence[int],
+        seed: int = 0,
+        strategy: Strategy | None = None,
+        near: Strategy | None = None,
     ) -> Iterator[tuple[int, dict[str, float]]]:
-        """`(n, values)` for each n as images accumulate, see `Evaluator`."""
+        """`(n, values)` for each n as images accumulate, see `Evaluator`; `near` as above."""
         if strategy is None:
             raise ValueError("what strategies share is computed once: give one")
         if self._reuses:
             return self.evaluator.rungs(num_images, seed, strategy)
         _, requests = self.evaluator.generation(max(num_images), seed)
-        base, own = self._traces_of(seed, strategy, max(num_images))
+        traces = [] if near is None or near == strategy else self._centre_traces(seed, near, max(num_images))
+        traces.append(self._traces_of(seed, strategy, max(num_images)))
 
         def make_images(indices: Tensor, wanted: Requests) -> Tensor:
             start = int(indices[0])
-            if start not in own.calls:
-                own.calls[start] = self._make(indices, wanted, seed, own, base)
-                self._forget((seed, strategy))
+            for base, own in traces:
+                if start not in own.calls:
+                    own.calls[start] = self._make(indices, wanted, seed, own, base)
+                    self._forget((seed, own.strategy))
             return own.calls[start].images
 
         return self.evaluator.measure(make_images, requests, num_images)
@@ -125,6 +137,17 @@ class ReplayingEvaluator:
             return None, own
         self._traces.move_to_end(nearest)
         return self._traces[nearest], own
+
+    def _centre_traces(self, seed: int, centre: Strategy, num_images: int) -> list[tuple[_Trace | None, _Trace]]:
+        """Of a centre that has still to be made, see `_traces_of`; it becomes the one that was used last in any case."""
+        key, missing = (seed, centre), []
+        # Where there was no room to keep it, it would be made again for each of its neighbours.
+        if key not in self._traces and key not in self._centres:
+            self._centres.add(key)
+            missing = [self._traces_of(seed, centre, num_images)]
+        if key in self._traces:
+            self._traces.move_to_end(key)
+        return missing
 
     def _forget(self, in_use: tuple[int, Strategy]) -> None:
         """Drop what was not used for longest until the rest fits: of each trace its logits, which only save a step, before the rest."""

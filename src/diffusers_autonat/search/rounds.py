@@ -139,6 +139,7 @@ class RoundSampler(SharedSampler):
         self._space: Mapping[str, Parameter] = dict(space)
         self._independent_sampler = independent_sampler or RandomSampler()
         self._replayed: Replay | None = None
+        self._centre: Point | None = None  # of which the points of the round are small changes; `_rounds` says so
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_replayed": None}  # a generator cannot be copied
@@ -223,7 +224,8 @@ class RoundSampler(SharedSampler):
         if current.ended:
             _stop(study)
             return True
-        open_slots = [([current.number, index], {"point": current.points[index]}) for index in current.open]
+        centre = {} if self._centre is None else {"centre": self._centre}  # what a score may share work with
+        open_slots = [([current.number, index], {"point": current.points[index], **centre}) for index in current.open]
         if self._take(study, trial, worker, trials, open_slots):
             return True
         holders = [holder for holder in current.holders if holder is not None]

@@ -118,6 +118,11 @@ def turn_of(trial: optuna.Trial) -> int:
     return 0 if CLAIM in frozen.system_attrs else trial.number
 
 
+def centre_of(trial: optuna.Trial) -> dict[str, Any] | None:
+    """The point of which a trial's and others of its round are small changes, where its sampler says so."""
+    return (claim_of(trial.study._storage.get_trial(trial._trial_id)) or {}).get("centre")
+
+
 def write_claim(study: Study, trial: FrozenTrial, claim: Mapping[str, Any] | None) -> None:
     study._storage.set_trial_system_attr(trial._trial_id, CLAIM, claim)
 
