@@ -119,12 +119,15 @@ schedules() {
     experiment free free autonat 4 "${uvit[@]}" --num-images 1024 --num-trials 42 --sampler population
 }
 
-# Orders of revealing tokens, each with its own schedules searched.
+# Orders of revealing tokens, each with its own schedules searched; of those that lead at T = 8 a second seed.
 orders() {
     for steps in 4 8 16; do
         experiment orders orders autonat $steps "${uvit[@]}" --num-images 1024 --num-trials 22
         experiment orders orders enat $steps --num-images 1024 --num-trials 22
     done
+    again=(--num-images 1024 --num-trials 22 --seed 1000 --orders confidence dilated ReMDM)
+    experiment orders orders-again autonat 8 "${uvit[@]}" "${again[@]}"
+    experiment orders orders-again enat 8 "${again[@]}"
 }
 
 # Policies that look at each image, of two seeds, against the stored strategy: on fresh noise, by both classifiers.

@@ -139,6 +139,7 @@ def parse_args():
         if run is free:
             command.add_argument("--sampler", choices=several, default="finite-difference", help="of all searches")
         if run is orders:
+            command.add_argument("--orders", nargs="+", choices=ORDERS, default=list(ORDERS), help="that are compared")
             command.add_argument("--sampler", choices=several, default="population", help="of all searches")
         if run is concurrent:
             command.add_argument("--sampler", choices=["tpe", "random"], default="tpe", help="p(r) is categorical")
@@ -323,8 +324,8 @@ def orders(args, judge, pipeline, storage, output):
     def search(study_name: str) -> Searched:
         return compared.search(study_name, args.sampler, args.seed, free, start)
 
-    for label, order in ORDERS.items():
-        pipeline.scheduler = order(pipeline.scheduler.config.mask_token_id)
+    for label in args.orders:
+        pipeline.scheduler = ORDERS[label](pipeline.scheduler.config.mask_token_id)
         start = start_of_order(args, pipeline)
         free = [key for key, values in start.to_dict().items() if any(values)]  # tau2 is 0 where it has no effect
         compared.add(label, {"order": label, "free": free}, search, confirmed_alone=True)

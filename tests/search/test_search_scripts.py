@@ -397,6 +397,10 @@ def test_orders_are_searched_each_from_its_own_heuristic(tiny, tmp_path, in_proc
     studies = trials_count(tmp_path)
     in_process(args, "experiments.py")  # everything is there already
     assert trials_count(tmp_path) == studies
+    in_process([*args, "--study-name", "again", "--seed", 1000, "--orders", "random", "ReMDM"], "experiments.py")
+    again = json.loads((tmp_path / "again.json").read_text())["rows"]
+    assert [row["order"] for row in again] == ["random", "ReMDM"]
+    assert again[0]["start_value"] == rows["random"]["start_value"]  # what is searched anew is confirmed alike
 
 
 def test_samplers_are_compared_within_the_passes_of_the_first(tiny, tmp_path, in_process, capsys):
