@@ -78,6 +78,7 @@ def main():
     output = Path(args.output)
     result = resumed(parser, output, result, ("values",))
     counter = PassCounter(pipe.transformer)
+    made = len(evaluator.generation(args.num_images, args.seed)[1])  # in whole calls
 
     def measured(measure, strategy: Strategy) -> tuple[int, float]:
         before = counter.count
@@ -97,7 +98,7 @@ def main():
                 continue
             passes, value = measured(replaying, probe)
             _, whole_value = measured(evaluator, probe)
-            of_steps = [args.num_images * (1 + (scale > 0)) for scale in probe.guidance_scales]
+            of_steps = [made * (1 + (scale > 0)) for scale in probe.guidance_scales]
             values[name] = {
                 "passes": passes, "whole_passes": sum(of_steps), "later_passes": sum(of_steps[1:]), "value": value,
                 "whole_value": whole_value,

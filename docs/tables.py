@@ -161,6 +161,17 @@ def orders(model: str) -> str:
     return rows_below(head, rows)
 
 
+def again(steps: str) -> str:
+    """Two searches of one kind, side by side."""
+    rows = []
+    for model, name in MODELS.items():
+        once, twice = (load(f"{study}-{model}-fashion-mnist-T{steps}") for study in ("orders", "orders-again"))
+        for row in twice["rows"] if once and twice else ():
+            pair = [next(one for one in once["rows"] if one["order"] == row["order"]), row]
+            rows.append([name, row["order"], each(pair), each(pair, SECOND)])
+    return rows_below("model | order | found, of two seeds: mean | by the second classifier", rows)
+
+
 def policies() -> str:
     rows = []
     for steps in (4, 8):
@@ -231,7 +242,7 @@ def noise() -> str:
 
 
 TABLES: dict[str, Callable[..., str]] = {
-    "found": found, "second": second, "samplers": samplers, "free": free, "orders": orders, "policies": policies,
+    "found": found, "second": second, "samplers": samplers, "free": free, "orders": orders, "again": again, "policies": policies,
     "parts": parts, "training": training, "turns": turns, "noise": noise,
 }  # fmt: skip
 

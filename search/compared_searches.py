@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import statistics
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import POPULATION, strategy_of
 from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, make_space
 from diffusers_autonat.search.spaces import SCHEDULE_NAMES
-from diffusers_autonat.search.study import complete_trials
+from diffusers_autonat.search.study import IDENTITY, complete_trials
 from diffusers_autonat.search.workers import claim_of
 from diffusers_autonat.strategies import Strategy, read_json
 
@@ -201,12 +202,13 @@ def with_spent(study: optuna.Study) -> list[tuple[optuna.trial.FrozenTrial, Coun
     had shared nothing but the first step, which is made once for each class anyway (`passes_unshared`).
     """
     spent, rows = Counter(images=0, passes=0, passes_unshared=0), []
+    size = study.user_attrs[IDENTITY]["extractor_batch_size"]  # images are made in whole calls
     for trial in sorted(complete_trials(study), key=lambda trial: trial.datetime_complete):
         count, strategy = trial.user_attrs["num_images"], strategy_of(trial)
         passes = trial.user_attrs.get("passes", 0)
         each = strategy.num_inference_steps - 1 + sum(scale > 0 for scale in strategy.guidance_scales[1:])
         # Images of a population share nothing, and each has guidance of its own.
-        unshared = passes if POPULATION in trial.user_attrs else count * each
+        unshared = passes if POPULATION in trial.user_attrs else math.ceil(count / size) * size * each
         spent = spent + Counter(images=count, passes=passes, passes_unshared=unshared)
         rows.append((trial, spent))
     return rows
