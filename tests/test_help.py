@@ -17,9 +17,8 @@ from diffusers_autonat.commands import scripts
 
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = sorted(
-    path for folder in ("training", "search") for path in (ROOT / folder).glob("*.py") if path.stem != "arguments"
-)
+FILES = sorted(path for folder in ("training", "search") for path in (ROOT / folder).glob("*.py"))
+SCRIPTS = [path for path in FILES if path.read_text().startswith("#!")]  # others are what several scripts import
 
 
 def parsers_in(parser):
