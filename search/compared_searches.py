@@ -19,7 +19,7 @@ from diffusers_autonat.search.confirm import Scored, best_trials, score_candidat
 from diffusers_autonat.search.gains import gains_of
 from diffusers_autonat.search.generation import search_generation
 from diffusers_autonat.search.judge import Judge
-from diffusers_autonat.search.objective import POPULATION, strategy_of
+from diffusers_autonat.search.objective import is_population, strategy_of
 from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, make_space
 from diffusers_autonat.search.spaces import SCHEDULE_NAMES
 from diffusers_autonat.search.study import IDENTITY, complete_trials
@@ -208,7 +208,7 @@ def with_spent(study: optuna.Study) -> list[tuple[optuna.trial.FrozenTrial, Coun
         passes = trial.user_attrs.get("passes", 0)
         each = strategy.num_inference_steps - 1 + sum(scale > 0 for scale in strategy.guidance_scales[1:])
         # Images of a population share nothing, and each has guidance of its own.
-        unshared = passes if POPULATION in trial.user_attrs else math.ceil(count / size) * size * each
+        unshared = passes if is_population(trial) else math.ceil(count / size) * size * each
         spent = spent + Counter(images=count, passes=passes, passes_unshared=unshared)
         rows.append((trial, spent))
     return rows
@@ -227,7 +227,7 @@ def processes_of(study: optuna.Study) -> int:
 
 def single_with_spent(study: optuna.Study) -> list[tuple[optuna.trial.FrozenTrial, Counter]]:
     """Those of `with_spent` that measured one strategy."""
-    return [(trial, spent) for trial, spent in with_spent(study) if POPULATION not in trial.user_attrs]
+    return [(trial, spent) for trial, spent in with_spent(study) if not is_population(trial)]
 
 
 def best_so_far(study: optuna.Study, unit: str = "images") -> list[tuple[int, float]]:

@@ -41,7 +41,7 @@ from diffusers_autonat.plots import plot_front, plot_schedules, plot_search, tit
 from diffusers_autonat.search.gains import comparison, error_of, gains_of, unseen
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
 from diffusers_autonat.search.judge import Judge
-from diffusers_autonat.search.objective import POPULATION
+from diffusers_autonat.search.objective import is_population
 from diffusers_autonat.search.report import (
     load_scheduler,
     origin_of,
@@ -272,7 +272,7 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
     else:
         trials = complete_trials(found.study)
         values = {trial.number: trial.values[0] for trial in trials}
-        populations = [trial.number for trial in trials if POPULATION in trial.user_attrs]
+        populations = [trial.number for trial in trials if is_population(trial)]
         title = title_of(args.pipeline, args.num_inference_steps[0], args.num_images)
         plot_search(values, output / "history.png", name, title=f"{title}, {args.sampler}", populations=populations)
     save_card(args, args.pipeline, pipeline, origin, tables, notes)

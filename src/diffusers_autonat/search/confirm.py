@@ -15,7 +15,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from ..strategies import GenerationStrategy, TrainingStrategy
-from .objective import POPULATION, STRATEGY, Score, strategy_of
+from .objective import STRATEGY, Score, is_population, strategy_of
 from .optuna_samplers import ResumableSampler
 from .parts import count_parts, score_part
 from .rounds import ATTEMPTS
@@ -155,7 +155,7 @@ def best_trials(study: Study, top: int) -> list[FrozenTrial]:
     if len(study.directions) == 1:
         different: dict[str, FrozenTrial] = {}
         for trial in complete_trials(study):
-            if POPULATION not in trial.user_attrs:
+            if not is_population(trial):
                 different.setdefault(str(trial.user_attrs[STRATEGY]), trial)
         if not different:
             raise ValueError(f"study {study.study_name!r} has measured no single strategy yet")

@@ -114,6 +114,11 @@ class StrategyObjective:
         return self.score(strategy, trial), self.cost(strategy)
 
 
+def is_population(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether a trial's value is that of many strategies, and of none alone."""
+    return POPULATION in trial.user_attrs
+
+
 def strategy_of(trial: optuna.trial.FrozenTrial) -> Any:
     """The strategy that a trial scored."""
     return strategy_from_dict(trial.user_attrs[STRATEGY])

@@ -15,7 +15,7 @@ from ..files import whole_file, write_json
 from ..provenance import pipeline_hash, versions
 from ..schedulers.masked_token_scheduler import MaskedTokenScheduler
 from ..strategies import Strategy, read_json
-from .objective import POPULATION, STRATEGY
+from .objective import POPULATION, STRATEGY, is_population
 from .population import EFFECTS
 
 
@@ -96,8 +96,9 @@ def save_trials(study: Study, path: str | Path) -> None:
     frame = study.trials_dataframe(
         ("number", "state", "value", "datetime_start", "duration", "params", "user_attrs"), multi_index=False
     )
-    if any(POPULATION in trial.user_attrs for trial in study.trials):
-        frame["population"] = [POPULATION in trial.user_attrs for trial in study.trials]
+    populations = [is_population(trial) for trial in study.get_trials(deepcopy=False)]
+    if any(populations):
+        frame["population"] = populations
     # The parameters say the same as the strategy; the others are a sampler's memory.
     frame = frame.drop(columns=[f"user_attrs_{name}" for name in (STRATEGY, POPULATION, EFFECTS)], errors="ignore")
     values = frame.pop("user_attrs_values") if "user_attrs_values" in frame else []

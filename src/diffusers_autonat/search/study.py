@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from .interface import SharedSampler
 from .journal import open_journal
-from .objective import POPULATION
+from .objective import is_population
 from .workers import FAILURE, LOST, all_trials, fail_lost_trial, is_lost, is_nameless, is_waiting, slot_of
 
 
@@ -202,7 +202,7 @@ class _Progress:
         self.bar.n = sum(trial.state.is_finished() and not is_lost(trial) for trial in trials)
         shown: dict[str, Any] = {}
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        values = [trial.values[0] for trial in complete if POPULATION not in trial.user_attrs]
+        values = [trial.values[0] for trial in complete if not is_population(trial)]
         if len(study.directions) == 1 and values:
             best = max(values) if study.direction == StudyDirection.MAXIMIZE else min(values)
             shown = {"best": f"{best:.4g}"}
