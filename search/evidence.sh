@@ -85,12 +85,12 @@ found() {
 # the released method with more than ten times: only whole updates are made, and a value at a bound saves a probe.
 samplers() {
     compare=("${uvit[@]}" --num-images 512)
-    for steps in 4 8; do
+    for steps in 8 4; do  # the longer ones first
         experiment samplers samplers autonat $steps "${compare[@]}" --num-trials 33 --within-passes population \
             --samplers population finite-difference released tpe cmaes gp
     done
     all_done
-    for steps in 4 8; do
+    for steps in 8 4; do
         rows='json.load(open(sys.argv[1]))["rows"]'
         [ -f $results/samplers-autonat-fashion-mnist-T$steps.json ] || continue  # it failed
         passes=$(python -c "import json, sys; print(max(row['passes'] for row in $rows if row['sampler'] == 'population'))" \
