@@ -157,7 +157,7 @@ def orders(model: str) -> str:
                 str(steps), row["order"], with_error(row["start_values"]), with_error(values), with_error(values, SECOND),
                 percent(values[RECOGNISED]), millions(row["found_macs"]),
             ])  # fmt: skip
-    head = "T | order | its heuristic | found | by the second classifier | recognised | multiply-accumulates"
+    head = "T | order | where it began | found | by the second classifier | recognised | multiply-accumulates"
     return rows_below(head, rows)
 
 

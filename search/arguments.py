@@ -30,14 +30,16 @@ from diffusers_autonat.metrics import (
     load_second_reference,
     read_captions,
 )
+from diffusers_autonat.metrics.registry import metric_of
 from diffusers_autonat.pipelines.prompts import takes_prompts
 from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.card import UPLOADED, save_search_card
 from diffusers_autonat.search.constraints import Constraint
+from diffusers_autonat.search.interface import SamplerKind
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import METRICS
 from diffusers_autonat.search.report import read_provenance
-from diffusers_autonat.search.samplers import KNOTS, MANY_STEPS, default_knots
+from diffusers_autonat.search.samplers import DEFAULT_SAMPLER, KNOTS, MANY_STEPS, SAMPLERS, default_knots
 from diffusers_autonat.search.spaces import generation_start, resample_strategy
 from diffusers_autonat.search.training import CandidateTrainer
 from diffusers_autonat.strategy_files import read_strategies
@@ -115,6 +117,17 @@ def add_knots_argument(parser: argparse.ArgumentParser) -> None:
         help=f"schedules are curves through so many points; default: {KNOTS} from T = {MANY_STEPS} on, but for the sampler "
         "`released`; below, and with as many as T, every step has a value of its own",
     )
+
+
+def add_num_trials_argument(parser: argparse.ArgumentParser, of: str) -> None:
+    several = SAMPLERS[DEFAULT_SAMPLER].num_trials, SamplerKind.num_trials
+    parser.add_argument(
+        "--num-trials", type=positive, help=f"{of}; default: {several[0]} with {DEFAULT_SAMPLER}, else {several[1]}"
+    )
+
+
+def num_trials_of(args: argparse.Namespace) -> int:
+    return args.num_trials or SAMPLERS[args.sampler].num_trials
 
 
 def knots_of(args: argparse.Namespace, sampler: str, num_inference_steps: int) -> int | None:
@@ -241,7 +254,10 @@ def judge_of(args: argparse.Namespace, pipeline: Any = None) -> Judge:
     resolution = args.resolution
     if resolution is None and pipeline is not None:
         resolution = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
-    rows = 5000 if args.metric == "kid" else 0
+    constraint = constraint_of(args)
+    constrained = None if constraint is None else metric_of(constraint.name)
+    needs_rows = args.metric == "kid" or (constrained is not None and constrained.needs_features)
+    rows = 5000 if needs_rows else 0
     someone_looks = sys.stderr.isatty()
 
     def reference_of(one: FeatureExtractor, source: str) -> Reference:
@@ -265,7 +281,7 @@ def judge_of(args: argparse.Namespace, pipeline: Any = None) -> Judge:
         confirm_images=args.confirm_images,
         confirm_seed=args.confirm_seed,
         progress=someone_looks,
-        constraint=constraint_of(args),
+        constraint=constraint,
         captions=captions,
         second=second,
     )

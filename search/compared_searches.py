@@ -7,6 +7,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from experiment_results import floor_of, made_on, rows_of_before, save
 
 from diffusers_autonat.cost import CostVaries, measured_costs, pipeline_cost
 from diffusers_autonat.search.confirm import Scored, best_trials, score_candidates
-from diffusers_autonat.search.gains import gains_of
+from diffusers_autonat.search.gains import distance_of, gains_of
 from diffusers_autonat.search.generation import search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import is_population, strategy_of
@@ -150,15 +151,16 @@ class ComparedSearches:
         }
         limit = {"within_passes": searched.within} if searched.within else {}
         value_name, second_name = self.judge.value_name, self.judge.second_name
+        distance = partial(distance_of, name=value_name)
         return {
             "study": study.study_name, "trials": len(complete_trials(study)), **spent_by(study), "processes": processes_of(study), **limit, "best": best.label,
-            "value": best.value, "strategy": best.strategy.to_dict(), "macs": macs[best.label],
-            **{f"{label}_value": one.value for label, one in scored.items()},
+            "value": distance(best), "strategy": best.strategy.to_dict(), "macs": macs[best.label],
+            **{f"{label}_value": distance(one) for label, one in scored.items()},
             **{f"{label}_values": one.record["values"] for label, one in scored.items()},
             "found_strategy": found.strategy.to_dict(), "found_macs": macs[found.label],
             "start_strategy": searched.start.to_dict(),
             "gains": [gain.to_dict() for gain in gains_of(found, others, value_name, second_name)],
-            "share_of_gap_closed": self.gap.closed(found.value, scored["start"].value),
+            "share_of_gap_closed": self.gap.closed(distance(found), distance(scored["start"])),
             "best_so_far": best_so_far(study), "best_so_far_by_passes": best_so_far(study, "passes"), **made_on(),
         }  # fmt: skip
 

@@ -205,11 +205,9 @@ transfer() {
     # What the pipeline has stored is confirmed beside the start and what is found.
     mkdir -p "$wide/pipeline/scheduler"
     cp $cards/autonat-fashion-mnist/scheduler/*.json "$wide/pipeline/scheduler/"
-    for steps in 4 8; do
-        side_by_side python search/search_generation.py "$wide/pipeline" --num-inference-steps $steps "${judge[@]}" --dtype bfloat16 \
-            "${uvit[@]}" --num-images 1024 --sampler population --num-trials 42 --confirm-top 2 --storage "$work/transfer-T$steps.journal" \
-            --output $results/wide-fashion-mnist-T$steps
-    done
+    side_by_side python search/search_generation.py "$wide/pipeline" --num-inference-steps 4 "${judge[@]}" --dtype bfloat16 \
+        "${uvit[@]}" --num-images 1024 --sampler population --num-trials 42 --confirm-top 2 --storage "$work/transfer-T4.journal" \
+        --output $results/wide-fashion-mnist-T4
 }
 
 for study in ${*:-heuristics found samplers noise sharing schedules orders policies training transfer}; do "$study"; done

@@ -21,6 +21,7 @@ from arguments import (
     SEEDS,
     add_evaluation_arguments,
     add_knots_argument,
+    add_num_trials_argument,
     add_pipeline_arguments,
     add_start_arguments,
     add_study_arguments,
@@ -33,6 +34,7 @@ from arguments import (
     knots_of,
     load_judged,
     main_of_script,
+    num_trials_of,
     parse_args_before_dashes,
     pipeline_identity,
     start_label,
@@ -60,9 +62,8 @@ from diffusers_autonat.search.confirm import score_candidates
 from diffusers_autonat.search.gains import error_of
 from diffusers_autonat.search.objective import StrategyObjective
 from diffusers_autonat.search.report import save_trials, writing
-from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, make_space, sampler_names
+from diffusers_autonat.search.samplers import DEFAULT_SAMPLER, SAMPLERS, make_sampler, make_space, sampler_names
 from diffusers_autonat.search.spaces import SCHEDULE_NAMES, training_space
-from diffusers_autonat.search.strategy_spaces import FixedStepsSpace
 from diffusers_autonat.search.study import complete_trials, open_storage, open_study, run_study, wait_for_workers
 from diffusers_autonat.search.training import describe
 from diffusers_autonat.strategies import Strategy
@@ -117,8 +118,11 @@ def parse_args():
         else:
             add_start_arguments(command)
         if run in (samplers, free, orders, concurrent):
-            command.add_argument("--num-trials", type=positive, default=300, help="of each search")
             add_knots_argument(command)
+        if run in (free, orders):
+            add_num_trials_argument(command, "of each search")
+        if run in (samplers, concurrent):
+            command.add_argument("--num-trials", type=positive, default=300, help="of each search")
         if run is samplers:
             command.add_argument(
                 "--within-passes",
@@ -136,11 +140,10 @@ def parse_args():
             command.add_argument(
                 "--repetitions", type=positive, default=3, help="searches of each sampler, with different seeds"
             )
-        if run is free:
-            command.add_argument("--sampler", choices=several, default="finite-difference", help="of all searches")
         if run is orders:
             command.add_argument("--orders", nargs="+", choices=ORDERS, default=list(ORDERS), help="that are compared")
-            command.add_argument("--sampler", choices=several, default="population", help="of all searches")
+        if run in (free, orders):
+            command.add_argument("--sampler", choices=several, default=DEFAULT_SAMPLER, help="of all searches")
         if run is concurrent:
             command.add_argument("--sampler", choices=["tpe", "random"], default="tpe", help="p(r) is categorical")
         if run is not training:
@@ -153,7 +156,10 @@ def parse_args():
         if run in (samplers, free, orders):
             command.set_defaults(confirm_top=1)
         add_study_arguments(command)
-    return parse_args_before_dashes(parser)
+    args = parse_args_before_dashes(parser)
+    if "num_trials" in args and args.num_trials is None:
+        args.num_trials = num_trials_of(args)
+    return args
 
 
 def passes_or_sampler(text: str) -> int | str:
@@ -188,7 +194,9 @@ def check(args) -> None:
         )
     several = getattr(args, "samplers", [getattr(args, "sampler", "random")])
     if args.redraw_noise and (one := next((name for name in several if not SAMPLERS[name].redraw_noise), None)):
-        raise ValueError(f"--redraw-noise: {one} compares values of several rounds; leave it out")
+        raise ValueError(
+            f"--redraw-noise: {one} compares values of several rounds, or draws anew by itself; leave it out"
+        )
     if args.experiment == "baseline":
         heuristics(args)
     elif args.experiment == "orders":
@@ -308,7 +316,7 @@ def free(args, judge, pipeline, storage, output):
 
 
 def start_of_order(args, pipeline) -> Strategy:
-    """The order's own heuristic, guided as NATScheduler's is, so that orders differ in nothing else."""
+    """The order's own heuristic, guided as NATScheduler's cosine is: with a U-ViT orders then differ in nothing else."""
     if isinstance(pipeline.scheduler, NATScheduler):
         return start_strategy(args, args.num_inference_steps, pipeline)
     given = {name: value for name, value in given_settings(args).items() if name == "guidance_scale"}
@@ -341,12 +349,14 @@ def concurrent(args, judge, pipeline, storage, output):
     training = TrainingStrategy(args.start_alpha, args.start_beta)
     grid = training_space(training, args.alphas, args.betas)
     start = start_strategy(args, args.num_inference_steps, None)
-    space = FixedStepsSpace(start)
+    knots = knots_of(args, args.sampler, args.num_inference_steps)
+    space = make_space(args.sampler, start, num_knots=knots)
     first = {name: parameter.start for name, parameter in [*grid.items(), *space.parameters.items()]}
     sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed, [first])
     name = args.study_name or f"concurrent-T{args.num_inference_steps}"
     recipe = {"training": train.recipe, "alphas": args.alphas, "betas": args.betas}
-    identity = judge.identity(**recipe, sampler=args.sampler, start=start.to_dict())
+    curves = {} if knots is None else {"knots": knots}
+    identity = judge.identity(**recipe, sampler=args.sampler, start=start.to_dict(), **curves)
     study = open_study(storage, name, identity, sampler)
 
     def objective(trial: optuna.Trial) -> float:

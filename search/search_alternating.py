@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 r"""Algorithm 1: search the generation strategy and the training strategy in turn, then once more for a bigger model.
 
-    diffusers-autonat search alternating --num-inference-steps 4 --rounds 3 --epsilon 0.05 --num-trials 120 \
+    diffusers-autonat search alternating --num-inference-steps 4 --rounds 3 --epsilon 0.05 --num-trials 42 \
         --reference REFERENCE.npz --feature-extractor EXTRACTOR --output outputs/alternating \
         --final-pipeline outputs/autonat-L/pipeline -- \
         --train_data_dir outputs/tokens --vqvae outputs/vqgan/vqvae --use_ema --max_train_steps 2000
@@ -22,6 +22,7 @@ from arguments import (
     SEEDS,
     add_evaluation_arguments,
     add_knots_argument,
+    add_num_trials_argument,
     add_start_arguments,
     add_study_arguments,
     add_training_arguments,
@@ -32,6 +33,7 @@ from arguments import (
     judge_of,
     knots_of,
     main_of_script,
+    num_trials_of,
     open_upload,
     parse_args_before_dashes,
     pipeline_identity,
@@ -53,7 +55,7 @@ from diffusers_autonat.search.gains import error_of, gains_of, unseen
 from diffusers_autonat.search.generation import search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.report import origin_of, read_provenance, save_strategy, writing
-from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, make_space, sampler_names
+from diffusers_autonat.search.samplers import DEFAULT_SAMPLER, SAMPLERS, make_sampler, make_space, sampler_names
 from diffusers_autonat.search.spaces import training_space, training_strategy
 from diffusers_autonat.search.study import complete_trials, open_storage
 from diffusers_autonat.search.training import CandidateTrainer, describe, search_training
@@ -65,9 +67,9 @@ def parse_args():
     parser.add_argument("--rounds", type=positive, default=3, help="at most")
     parser.add_argument("--epsilon", type=number(), default=0.05, help="change of the distance that ends the search")
     parser.add_argument(
-        "--sampler", choices=sampler_names(), default="finite-difference", help="of the generation searches"
+        "--sampler", choices=sampler_names(), default=DEFAULT_SAMPLER, help="of the generation searches"
     )
-    parser.add_argument("--num-trials", type=positive, default=300, help="of each generation search")
+    add_num_trials_argument(parser, "of each generation search")
     parser.add_argument("--final-pipeline", help="a bigger model, searched once from where the rounds ended")
     add_knots_argument(parser)
     add_start_arguments(parser)
@@ -75,7 +77,9 @@ def parse_args():
     add_evaluation_arguments(parser)
     add_study_arguments(parser)
     add_upload_arguments(parser)
-    return parse_args_before_dashes(parser)
+    args = parse_args_before_dashes(parser)
+    args.num_trials = num_trials_of(args)
+    return args
 
 
 class Alternation:
@@ -85,8 +89,15 @@ class Alternation:
         self.args, self.storage, self.judge, self.train, self.name = args, storage, judge, train, name
         self.images = 0
 
-    def generation(self, stage: str, pipeline, start: GenerationStrategy, searches_before: int) -> Scored:
-        """The best generation strategy for a pipeline, confirmed, and never worse than `start`."""
+    def generation(
+        self,
+        stage: str,
+        pipeline,
+        start: GenerationStrategy,
+        searches_before: int,
+        stored: GenerationStrategy | None = None,
+    ) -> Scored:
+        """The best generation strategy for a pipeline, confirmed, and never worse than `start` and what is `stored`."""
         args = self.args
         seed = args.seed + SEEDS * searches_before  # else it would draw what the one before it drew
         judge = replace(self.judge, seed=seed)
@@ -99,10 +110,11 @@ class Alternation:
             judge.identity(**of_pipeline, sampler=args.sampler, start=start.to_dict(), knots=knots), space,
             SAMPLERS[args.sampler].score(judge.score(pipeline), space), sampler, args.num_trials, confirm_score=judge.confirm_score(pipeline),
             confirm_identity=judge.confirm_identity(**of_pipeline), confirm_top=args.confirm_top, also={"start": start},
+            stored={} if stored is None else {"stored": stored},
         )  # fmt: skip
         self._count(found.study, found.candidates)
         best = found.candidates[0]
-        before = [one for one in found.candidates if one.label == "start"]
+        before = [one for one in found.candidates if one.label in ("start", "stored")]
         if doubt := unseen(gains_of(best, before, judge.value_name, judge.second_name)):
             warnings.warn(f"{stage}: {doubt}.", stacklevel=2)
         return best
@@ -211,7 +223,8 @@ def run(args):
     first, searches = start_strategy(args, args.num_inference_steps, pipeline), len(rounds)
     rows = [[row.replace(": ", ", after the search of "), f"{one:.4f}"] for row, one in values.items()]
     if args.final_pipeline:
-        found = alternation.generation("final-generation", pipeline, strategy, searches)
+        stored = pipeline.scheduler.stored_strategies.get(args.num_inference_steps)
+        found = alternation.generation("final-generation", pipeline, strategy, searches, stored)
         strategy, value, searches = found.strategy, found.value, searches + 1
         rows.append(["the bigger model", f"{value:.4f}"])
     origin = origin_of(

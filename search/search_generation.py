@@ -10,11 +10,13 @@ quality against multiply-accumulates. `optuna-dashboard outputs/search-T4/search
 """
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 from arguments import (
     add_evaluation_arguments,
     add_knots_argument,
+    add_num_trials_argument,
     add_pipeline_arguments,
     add_start_arguments,
     add_study_arguments,
@@ -23,6 +25,7 @@ from arguments import (
     knots_of,
     load_judged,
     main_of_script,
+    num_trials_of,
     open_upload,
     pipeline_identity,
     save_card,
@@ -38,7 +41,9 @@ from diffusers_autonat.commands.arguments import check_writable
 from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.files import write_json
 from diffusers_autonat.plots import plot_front, plot_schedules, plot_search, title_of
-from diffusers_autonat.search.gains import comparison, error_of, gains_of, unseen
+from diffusers_autonat.provenance import pipeline_hash
+from diffusers_autonat.search.confirm import Scored
+from diffusers_autonat.search.gains import comparison, distance_of, error_of, gains_of, unseen
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import is_population
@@ -50,12 +55,14 @@ from diffusers_autonat.search.report import (
     save_trials,
     writing,
 )
-from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, make_space, sampler_names
+from diffusers_autonat.search.samplers import DEFAULT_SAMPLER, SAMPLERS, make_sampler, make_space, sampler_names
 from diffusers_autonat.search.strategy_spaces import AnyStepsSpace
 from diffusers_autonat.search.study import complete_trials, open_storage
+from diffusers_autonat.strategies import Strategy
 
 
 STORED = "stored"  # label of what the pipeline has
+EARLIER = "earlier"  # label of what an earlier search has left in --output
 
 
 def parse_args():
@@ -69,9 +76,9 @@ def parse_args():
     parser.add_argument("--objective", choices=["distance", "distance,cost"], default="distance", metavar="{distance,cost}",
                         help="distance, or with a comma both: the front of quality against multiply-accumulates")  # fmt: skip
     parser.add_argument(
-        "--sampler", choices=SAMPLERS, help="default: finite-difference, with a cost nsga2; released: the paper's"
+        "--sampler", choices=SAMPLERS, help=f"default: {DEFAULT_SAMPLER}, with a cost nsga2; released: the paper's"
     )
-    parser.add_argument("--num-trials", type=positive, default=300, help="of all workers together")
+    add_num_trials_argument(parser, "of all workers together")
     parser.add_argument("--rungs", type=positive, nargs="+", help="numbers of images at which bad trials are given up")
     parser.add_argument("--write-to-pipeline", action="store_true", help="store the result in the pipeline folder too")
     parser.add_argument("--force", action="store_true", help="store it there even if what is stored is better")
@@ -80,7 +87,8 @@ def parse_args():
     add_study_arguments(parser)
     add_upload_arguments(parser)
     args = parser.parse_args()
-    args.sampler = args.sampler or ("finite-difference" if args.objective == "distance" else "nsga2")
+    args.sampler = args.sampler or (DEFAULT_SAMPLER if args.objective == "distance" else "nsga2")
+    args.num_trials = num_trials_of(args)
     return args
 
 
@@ -100,7 +108,8 @@ def check(args):
         raise ValueError(f"--sampler {args.sampler} follows {', '.join(sampler.metrics)}, not --metric {args.metric}")
     if args.redraw_noise and not sampler.redraw_noise:
         raise ValueError(
-            f"--redraw-noise: {args.sampler} compares values of several rounds; for descent take --sampler released"
+            f"--redraw-noise: {args.sampler} compares values of several rounds, or draws anew by itself: leave it out, or "
+            "take --sampler released"
         )
     if args.rungs and (args.objective != "distance" or not sampler.rungs):
         able = ", ".join(name for name, kind in SAMPLERS.items() if kind.rungs)
@@ -140,9 +149,9 @@ def run(args):
     check(args)
     storage = open_storage(storage_location(args))
     pipeline = load_judged(args)
-    for folder in folders_of(args):
-        kept_in(folder, pipeline.scheduler)
+    kept = {folder: kept_in(folder, pipeline.scheduler).stored_strategies for folder in folders_of(args)}
     starts = [start_strategy(args, steps, pipeline) for steps in args.num_inference_steps]
+    also = {start_of(start): start for start in starts}
     free = args.free or list(starts[0].to_dict())
     with_cost = args.objective == "distance,cost"
     knots = None if with_cost else knots_of(args, args.sampler, args.num_inference_steps[0])
@@ -150,7 +159,8 @@ def run(args):
         space = AnyStepsSpace(starts, free)
     else:
         space = make_space(args.sampler, starts[0], free, knots)
-        starts = [space.start]
+        if not space.start.acts_as(starts[0]):
+            also[f"{start_of(starts[0])}, as curves"] = space.start
     first = space.first_points() if with_cost else None
     open_upload(args)
     sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed, first)
@@ -158,6 +168,13 @@ def run(args):
     score = judge.score(pipeline, args.rungs)
     if not with_cost:
         score = SAMPLERS[args.sampler].score(score, space)
+
+    before: dict[str, Strategy] = {}
+    for label, strategies in ((STORED, pipeline.scheduler.stored_strategies), (EARLIER, kept[Path(args.output)])):
+        for steps in args.num_inference_steps:
+            one = strategies.get(steps)
+            if one is not None and one not in [*also.values(), *before.values()]:
+                before[f"{label}, T = {steps}"] = one
 
     # 2. Search and confirm
     of_pipeline = pipeline_identity(pipeline, args.num_inference_steps)
@@ -167,7 +184,7 @@ def run(args):
         objective=args.objective,
         sampler=args.sampler,
         free=list(free),
-        start=[start.to_dict() for start in starts],
+        start=[start.to_dict() for start in (starts if with_cost else [space.start])],
         rungs=args.rungs or [],
         **({} if knots is None else {"knots": knots}),
     )
@@ -184,13 +201,13 @@ def run(args):
         confirm_score=judge.confirm_score(pipeline) if args.confirm_top else None,
         confirm_identity=judge.confirm_identity(**of_pipeline),
         confirm_top=args.confirm_top or 1,
-        also={start_of(start): start for start in starts},
-        stored=stored_in(pipeline, starts),
+        also=also,
+        stored=before,
     )
 
     # 3. Report
     with writing(args.output):
-        report(args, found, pipeline, judge, starts, with_cost)
+        report(args, found, pipeline, judge, starts, kept, with_cost)
 
 
 def start_of(start) -> str:
@@ -198,21 +215,32 @@ def start_of(start) -> str:
     return f"start, T = {start.num_inference_steps}"
 
 
-def stored_in(pipeline, starts) -> dict:
-    """What the pipeline has stored for the same numbers of steps, to be measured beside the best trials."""
-    stored = {start: pipeline.scheduler.stored_strategies.get(start.num_inference_steps) for start in starts}
-    return {
-        f"{STORED}, T = {one.num_inference_steps}": one
-        for start, one in stored.items()
-        if one is not None and one != start
-    }
+def stays(args, folder: Path, best: Scored, strategies: Mapping[int, Strategy], pipeline) -> bool:
+    """
+    Whether a folder has the best already, and not from this search: then it stays as it is, and so does what it says of it. What
+    --output has may be of other weights.
+    """
+    steps = best.strategy.num_inference_steps
+    if best.label.startswith("trial") or strategies.get(steps) != best.strategy:
+        return False
+    known = read_provenance(folder).get(str(steps), {})
+    found_for_it = known.get("pipeline") == pipeline_hash(pipeline) and str(known.get("trial")).startswith("trial")
+    return found_for_it or folder != Path(args.output)
 
 
-def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
-    output, name = Path(args.output), judge.value_name
+def report(
+    args, found: Found, pipeline, judge: Judge, starts, kept: Mapping[Path, Mapping[int, Strategy]], with_cost: bool
+):
+    """
+    Write what was found.
+
+    Args:
+        starts: As they were named. kept: What folders had stored before.
+    """
+    output, name, constraint = Path(args.output), judge.value_name, judge.constraint
     confirmed = {"num_images": args.confirm_images, "seed": args.confirm_seed} if found.confirmed else {}
     rows = [
-        {"label": one.label, "value": one.value, "num_inference_steps": one.strategy.num_inference_steps,
+        {"label": one.label, "value": distance_of(one, name), "num_inference_steps": one.strategy.num_inference_steps,
          "macs": pipeline_cost(pipeline, one.strategy).total, "values": one.record["values"],
          "strategy": one.strategy.to_dict()}
         for one in found.candidates
@@ -230,53 +258,59 @@ def report(args, found: Found, pipeline, judge: Judge, starts, with_cost: bool):
         if not same:
             continue
         same.sort(key=lambda one: one.value)
-        best, folders = same[0], folders_of(args)
+        best, doubts = same[0], []
         if args.force:
             best = next((one for one in same if one.label.startswith("trial")), best)
-        elif args.write_to_pipeline and best.label.startswith(STORED):
-            folders = folders[:1]
-            print(f"T = {steps}: nothing better than what is stored was found; {args.pipeline} stays as it is")
-        of_trial = {"trial": best.label, "metric_name": name, "value": best.value}
+        value, values = distance_of(best, name), best.record["values"]
+        of_trial = {"trial": best.label, "metric_name": name, "value": value}
+        if constraint is not None and constraint.violation(values):
+            doubts.append(f"it misses {constraint}: {constraint.name} is {values[constraint.name]:.4f}")
         if found.confirmed:
             before = [one for one in same if not one.label.startswith("trial")]
             gains = gains_of(best, before, name, judge.second_name)
             of_trial["gains"] = [gain.to_dict() for gain in gains]
             if judge.second_name is not None:
-                of_trial[judge.second_name] = best.record["values"][judge.second_name]
+                of_trial[judge.second_name] = values[judge.second_name]
             if doubt := unseen(gains):
-                notes.append(f"T = {steps}: {doubt}.")
-                warnings.warn(notes[-1], stacklevel=2)
-            tables[steps] = comparison(same, name, judge.second_name)
+                doubts.append(doubt)
+            tables[steps] = comparison(same, name, judge.second_name, constraint)
         else:
-            tables[steps] = ["strategy", name], [[one.label, f"{one.value:.4f}"] for one in same]
-        written.update(folders)
-        for folder in folders:
-            save_strategy(folder, kept_in(folder, pipeline.scheduler), best.strategy, {**of_trial, **origin})
+            tables[steps] = ["strategy", name], [[one.label, f"{distance_of(one, name):.4f}"] for one in same]
+        for doubt in doubts:
+            notes.append(f"T = {steps}: {doubt}.")
+            warnings.warn(notes[-1], stacklevel=2)
+        for folder, strategies in kept.items():
+            if stays(args, folder, best, strategies, pipeline):
+                print(f"T = {steps}: nothing better than what is stored was found; {folder} stays as it is")
+            else:
+                save_strategy(folder, kept_in(folder, pipeline.scheduler), best.strategy, {**of_trial, **origin})
+                written.add(folder)
         write_json(output / f"strategy-T{steps}.json", best.strategy.to_dict())
         suffix = f"-T{steps}" if with_cost else ""
         drawn = {f"found ({best.label})": best.strategy, start_label(args): start}
         plot_schedules(drawn, output / f"schedules{suffix}.png", title_of(args.pipeline, steps))
-        print(f"T = {steps}: {name} {best.value:.4f} ({best.label}{', fresh noise' if found.confirmed else ''})")
+        print(f"T = {steps}: {name} {value:.4f} ({best.label}{', fresh noise' if found.confirmed else ''})")
         if found.confirmed:
             print_table(*tables[steps])
     write_json(output / "result.json", {"metric_name": name, **origin, "notes": notes, "candidates": rows})
+    called = name if constraint is None else f"{name}, more where {constraint} is missed"
     if with_cost:
         trials = [(trial.values[0], trial.values[1]) for trial in complete_trials(found.study)]
         groups, errors = {f"search, N = {args.num_images:,}": trials}, {}
         if found.confirmed:
             label = f"confirmed, N = {args.confirm_images:,}"
-            groups[label] = [(row["value"], row["macs"]) for row in rows]
+            groups[label] = [(one.value, row["macs"]) for one, row in zip(found.candidates, rows)]
             errors[label] = [error_of(row["values"], name) for row in rows]
         title = title_of(args.pipeline, ", ".join(str(steps) for steps in args.num_inference_steps))
-        plot_front(groups, output / "front.png", name, "multiply-accumulates per image", title, errors)
+        plot_front(groups, output / "front.png", called, "multiply-accumulates per image", title, errors)
     else:
         trials = complete_trials(found.study)
         values = {trial.number: trial.values[0] for trial in trials}
         populations = [trial.number for trial in trials if is_population(trial)]
         title = title_of(args.pipeline, args.num_inference_steps[0], args.num_images)
-        plot_search(values, output / "history.png", name, title=f"{title}, {args.sampler}", populations=populations)
+        plot_search(values, output / "history.png", called, title=f"{title}, {args.sampler}", populations=populations)
     save_card(args, args.pipeline, pipeline, origin, tables, notes)
-    print("Written to " + " and into ".join(str(folder) for folder in folders_of(args) if folder in written))
+    print("Written to " + " and into ".join(map(str, dict.fromkeys([output, *filter(written.__contains__, kept)]))))
     upload(args)
 
 

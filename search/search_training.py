@@ -21,6 +21,7 @@ from arguments import (
     judge_of,
     main_of_script,
     parse_args_before_dashes,
+    planned_transformer,
     refuse_new_noise,
     storage_location,
 )
@@ -36,6 +37,7 @@ from diffusers_autonat.search.spaces import training_space, training_strategy
 from diffusers_autonat.search.study import complete_trials, open_storage
 from diffusers_autonat.search.training import describe, search_training
 from diffusers_autonat.strategy_files import read_strategy
+from diffusers_autonat.training.recipes import RECIPES
 
 
 def parse_args():
@@ -51,7 +53,7 @@ def parse_args():
 def scoring_strategy(args) -> GenerationStrategy:
     """The generation strategy that all candidates are scored with."""
     if args.strategy is None:
-        return GenerationStrategy.cosine(args.num_inference_steps or 8)
+        return RECIPES[planned_transformer(args)].heuristic(args.num_inference_steps or 8)
     return read_strategy(args.strategy, args.num_inference_steps)
 
 
@@ -70,14 +72,15 @@ def run(args):
     study = search_training(storage, name, identity, judge.training_score(train, strategy), space)
     trials = complete_trials(study)
     found = {describe(one): one for one in (training_strategy(trial.params) for trial in trials)}
-    rows = [(label, trial.values[0], trial.user_attrs["values"]) for label, trial in zip(found, trials)]
+    measured = [trial.user_attrs["values"] for trial in trials]
     if args.confirm_top:
         top = dict(list(found.items())[: args.confirm_top])
         confirm_name = f"{name}-confirm-{args.confirm_top}x{args.confirm_images}-{args.confirm_seed}"
         confirm_identity = judge.confirm_identity(**recipe, **as_identity(top))
         score = judge.training_score(train, strategy, confirm=True)
         confirmed = score_candidates(storage, confirm_name, confirm_identity, top, score)
-        rows = [(one.label, one.value, one.record["values"]) for one in confirmed]
+        found, measured = {one.label: one.strategy for one in confirmed}, [one.record["values"] for one in confirmed]
+    rows = [(label, values[judge.value_name], values) for label, values in zip(found, measured)]
 
     # 3. Report
     output, best = Path(args.output), found[rows[0][0]]

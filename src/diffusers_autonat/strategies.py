@@ -119,6 +119,14 @@ class Strategy:
         last = self.num_inference_steps - 1
         return tuple(self.step_class(*of_step, is_last=t == last) for t, of_step in enumerate(values))
 
+    def acts_as(self, other: Strategy) -> bool:
+        """Whether another does the same in every step, to rounding."""
+        mine, its = self.to_dict(), other.to_dict()
+        if mine.keys() != its.keys() or self.num_inference_steps != other.num_inference_steps:
+            return False
+        effective = {name: slice(-1 if name in WITHOUT_EFFECT_LAST else None) for name in mine}
+        return all(np.allclose(mine[name][part], its[name][part], atol=1e-6) for name, part in effective.items())
+
     @classmethod
     def from_dict(cls: type[StrategyT], values: Mapping[str, Sequence[float]]) -> StrategyT:
         names = {field.name for field in fields(cls)}  # type: ignore[arg-type]

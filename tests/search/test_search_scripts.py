@@ -221,6 +221,13 @@ def test_a_population_along_curves(tiny, tmp_path, in_process, idx_folder, metri
     assert list(populations.get_xdata()) == [0, 1] and list(single.get_xdata()) == [2, 3]
 
 
+def test_where_nobody_says_a_population_is_searched(tiny, tmp_path, in_process):
+    in_process([tiny / "pipeline", "--num-inference-steps", 4, "--free", "guidance_scales", "--confirm-images", 24,
+                "--output", tmp_path])  # fmt: skip
+    trials = trials_of(tmp_path / "search.journal", "population-T4")
+    assert [trial.params["noise"] > 0 for trial in trials] == [True] * 40 + [False] * 2
+
+
 def test_start_stored_and_found_are_measured_together_and_the_best_is_kept(tiny, tmp_path, in_process, capsys):
     folder = tmp_path / "pipeline"
     shutil.copytree(tiny / "pipeline", folder)
@@ -497,6 +504,19 @@ def test_both_strategies_are_searched_in_turn(candidates, tmp_path, in_process, 
     studies = trials_count(tmp_path)
     in_process(args, "search_alternating.py")  # everything is there already
     assert trials_count(tmp_path) == studies and "Round 2" in capsys.readouterr().out
+
+
+def test_populations_are_searched_in_turn_where_nobody_says_and_then_for_a_bigger_model(
+    tiny, candidates, tmp_path, in_process
+):
+    args = ["--rounds=1", "--num-trials", 4, "--num-images", 30, "--confirm-top", 1, *candidates]
+    in_process(["--rounds=1", "--final-pipeline", tiny / "pipeline", *args[1:]], "search_alternating.py")
+    confirmed = trials_of(tmp_path / "search.journal", "alternating-T4-final-generation-confirm-14-1000003")
+    assert {"start", "stored"} <= {trial.user_attrs["label"] for trial in confirmed}
+    result = json.loads((tmp_path / "alternating.json").read_text())
+    assert result["sampler"] == "population"
+    # Four trials for the strategy and three for p(r), and what each confirms, the start too.
+    assert result["rounds"][0]["images"] in (7 * 30 + 3 * 14, 7 * 30 + 2 * 14)
 
 
 def test_both_strategies_are_searched_at_once(candidates, tmp_path, in_process):

@@ -29,12 +29,13 @@ def search(pipeline, output, *more):
             "--confirm-images", 12, "--output", output, "--write-to-pipeline", *more]  # fmt: skip
 
 
-def test_amused_is_searched_and_keeps_what_was_found(folder, tmp_path, in_process):  # noqa: F811
+@pytest.mark.parametrize("sampler", [[], ["--sampler", "population", "--num-trials", 4, "--num-images", 22]])
+def test_amused_is_searched_and_keeps_what_was_found(folder, tmp_path, in_process, sampler):  # noqa: F811
     amused = AutoNATAmusedPipeline.from_pretrained(folder / "amused")
     start = amused.amused_strategy(3)
     start.to_json(tmp_path / "start.json")
     captions = ["--captions", folder / "captions.txt"]
-    in_process(search(folder / "amused", tmp_path / "out", "--start", tmp_path / "start.json", *captions))
+    in_process(search(folder / "amused", tmp_path / "out", "--start", tmp_path / "start.json", *captions, *sampler))
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     strategies = [GenerationStrategy.from_dict(row["strategy"]) for row in result["candidates"]]
     assert start in strategies and start.guidance_scales == (9.0,) * 3  # g = 10 of aMUSEd

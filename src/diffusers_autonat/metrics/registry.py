@@ -27,6 +27,12 @@ from .statistics import FeatureBank, warn_if_rank_deficient
 
 
 SECOND = "second_"  # before the names of what a second extractor gives, which no search and no reward sees
+STANDARD = (
+    "fid",
+    "kid",
+    "inception_score",
+)  # what names begin with that stand for the standard Inception network alone
+OTHER = ("frechet_distance", "kernel_distance", "classifier_score")  # the same by other networks
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,11 @@ class RegisteredMetric:
     needs_covariance: bool = False
     least_images: int = 2
     depends_on_number: bool = True
+
+    def values_by(self, extractor: FeatureExtractor) -> tuple[str, ...]:
+        """Those of `values` that it gives with this extractor."""
+        foreign = OTHER if extractor.is_standard_inception else STANDARD
+        return tuple(value for value in self.values if not value.startswith(foreign))
 
 
 METRICS: dict[str, RegisteredMetric] = {

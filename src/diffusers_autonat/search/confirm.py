@@ -158,7 +158,10 @@ def best_trials(study: Study, top: int) -> list[FrozenTrial]:
             if not is_population(trial):
                 different.setdefault(str(trial.user_attrs[STRATEGY]), trial)
         if not different:
-            raise ValueError(f"study {study.study_name!r} has measured no single strategy yet")
+            raise ValueError(
+                f"study {study.study_name!r} has measured no single strategy yet: a search that was begun for more trials "
+                "measures them at its end, so go on with as many --num-trials"
+            )
         return list(different.values())[:top]
     complete_trials(study)  # an error where there is none
     front = sorted({tuple(t.values): t for t in reversed(study.best_trials)}.values(), key=lambda t: t.values[-1])

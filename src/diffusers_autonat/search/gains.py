@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .confirm import Scored
+from .constraints import Constraint
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def gains_of(
         if other is found:
             continue
         noise = _noise(found.record["values"], other.record["values"], name)
-        gain = Gain(other.label, other.value - found.value, noise)
+        gain = Gain(other.label, distance_of(other, name) - distance_of(found, name), noise)
         mine, theirs = (one.record["values"].get(second_name) for one in (found, other))
         if second_name is not None and mine is not None and theirs is not None:
             noise = _noise(found.record["values"], other.record["values"], second_name)
@@ -80,27 +81,38 @@ def unseen(gains: Iterable[Gain]) -> str | None:
     return "; ".join(lost) + ": it may please the first alone" if lost else None
 
 
-def comparison(same: Sequence[Scored[Any]], name: str, second_name: str | None = None) -> tuple[list[str], list[Any]]:
+def comparison(
+    same: Sequence[Scored[Any]], name: str, second_name: str | None = None, constraint: Constraint | None = None
+) -> tuple[list[str], list[Any]]:
     """
     Head and rows of a table of strategies that were confirmed together, best first: distance, its error, recognition,
-    and what the best gains over each; the same by the second extractor.
+    and what the best gains over each; the same by the second extractor; whether a constraint is kept.
     """
     gains = {gain.over: gain for gain in gains_of(same[0], same, name, second_name)}
     head, rows = ["strategy", name, "error", "recognised", "the first gains"], []
     if second_name is not None:
         head += [second_name, "error", "the first gains there"]
+    if constraint is not None:
+        head.append(str(constraint))
     for one in same:
         values, gain = one.record["values"], gains.get(one.label)
         recognised = values.get("class_consistency")
         row = [
-            one.label.replace("trial", "found, trial"), f"{one.value:.4f}", _number(error_of(values, name)),
+            one.label.replace("trial", "found, trial"), f"{distance_of(one, name):.4f}", _number(error_of(values, name)),
             "-" if recognised is None else f"{recognised:.1%}", "-" if gain is None else str(gain),
         ]  # fmt: skip
         if second_name is not None:
             second = [_number(values.get(second_name)), _number(error_of(values, second_name))]
             row += [*second, "-" if gain is None else gain.second]
+        if constraint is not None:
+            row.append(f"{values[constraint.name]:.4f}{', missed' if constraint.violation(values) else ''}")
         rows.append(row)
     return head, rows
+
+
+def distance_of(one: Scored[Any], name: str) -> float:
+    """What was measured: a candidate's value is more where it misses a constraint."""
+    return one.record["values"][name]
 
 
 def error_of(values: Mapping[str, float], name: str) -> float | None:

@@ -131,6 +131,7 @@ class SamplerKind:
         metrics: Distances that it can follow.
         redraw_noise: Whether the noise may be drawn anew in each turn, since it compares values of one turn only.
         curves: Whether the schedules of many steps are curves where nobody says.
+        num_trials: Of a search where nobody says.
         space: What it makes of the space that is searched, and `score` of the score and that space.
         check: Refuses numbers of images for a trial and constraints that it cannot work with, given that space, by a ValueError.
     """
@@ -142,6 +143,7 @@ class SamplerKind:
     metrics: tuple[str, ...] = tuple(METRICS)
     redraw_noise: bool = True
     curves: bool = True
+    num_trials: int = 300
     space: Callable[[OneLengthSpace], OneLengthSpace] = lambda space: space
     check: Callable[[int, OneLengthSpace, Constraint | None], None] = lambda num_images, space, constraint: None
     score: Callable[[EvaluatorScore, OneLengthSpace], Score] = lambda score, space: score

@@ -13,6 +13,7 @@ from ..cost.passes import PassCounter
 from ..loading import default_device, load_pipeline
 from ..metrics import METRICS as METRICS_BY_NAME
 from ..metrics import SECOND, CaptionConditions, Evaluator, FeatureExtractor, MetricSuite, Reference, check_second
+from ..metrics.per_class import RECOGNISED
 from ..pipelines.prompts import takes_prompts
 from ..strategies import GenerationStrategy, TrainingStrategy
 from .constraints import Constraint
@@ -85,24 +86,37 @@ class Judge:
         from_text = takes_prompts(pipeline)
         num_classes = None if from_text else pipeline.transformer.config.num_classes
         first = MetricSuite.of_distance(self.extractor, self.reference, num_classes, self.metric, error=confirms)
+        metrics = dict.fromkeys([*first.metrics, *self._constrained()])
         second = None
         if confirms and self.second is not None:
             second = MetricSuite.of_distance(*self.second, num_classes, self.metric)
-        evaluator = Evaluator(
+        return Evaluator(
             pipeline,
             self.extractor,
             self.reference,
-            metrics=first.metrics,
+            metrics=tuple(metrics),
             label_policy=self.label_policy,
             batch_size=self.batch_size,
             progress=progress,
             conditions=self.captions if from_text else None,
             second=second,
         )
-        known = [value for name in first.metrics for value in METRICS_BY_NAME[name].values]
-        if self.constraint is not None and self.constraint.name not in known:
-            raise ValueError(f"the constraint is on {self.constraint.name}; measured are {', '.join(known)}")
-        return evaluator
+
+    def _constrained(self) -> list[str]:
+        """The metric that gives what is constrained, if anything is."""
+        if self.constraint is None:
+            return []
+        known = {
+            value: name
+            for name, metric in METRICS_BY_NAME.items()
+            for value in metric.values_by(self.extractor)
+            if value != RECOGNISED  # which is of one class, and its name goes on
+        }
+        if self.constraint.name not in known:
+            raise ValueError(
+                f"the constraint is on {self.constraint.name}; {self.extractor.name} can tell {', '.join(known)}"
+            )
+        return [known[self.constraint.name]]
 
     def score(self, pipeline: Any, rungs: list[int] | None = None) -> EvaluatorScore:
         """The score of the search's trials, which share what is equal in their images."""

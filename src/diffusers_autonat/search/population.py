@@ -126,7 +126,9 @@ def check_population(num_images: int, space: OneLengthSpace, constraint: Constra
             is another than on what is recognised.
     """
     if constraint is not None and (constraint.name != RECOGNISED or not constraint.at_least):
-        raise ValueError(f"a population keeps {RECOGNISED}>=BOUND and no other constraint than that: {constraint}")
+        raise ValueError(
+            f"a population keeps {RECOGNISED}>=BOUND and no other constraint than that: {constraint} takes another --sampler"
+        )
     fewest = 2 * (len(_coordinates(space.parameters)) + 1)
     if num_images % 2 or num_images < fewest:
         raise ValueError(
@@ -336,6 +338,7 @@ POPULATION_KIND = SamplerKind(
     _make,
     metrics=tuple(INFLUENCES),
     redraw_noise=False,
+    num_trials=42,  # twenty updates, and two trials of where they ended
     space=PopulationSpace,
     score=_score,
     check=check_population,
