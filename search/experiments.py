@@ -308,8 +308,11 @@ def free(args, judge, pipeline, storage, output):
     for label, schedules in kinds.items():
         compared.add(label.replace(" ", "-"), {"free": list(schedules), "label": label}, search)
         start, rows = start_label(args), compared.rows
-        bars = {start: rows[0]["start_value"], **{row["label"]: row["found_value"] for row in rows}}
-        values = {start: rows[0]["start_values"], **{row["label"]: row["found_values"] for row in rows}}
+        searched = {
+            row["label"] if len(row["free"]) > 1 else f"only {row['label']}": row["found_values"] for row in rows
+        }
+        values = {start: rows[0]["start_values"], **searched}
+        bars = {label: of[judge.value_name] for label, of in values.items()}
         errors = {label: error_of(of, judge.value_name) for label, of in values.items()}
         plot_confirmed(args, judge, compared, bars, errors, output / f"{compared.name}.png")
     return compared.name, compared.data
