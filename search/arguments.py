@@ -299,7 +299,7 @@ def open_upload(args: argparse.Namespace) -> None:
         args.push_to_hub = open_repository(args.push_to_hub, "--push-to-hub")
 
 
-def save_card(args: argparse.Namespace, base: str, pipeline: Any, origin: dict[str, Any], compared: dict[int, Any],
+def save_card(args: argparse.Namespace, base: str, pipeline: Any, judge: Judge, origin: dict[str, Any], compared: dict[int, Any],
               notes: Sequence[str] = ()) -> None:  # fmt: skip
     """
     The card beside what was found for a pipeline.
@@ -317,10 +317,11 @@ def save_card(args: argparse.Namespace, base: str, pipeline: Any, origin: dict[s
             f" Second extractor, which the search did not see: {Path(args.second_feature_extractor).name} (weights "
             f"{origin['second_extractor']}; reference {origin['second_reference']})."
         )
-    output, captions = Path(args.output), captions_of(args, pipeline)
+    output = Path(args.output)
+    prompt = judge.captions.captions[0] if judge.captions is not None and takes_prompts(pipeline) else None
     save_search_card(
         output, args.push_to_hub or output.resolve().name, base, pipeline, pipeline.scheduler, read_provenance(output), compared,
-        measured_by, args.license, notes, None if captions is None else captions.captions[0], getattr(args, "text_encoder", None),
+        measured_by, args.license, notes, prompt, getattr(args, "text_encoder", None),
     )  # fmt: skip
 
 

@@ -238,7 +238,7 @@ def run(args):
         plot_schedules({"found": strategy, start_label(args): first}, output / "schedules.png",
                        title_of(args.final_pipeline or describe(training), args.num_inference_steps))  # fmt: skip
         compared = {args.num_inference_steps: (["measured", judge.value_name], rows)}
-        save_card(args, args.final_pipeline or str(train(training)), pipeline, origin, compared, [note])
+        save_card(args, args.final_pipeline or str(train(training)), pipeline, judge, origin, compared, [note])
     print(f"{judge.value_name} {value:.4f}: {describe(training)} and {output}/scheduler_config.json")
     upload(args)
 

@@ -309,7 +309,7 @@ def report(
         populations = [trial.number for trial in trials if is_population(trial)]
         title = title_of(args.pipeline, args.num_inference_steps[0], args.num_images)
         plot_search(values, output / "history.png", called, title=f"{title}, {args.sampler}", populations=populations)
-    save_card(args, args.pipeline, pipeline, origin, tables, notes)
+    save_card(args, args.pipeline, pipeline, judge, origin, tables, notes)
     print("Written to " + " and into ".join(map(str, dict.fromkeys([output, *filter(written.__contains__, kept)]))))
     upload(args)
 
