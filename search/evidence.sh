@@ -33,9 +33,10 @@ trap 'for group in $(jobs -rp); do kill -- -$group; done' EXIT
 trap 'exit 143' TERM INT
 
 # An experiment, the name of its results, model and T. Each has a journal of its own: those of confirmations hold features.
-experiment() {
+experiment() { side_by_side experiment_here "$@"; }
+experiment_here() {
     name=$2-$3-fashion-mnist-T$4
-    side_by_side python search/experiments.py "$1" $cards/"$3"-fashion-mnist --num-inference-steps "$4" "${common[@]}" \
+    python search/experiments.py "$1" $cards/"$3"-fashion-mnist --num-inference-steps "$4" "${common[@]}" \
         --floor $results/floor.json --storage "$work/$name.journal" --study-name "$name" "${@:5}"
 }
 baseline() { [ ! -f "$results/baseline-$1-fashion-mnist-T$2.json" ] || echo --baseline "$results/baseline-$1-fashion-mnist-T$2.json"; }
@@ -43,10 +44,12 @@ baseline() { [ ! -f "$results/baseline-$1-fashion-mnist-T$2.json" ] || echo --ba
 # The hand-made strategies, tuned by a grid whose ends are not the best, the best of three confirmed; and the floor, by the second
 # classifier too. Grids that results hold are not made again.
 heuristics() {
-    floor --feature-extractor $second --reference $second/fashion-mnist-test.npz --output $results/second-floor.json
-    # The experiments read the first one's.
-    [ -f $results/floor.json ] || floor --feature-extractor $first --reference $first/fashion-mnist-test.npz --output $results/floor.json
-    all_done
+    [ -f $results/second-floor.json ] ||
+        floor --feature-extractor $second --reference $second/fashion-mnist-test.npz --output $results/second-floor.json
+    [ -f $results/floor.json ] || {  # which experiments read
+        floor --feature-extractor $first --reference $first/fashion-mnist-test.npz --output $results/floor.json
+        all_done
+    }
     for steps in 4 8 16; do
         [ $steps = 16 ] && more=(45) || more=()
         heuristic autonat $steps --lambdas 2 4.5 7 10 15 20 30 "${more[@]}" --ks 2 3 4 6
@@ -84,21 +87,18 @@ found() {
 # Samplers at equal images, and in as many passes as the population takes; then finite differences with more than three times as many,
 # the released method with more than ten times: only whole updates are made, and a value at a bound saves a probe.
 samplers() {
+    for steps in 8 4; do side_by_side samplers_at $steps; done  # the longer one first
+}
+samplers_at() {
     compare=("${uvit[@]}" --num-images 512)
-    for steps in 8 4; do  # the longer ones first
-        experiment samplers samplers autonat $steps "${compare[@]}" --num-trials 33 --within-passes population \
-            --samplers population finite-difference released tpe cmaes gp
-    done
-    all_done
-    for steps in 8 4; do
-        rows='json.load(open(sys.argv[1]))["rows"]'
-        [ -f $results/samplers-autonat-fashion-mnist-T$steps.json ] || continue  # it failed
-        passes=$(python -c "import json, sys; print(max(row['passes'] for row in $rows if row['sampler'] == 'population'))" \
-            $results/samplers-autonat-fashion-mnist-T$steps.json)
-        experiment samplers samplers-tenfold autonat $steps "${compare[@]}" --within-passes "$passes" --samplers released --num-trials 345
-        experiment samplers samplers-thrice autonat $steps "${compare[@]}" --within-passes "$passes" --samplers finite-difference \
-            --num-trials 129
-    done
+    experiment_here samplers samplers autonat "$1" "${compare[@]}" --num-trials 33 --within-passes population \
+        --samplers population finite-difference released tpe cmaes gp
+    rows='json.load(open(sys.argv[1]))["rows"]'
+    passes=$(python -c "import json, sys; print(max(row['passes'] for row in $rows if row['sampler'] == 'population'))" \
+        "$results/samplers-autonat-fashion-mnist-T$1.json")
+    experiment_here samplers samplers-tenfold autonat "$1" "${compare[@]}" --within-passes "$passes" --samplers released --num-trials 345
+    experiment_here samplers samplers-thrice autonat "$1" "${compare[@]}" --within-passes "$passes" --samplers finite-difference \
+        --num-trials 129
 }
 
 # How certain a gain is, by N.
