@@ -43,7 +43,7 @@ from diffusers_autonat.search.samplers import DEFAULT_SAMPLER, KNOTS, MANY_STEPS
 from diffusers_autonat.search.spaces import generation_start, resample_strategy
 from diffusers_autonat.search.training import CandidateTrainer
 from diffusers_autonat.strategy_files import read_strategies
-from diffusers_autonat.training.recipes import RECIPES, heuristic_of
+from diffusers_autonat.training.recipes import RECIPES, heuristic_of, recipe_name
 
 
 DEFAULT_JOURNAL = "search.journal"
@@ -178,7 +178,10 @@ def planned_transformer(args: argparse.Namespace) -> str:
     """What the models of a search that trains some are to be, as `train_autonat.py` names it."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--transformer", choices=RECIPES, default="uvit")
-    return parser.parse_known_args(getattr(args, "training_args", []))[0].transformer
+    parser.add_argument("--pretrained_model_name_or_path")
+    planned, _ = parser.parse_known_args(getattr(args, "training_args", []))
+    goes_on_from = planned.pretrained_model_name_or_path
+    return recipe_name(goes_on_from) if goes_on_from else planned.transformer
 
 
 def start_label(args: argparse.Namespace) -> str:

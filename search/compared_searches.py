@@ -150,11 +150,13 @@ class ComparedSearches:
             one.label: cost_of(self.pipeline, one.strategy) for one in {best.label: best, found.label: found}.values()
         }
         limit = {"within_passes": searched.within} if searched.within else {}
+        # By which the best was chosen.
+        penalised = {} if self.judge.constraint is None else {"penalised": best.value}
         value_name, second_name = self.judge.value_name, self.judge.second_name
         distance = partial(distance_of, name=value_name)
         return {
             "study": study.study_name, "trials": len(complete_trials(study)), **spent_by(study), "processes": processes_of(study), **limit, "best": best.label,
-            "value": distance(best), "strategy": best.strategy.to_dict(), "macs": macs[best.label],
+            "value": distance(best), **penalised, "strategy": best.strategy.to_dict(), "macs": macs[best.label],
             **{f"{label}_value": distance(one) for label, one in scored.items()},
             **{f"{label}_values": one.record["values"] for label, one in scored.items()},
             "found_strategy": found.strategy.to_dict(), "found_macs": macs[found.label],
@@ -192,9 +194,20 @@ def gap_of(args, judge: Judge, pipeline) -> Gap:
     confirmed = {"confirm_images": args.confirm_images, "confirm_seed": args.confirm_seed}
     of_pipeline = pipeline_identity(pipeline, args.num_inference_steps)
     wanted = {**judge.confirm_identity(), **of_pipeline, **confirmed}
-    for key in ("pipeline", "num_inference_steps", "metric", "extractor", "reference", "dtype", *confirmed):
-        if known.get(key) != wanted[key]:
-            raise ValueError(f"--baseline {args.baseline} is of {key} {known.get(key)!r}, here it is {wanted[key]!r}")
+    for key in (
+        "pipeline",
+        "num_inference_steps",
+        "metric",
+        "extractor",
+        "reference",
+        "dtype",
+        "constraint",
+        *confirmed,
+    ):
+        if known.get(key) != wanted.get(key):
+            raise ValueError(
+                f"--baseline {args.baseline} is of {key} {known.get(key)!r}, here it is {wanted.get(key)!r}"
+            )
     return Gap(floor, known["value"])
 
 

@@ -14,6 +14,7 @@ again. Compare `concurrent` with `search alternating` given the same training ar
 
 import itertools
 import statistics
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -59,7 +60,7 @@ from diffusers_autonat.files import write_json
 from diffusers_autonat.metrics import Report
 from diffusers_autonat.plots import plot_bars, plot_curves, plot_schedules, title_of
 from diffusers_autonat.search.confirm import score_candidates
-from diffusers_autonat.search.gains import error_of
+from diffusers_autonat.search.gains import distance_of, error_of
 from diffusers_autonat.search.objective import StrategyObjective
 from diffusers_autonat.search.report import save_trials, writing
 from diffusers_autonat.search.samplers import DEFAULT_SAMPLER, SAMPLERS, make_sampler, make_space, sampler_names
@@ -231,12 +232,13 @@ def baseline(args, judge, pipeline, storage, output):
         judge.confirm_score(pipeline),
     )  # fmt: skip
     title = title_of(args.pipeline, steps, args.num_images)
-    plot_bars({row.label: row.value for row in rows}, output / f"{name}.png", judge.value_name, floor, title)
+    distance = partial(distance_of, name=judge.value_name)
+    plot_bars({row.label: distance(row) for row in rows}, output / f"{name}.png", judge.value_name, floor, title)
     return name, {
-        **of_pipeline, "floor": floor, "tuned": confirmed[0].label, "value": confirmed[0].value,
+        **of_pipeline, "floor": floor, "tuned": confirmed[0].label, "value": distance(confirmed[0]),
         "strategy": confirmed[0].strategy.to_dict(), "macs": cost_of(pipeline, confirmed[0].strategy),
-        "grid": [{"label": row.label, "value": row.value, "values": row.record["values"]} for row in rows],
-        "confirmed": [{"label": row.label, "value": row.value, "values": row.record["values"]} for row in confirmed],
+        "grid": [{"label": row.label, "value": distance(row), "values": row.record["values"]} for row in rows],
+        "confirmed": [{"label": row.label, "value": distance(row), "values": row.record["values"]} for row in confirmed],
     }  # fmt: skip
 
 
@@ -266,7 +268,7 @@ def samplers(args, judge, pipeline, storage, output):
             sampler: one["deviation"] and one["deviation"] / args.repetitions**0.5 for sampler, one in found.items()
         }
         plot_confirmed(args, judge, compared, means, errors, output / f"{compared.name}-confirmed.png")
-    best = min(compared.rows, key=lambda row: row["value"])
+    best = min(compared.rows, key=lambda row: row.get("penalised", row["value"]))
     with writing(output):
         write_json(output / f"{compared.name}-strategy.json", best["strategy"])
     return compared.name, {**compared.data, "confirmed": found}
@@ -378,9 +380,11 @@ def concurrent(args, judge, pipeline, storage, output):
             storage, f"{name}-confirm-{trial.number}-{args.confirm_images}", judge.confirm_identity(**recipe),
             {describe(chosen): strategy}, judge.confirm_score(pipeline),
         )  # fmt: skip
-        rows.append({"trial": trial.number, "training": chosen.to_dict(), "value": row.value, "search_value": trial.values[0],
-                     "values": row.record["values"], "strategy": strategy.to_dict()})  # fmt: skip
-    rows.sort(key=lambda row: row["value"])
+        rows.append((row.value, {
+            "trial": trial.number, "training": chosen.to_dict(), "value": distance_of(row, judge.value_name),
+            "search_value": trial.values[0], "values": row.record["values"], "strategy": strategy.to_dict(),
+        }))  # fmt: skip
+    rows = [row for _, row in sorted(rows, key=lambda one: one[0])]
     training, found = TrainingStrategy(**rows[0]["training"]), GenerationStrategy.from_dict(rows[0]["strategy"])
     pipeline = judge.load_pipeline(train(training))
     [fresh] = score_candidates(
@@ -414,12 +418,13 @@ def training(args, judge, pipeline, storage, output):
     ranked = score_candidates(storage, name, identity, candidates, judge.training_score(train, strategy, confirm=True))
     title = title_of("trained candidates", args.num_inference_steps, args.confirm_images)
     errors = {one.label: error_of(one.record["values"], judge.value_name) for one in ranked}
-    bars = {one.label: one.value for one in ranked}
+    distance = partial(distance_of, name=judge.value_name)
+    bars = {one.label: distance(one) for one in ranked}
     plot_bars(bars, output / f"{name}.png", judge.value_name, title=title, errors=errors)
     return name, {
         **recipe,
         "rows": [
-            {"label": one.label, **one.strategy.to_dict(), "value": one.value, "values": one.record["values"]}
+            {"label": one.label, **one.strategy.to_dict(), "value": distance(one), "values": one.record["values"]}
             for one in ranked
         ],
     }

@@ -15,6 +15,7 @@ the work.
 
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -51,7 +52,7 @@ from diffusers_autonat.command_line import Parser, number, positive
 from diffusers_autonat.files import write_json
 from diffusers_autonat.plots import plot_bars, plot_schedules, title_of
 from diffusers_autonat.search.confirm import Scored, score_candidates
-from diffusers_autonat.search.gains import error_of, gains_of, unseen
+from diffusers_autonat.search.gains import distance_of, error_of, gains_of, missed_by, unseen
 from diffusers_autonat.search.generation import search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.report import origin_of, read_provenance, save_strategy, writing
@@ -189,30 +190,32 @@ def run(args):
 
     # 2. Rounds
     alternation.first_model(training)
-    pipeline, strategy, rounds, bars = judge.load_pipeline(train(training)), None, [], {}
+    pipeline, strategy, before, rounds, bars = judge.load_pipeline(train(training)), None, None, [], {}
+    distance = partial(distance_of, name=judge.value_name)
     for number in range(1, args.rounds + 1):
         start = strategy or start_strategy(args, args.num_inference_steps, pipeline)
         found = alternation.generation(f"round{number}-generation", pipeline, start, len(rounds))
         strategy = found.strategy
         trained = alternation.training(f"round{number}-training", strategy, training)
-        training, value = trained.strategy, trained.value
+        training, last = trained.strategy, trained
         pipeline = judge.load_pipeline(train(training))
         fresh = alternation.fresh(f"round{number}", pipeline, strategy)
         bars |= {f"round {number}: generation": found, f"round {number}: training": trained}
         bars[f"round {number}, fresh noise"] = fresh
         rounds.append({
-            "round": number, "images": alternation.images, "after_generation": found.value, "after_training": value,
-            "fresh": fresh.value, "after_generation_values": found.record["values"],
+            "round": number, "images": alternation.images, "after_generation": distance(found),
+            "after_training": distance(trained), "fresh": distance(fresh), "after_generation_values": found.record["values"],
             "after_training_values": trained.record["values"], "fresh_values": fresh.record["values"],
             "training": training.to_dict(), "strategy": strategy.to_dict(),
         })  # fmt: skip
         with writing(output):
             write_json(output / "alternating.json", {**settings, "rounds": rounds})
-        print(f"Round {number}: {judge.value_name} {found.value:.4f}, then {value:.4f} with {describe(training)}, "
-              f"{fresh.value:.4f} on fresh noise")  # fmt: skip
-        if number > 1 and abs(value - rounds[-2]["after_training"]) <= args.epsilon:
+        print(f"Round {number}: {judge.value_name} {distance(found):.4f}, then {distance(trained):.4f} with "
+              f"{describe(training)}, {distance(fresh):.4f} on fresh noise")  # fmt: skip
+        if before is not None and abs(trained.value - before) <= args.epsilon:
             break
-    values = {label: one.value for label, one in bars.items()}
+        before = trained.value
+    values = {label: distance(one) for label, one in bars.items()}
     errors = {label: error_of(one.record["values"], judge.value_name) for label, one in bars.items()}
     title = title_of("trained candidates", args.num_inference_steps, args.confirm_images)
     plot_bars(values, output / "rounds.png", judge.value_name, title=title, errors=errors)
@@ -225,20 +228,24 @@ def run(args):
     if args.final_pipeline:
         stored = pipeline.scheduler.stored_strategies.get(args.num_inference_steps)
         found = alternation.generation("final-generation", pipeline, strategy, searches, stored)
-        strategy, value, searches = found.strategy, found.value, searches + 1
-        rows.append(["the bigger model", f"{value:.4f}"])
+        strategy, last, searches = found.strategy, found, searches + 1
+        rows.append(["the bigger model", f"{distance(last):.4f}"])
+    value = distance(last)
     origin = origin_of(
         judge.confirm_identity(), pipeline, study=alternation.name, metric_name=judge.value_name, value=value,
         training=training.to_dict(), confirmed=True, sampler=args.sampler,
         search={"num_images": args.num_images, "seed": args.seed, "num_trials": searches * args.num_trials},
     )  # fmt: skip
-    note = f"The model was trained with p(r) = {describe(training)}, which was found in turn with the strategy."
+    notes = [f"The model was trained with p(r) = {describe(training)}, which was found in turn with the strategy."]
+    if missed := missed_by(judge.constraint, last):
+        notes.append(f"It {missed}.")
+        warnings.warn(notes[-1], stacklevel=2)
     with writing(output):
         save_strategy(output, pipeline.scheduler, strategy, origin)
         plot_schedules({"found": strategy, start_label(args): first}, output / "schedules.png",
                        title_of(args.final_pipeline or describe(training), args.num_inference_steps))  # fmt: skip
         compared = {args.num_inference_steps: (["measured", judge.value_name], rows)}
-        save_card(args, args.final_pipeline or str(train(training)), pipeline, judge, origin, compared, [note])
+        save_card(args, args.final_pipeline or str(train(training)), pipeline, judge, origin, compared, notes)
     print(f"{judge.value_name} {value:.4f}: {describe(training)} and {output}/scheduler_config.json")
     upload(args)
 

@@ -12,6 +12,7 @@ quality against multiply-accumulates. `optuna-dashboard outputs/search-T4/search
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from arguments import (
     add_evaluation_arguments,
@@ -43,7 +44,7 @@ from diffusers_autonat.files import write_json
 from diffusers_autonat.plots import plot_front, plot_schedules, plot_search, title_of
 from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.confirm import Scored
-from diffusers_autonat.search.gains import comparison, distance_of, error_of, gains_of, unseen
+from diffusers_autonat.search.gains import comparison, distance_of, error_of, gains_of, missed_by, unseen
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import is_population
@@ -81,7 +82,7 @@ def parse_args():
     add_num_trials_argument(parser, "of all workers together")
     parser.add_argument("--rungs", type=positive, nargs="+", help="numbers of images at which bad trials are given up")
     parser.add_argument("--write-to-pipeline", action="store_true", help="store the result in the pipeline folder too")
-    parser.add_argument("--force", action="store_true", help="store it there even if what is stored is better")
+    parser.add_argument("--force", action="store_true", help="store what was found even if what is stored is better")
     add_start_arguments(parser)
     add_evaluation_arguments(parser)
     add_study_arguments(parser)
@@ -139,6 +140,17 @@ def kept_in(folder: Path, scheduler):
     return stored
 
 
+def refuse_unconfirmed(args, study: str) -> None:
+    """What another search has left in --output, and was confirmed, may be better than what nobody confirms."""
+    for steps in args.num_inference_steps:
+        known = read_provenance(args.output).get(str(steps), {})
+        if known.get("confirmed") and known.get("study") != study:
+            raise ValueError(
+                f"--confirm-top 0: {args.output} has a confirmed strategy of {steps} steps from the search {known.get('study')}, which "
+                "may be better; name another --output, or --force"
+            )
+
+
 def folders_of(args) -> list[Path]:
     """Where the strategies that are found are stored."""
     return [Path(args.output), *([Path(args.pipeline, "scheduler")] if args.write_to_pipeline else [])]
@@ -169,16 +181,19 @@ def run(args):
     if not with_cost:
         score = SAMPLERS[args.sampler].score(score, space)
 
-    before: dict[str, Strategy] = {}
-    for label, strategies in ((STORED, pipeline.scheduler.stored_strategies), (EARLIER, kept[Path(args.output)])):
-        for steps in args.num_inference_steps:
-            one = strategies.get(steps)
-            if one is not None and one not in [*also.values(), *before.values()]:
-                before[f"{label}, T = {steps}"] = one
+    before = {
+        f"{label}, T = {steps}": strategies[steps]
+        for label, strategies in ((STORED, pipeline.scheduler.stored_strategies), (EARLIER, kept[Path(args.output)]))
+        for steps in args.num_inference_steps
+        if steps in strategies
+    }
+
+    name = args.study_name or "-".join([args.sampler, *(f"T{steps}" for steps in args.num_inference_steps)])
+    if not args.confirm_top and not args.force:
+        refuse_unconfirmed(args, name)
 
     # 2. Search and confirm
     of_pipeline = pipeline_identity(pipeline, args.num_inference_steps)
-    name = args.study_name or "-".join([args.sampler, *(f"T{steps}" for steps in args.num_inference_steps)])
     identity = judge.identity(
         **of_pipeline,
         objective=args.objective,
@@ -215,17 +230,20 @@ def start_of(start) -> str:
     return f"start, T = {start.num_inference_steps}"
 
 
-def stays(args, folder: Path, best: Scored, strategies: Mapping[int, Strategy], pipeline) -> bool:
-    """
-    Whether a folder has the best already, and not from this search: then it stays as it is, and so does what it says of it. What
-    --output has may be of other weights.
-    """
-    steps = best.strategy.num_inference_steps
-    if best.label.startswith("trial") or strategies.get(steps) != best.strategy:
+def known_of(folder: Path, best: Scored, pipeline) -> dict[str, Any]:
+    """What a folder's `search.json` says of its strategy of as many steps, if that was found for these weights."""
+    known = read_provenance(folder).get(str(best.strategy.num_inference_steps), {})
+    return known if known.get("pipeline") == pipeline_hash(pipeline) else {}
+
+
+def stays(args, folder: Path, best: Scored, strategies: Mapping[int, Strategy], pipeline, study: str) -> bool:
+    """Whether a folder has the best already, and not from this search: then it stays as it is, and so does what it says of it."""
+    if best.label.startswith("trial") or strategies.get(best.strategy.num_inference_steps) != best.strategy:
         return False
-    known = read_provenance(folder).get(str(steps), {})
-    found_for_it = known.get("pipeline") == pipeline_hash(pipeline) and str(known.get("trial")).startswith("trial")
-    return found_for_it or folder != Path(args.output)
+    if folder != Path(args.output):
+        return True
+    known = known_of(folder, best, pipeline)
+    return bool(known) and (best.label.startswith(EARLIER) or known.get("study") != study)
 
 
 def report(
@@ -263,8 +281,8 @@ def report(
             best = next((one for one in same if one.label.startswith("trial")), best)
         value, values = distance_of(best, name), best.record["values"]
         of_trial = {"trial": best.label, "metric_name": name, "value": value}
-        if constraint is not None and constraint.violation(values):
-            doubts.append(f"it misses {constraint}: {constraint.name} is {values[constraint.name]:.4f}")
+        if missed := missed_by(constraint, best):
+            doubts.append(f"it {missed}")
         if found.confirmed:
             before = [one for one in same if not one.label.startswith("trial")]
             gains = gains_of(best, before, name, judge.second_name)
@@ -279,11 +297,16 @@ def report(
         for doubt in doubts:
             notes.append(f"T = {steps}: {doubt}.")
             warnings.warn(notes[-1], stacklevel=2)
+        # Of what an earlier search has found, what that one says.
+        found_in = {EARLIER: output, STORED: Path(args.pipeline, "scheduler")}.get(best.label.partition(",")[0])
+        said = known_of(found_in, best, pipeline) if found_in else {}
         for folder, strategies in kept.items():
-            if stays(args, folder, best, strategies, pipeline):
+            if stays(args, folder, best, strategies, pipeline, found.study.study_name):
                 print(f"T = {steps}: nothing better than what is stored was found; {folder} stays as it is")
             else:
-                save_strategy(folder, kept_in(folder, pipeline.scheduler), best.strategy, {**of_trial, **origin})
+                save_strategy(
+                    folder, kept_in(folder, pipeline.scheduler), best.strategy, said or {**of_trial, **origin}
+                )
                 written.add(folder)
         write_json(output / f"strategy-T{steps}.json", best.strategy.to_dict())
         suffix = f"-T{steps}" if with_cost else ""

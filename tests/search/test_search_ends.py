@@ -37,6 +37,49 @@ def test_what_a_better_search_left_in_the_folder_stays(search, tmp_path, capsys)
     assert "stays as it is" in capsys.readouterr().out
 
 
+def test_what_an_earlier_search_found_is_told_as_it_told_it(search, tiny, tmp_path):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(tiny / "pipeline", folder)
+    values = {}
+    for seed in (0, 1):
+        rows = search(tmp_path / f"{seed}", "--seed", seed, "--study-name", f"of seed {seed}", pipeline=folder)[
+            "candidates"
+        ]
+        values[seed] = min(row["value"] for row in rows)
+    best = tmp_path / f"{min(values, key=values.get)}"
+    said = json.loads((best / "search.json").read_text())["4"]
+    # One trial, the start, which is worse than what lies in --output: that goes into the pipeline.
+    search(
+        best,
+        "--num-trials",
+        1,
+        "--study-name",
+        "again",
+        "--write-to-pipeline",
+        "--remasking-temperature",
+        9,
+        pipeline=folder,
+    )
+    for written in (best, folder / "scheduler"):
+        assert json.loads((written / "search.json").read_text())["4"] == said
+
+
+def test_an_unconfirmed_strategy_takes_no_confirmed_ones_place(search, tmp_path, capsys):
+    search(tmp_path)
+    search(tmp_path, "--confirm-top", 0)  # the same search
+    search(tmp_path)
+    capsys.readouterr()
+    other = ["--confirm-top", 0, "--study-name", "other"]
+    line = error_of(lambda: search(tmp_path, *other), capsys)
+    assert "has a confirmed strategy of 4 steps from the search random-T4" in line and line.endswith("or --force")
+    search(tmp_path, *other, "--force")
+
+
+def test_curves_through_all_steps_are_the_start(search, tmp_path):
+    rows = search(tmp_path, "--num-inference-steps", 8, "--knots", 8, "--num-trials", 1)["candidates"]
+    assert [row["label"] for row in rows] == ["start, T = 8"]
+
+
 def test_the_same_search_again_measures_nothing_again(search, tmp_path):
     first, again = search(tmp_path), search(tmp_path)
     assert first == again

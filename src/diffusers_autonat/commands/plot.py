@@ -68,17 +68,18 @@ def plot_search(args: argparse.Namespace) -> None:
     title = args.title or ", ".join(dict.fromkeys(result["study"] for result, _, _ in searches))
     if len(searches) == 1:
         result, trials, populations = searches[0]
+        called = f"{name}, more where {result['constraint']} is missed" if "constraint" in result else name
         if len(next(iter(trials.values()))) == 2:
             groups = {f"search, N = {result['search']['num_images']:,}": [(v[0], v[1]) for v in trials.values()]}
             errors = {}
             if result["confirmed"]:
                 label = f"confirmed, N = {result['num_images']:,}"
-                groups[label] = [(row["value"], row["macs"]) for row in result["candidates"]]
+                groups[label] = [(counted(result, row), row["macs"]) for row in result["candidates"]]
                 errors[label] = [row["values"].get(f"{name}_error") for row in result["candidates"]]
-            return plots.plot_front(groups, args.output, name, "multiply-accumulates per image", title, errors)
+            return plots.plot_front(groups, args.output, called, "multiply-accumulates per image", title, errors)
         title = f"{title}, N = {result['search']['num_images']:,}"
         values = {number: v[0] for number, v in trials.items()}
-        return plots.plot_search(values, args.output, name, title=title, populations=populations)
+        return plots.plot_search(values, args.output, called, title=title, populations=populations)
     if any(len(values) == 2 for _, trials, _ in searches for values in trials.values()):
         raise ValueError("the front of a search with two objectives is drawn alone: name one folder.")
     curves: dict[str, list[list[tuple[float, float]]]] = {}
@@ -90,6 +91,16 @@ def plot_search(args: argparse.Namespace) -> None:
     plots.plot_curves(
         curves, args.output, "generated images", f"best {name} so far (range over seeds)", title=args.title
     )
+
+
+def counted(result: dict[str, Any], row: dict[str, Any]) -> float:
+    """What a candidate counts, as trials do: more than its distance where it misses a constraint."""
+    from ..search.constraints import Constraint
+
+    if "constraint" not in result:
+        return row["value"]
+    distance = row["values"].get(result["metric_name"], row["value"])
+    return Constraint.parse(result["constraint"]).penalised(distance, row["values"])
 
 
 def read_search(folder: Path) -> tuple[dict[str, Any], dict[int, list[float]], set[int]]:

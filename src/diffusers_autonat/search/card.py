@@ -51,7 +51,7 @@ def save_search_card(
         noise = "fresh noise" if origin.get("confirmed") else "the search's own noise, which flatters it"
         rows.append([
             number, escape(str(origin["sampler"])), f"{origin['search']['num_trials']:,} of {origin['search']['num_images']:,} images",
-            f"{origin['value']:.4f}", f"{images}, {noise}", f"`{origin['pipeline']}`",
+            f"{origin['value']:.4f}", f"{images}, {noise}", f"`{origin['extractor']}`", f"`{origin['pipeline']}`",
         ])  # fmt: skip
         called = f"{metric}, T = {number}, N = {images}"
         results.append(
@@ -88,7 +88,7 @@ def save_search_card(
             "only what each step of sampling does.",
             usage,
             "## Found\n\n"
-            + table(["T", "sampler", "trials", "value", "measured on", "for the weights"], rows)
+            + table(["T", "sampler", "trials", "value", "measured on", "by the extractor", "for the weights"], rows)
             + f"\n\nThe lower the better. {measured_by} `search.json` says what each value depends on, `result.json` and "
             "`trials.csv` what was tried.",
             "\n\n".join(tables),

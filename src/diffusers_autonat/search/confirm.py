@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from ..strategies import GenerationStrategy, TrainingStrategy
+from ..strategies import GenerationStrategy, Strategy, TrainingStrategy
 from .objective import STRATEGY, Score, is_population, strategy_of
 from .optuna_samplers import ResumableSampler
 from .parts import count_parts, score_part
@@ -198,7 +198,14 @@ def confirm_trials(
     wait_for_workers(study)
     also = also or {}
     best = {f"trial {trial.number}": strategy_of(trial) for trial in best_trials(study, top)}
-    strategies = {label: strategy for label, strategy in best.items() if strategy not in also.values()}
-    others = {label: strategy for label, strategy in (stored or {}).items() if strategy not in strategies.values()}
+    candidates = {label: strategy for label, strategy in best.items() if not _is_among(strategy, also)} | dict(also)
+    for label, strategy in (stored or {}).items():
+        if not _is_among(strategy, candidates):
+            candidates[label] = strategy
     name = f"{study.study_name}-confirm-{identity['num_images']}-{identity['seed']}"
-    return score_candidates(storage, name, identity, {**strategies, **also, **others}, score, progress)
+    return score_candidates(storage, name, identity, candidates, score, progress)
+
+
+def _is_among(strategy: Strategy, others: Mapping[str, Strategy]) -> bool:
+    """Whether one of them does the same: curves through all steps are their start but for rounding."""
+    return any(strategy.acts_as(other) for other in others.values())

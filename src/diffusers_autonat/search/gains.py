@@ -115,6 +115,14 @@ def distance_of(one: Scored[Any], name: str) -> float:
     return one.record["values"][name]
 
 
+def missed_by(constraint: Constraint | None, one: Scored[Any]) -> str | None:
+    """In words, by how much it misses a constraint; None where it keeps it."""
+    values = one.record["values"]
+    if constraint is None or not constraint.violation(values):
+        return None
+    return f"misses {constraint}: {constraint.name} is {values[constraint.name]:.4f}"
+
+
 def error_of(values: Mapping[str, float], name: str) -> float | None:
     """The standard error among recorded values; None where none was measured, as in trials that earlier code confirmed."""
     return values.get(f"{name}_error")

@@ -110,7 +110,8 @@ class Judge:
             value: name
             for name, metric in METRICS_BY_NAME.items()
             for value in metric.values_by(self.extractor)
-            if value != RECOGNISED  # which is of one class, and its name goes on
+            # That of one class has more in its name, and no text tower reads prompts here.
+            if value != RECOGNISED and not metric.needs_prompts
         }
         if self.constraint.name not in known:
             raise ValueError(
