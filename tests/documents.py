@@ -45,7 +45,6 @@ SUBSTITUTES = {
         '"me/my-images"': '"PIPELINE"',
     },
     "docs/search.md": {"/usr/share/datasets/fashion-mnist": "FASHION_MNIST"},
-    "docs/search_results.md": {"/usr/share/datasets/fashion-mnist": "FASHION_MNIST"},
     "docs/training_runs.md": {"/usr/share/datasets/fashion-mnist": "FASHION_MNIST"},
     "docs/text.md": {
         "icons:unseen_pairs": "icons:train",  # of so few drawings none are held out
