@@ -107,24 +107,29 @@ def second() -> str:
     return rows_below("model | T | tuned heuristic | found, of three seeds: mean | gap to the floor closed", rows)
 
 
-def samplers(steps: str) -> str:
-    rows = []
+def of_samplers(steps: str) -> Iterator[tuple[str, list[dict]]]:
+    """Searches of a sampler with so many images; what has not been run to the end yet is left out."""
     for study in ("samplers", "samplers-thrice", "samplers-tenfold"):
         result = load(f"{study}-autonat-fashion-mnist-T{steps}")
         for sampler in dict.fromkeys(row["sampler"] for row in result["rows"]) if result else ():
             of_it = [row for row in result["rows"] if row["sampler"] == sampler]
-            if len(of_it) < SEEDS:  # not run to the end yet
-                continue
-            images, passes = (f"{statistics.mean(row[spent] for row in of_it):,.0f}" for spent in ("images", "passes"))
-            found = each(of_it), f"{mean(of_it, SECOND):.3f}"
-            within = (
-                each(of_it, of=of) if all(row[spent] >= ENOUGH * row["within_passes"] for row in of_it) else "-"
-                for of, spent in (("within", "passes"), ("within_unshared", "passes_unshared"))
-            )
-            rows.append([f"`{sampler}`", images, passes, *found, *within])
-            if all("end_values" in row for row in of_it):
-                end = each(of_it, of="end"), f"{mean(of_it, SECOND, 'end'):.3f}"
-                rows.append([f"`{sampler}`, its end", images, passes, *end, "", ""])
+            if len(of_it) == SEEDS:
+                yield sampler, of_it
+
+
+def samplers(steps: str) -> str:
+    rows = []
+    for sampler, of_it in of_samplers(steps):
+        images, passes = (f"{statistics.mean(row[spent] for row in of_it):,.0f}" for spent in ("images", "passes"))
+        found = each(of_it), f"{mean(of_it, SECOND):.3f}"
+        within = (
+            each(of_it, of=of) if all(row[spent] >= ENOUGH * row["within_passes"] for row in of_it) else "-"
+            for of, spent in (("within", "passes"), ("within_unshared", "passes_unshared"))
+        )
+        rows.append([f"`{sampler}`", images, passes, *found, *within])
+        if all("end_values" in row for row in of_it):
+            end = each(of_it, of="end"), f"{mean(of_it, SECOND, 'end'):.3f}"
+            rows.append([f"`{sampler}`, its end", images, passes, *end, "", ""])
     head = (
         "`--sampler` | images | passes | confirmed, of three seeds: mean | by the second classifier | "
         "in as many passes as `population` | if nothing were shared"
