@@ -23,7 +23,7 @@ SAMPLERS: dict[str, SamplerKind] = {
     "nsga2": optuna_samplers.NSGA2,
 }
 
-DEFAULT_SAMPLER = "population"  # of searches for quality alone: it wins at equal images, docs/search_results.md
+DEFAULT_SAMPLER = "population"  # of searches for quality alone: the best at equal images, see docs/search_results.md
 MANY_STEPS, KNOTS = 6, 4  # from so many steps on, schedules are curves through so many points
 
 
