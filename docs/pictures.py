@@ -29,6 +29,8 @@ def draw_samplers(steps: str) -> None:
         values = [row["found_values"][DISTANCE] for row in rows]
         label = f"{sampler}, {statistics.mean(row['images'] for row in rows) / 1000:.0f} K images"
         bars[label], errors[label] = statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
+    if not bars:  # not run to the end yet
+        return
     bars = dict(sorted(bars.items(), key=lambda bar: bar[1]))
     title = f"autonat-fashion-mnist, T = {steps}, three searches each"
     plot_bars(

@@ -194,16 +194,8 @@ def gap_of(args, judge: Judge, pipeline) -> Gap:
     confirmed = {"confirm_images": args.confirm_images, "confirm_seed": args.confirm_seed}
     of_pipeline = pipeline_identity(pipeline, args.num_inference_steps)
     wanted = {**judge.confirm_identity(), **of_pipeline, **confirmed}
-    for key in (
-        "pipeline",
-        "num_inference_steps",
-        "metric",
-        "extractor",
-        "reference",
-        "dtype",
-        "constraint",
-        *confirmed,
-    ):
+    same = ("pipeline", "num_inference_steps", "metric", "extractor", "reference", "dtype", "constraint")
+    for key in (*same, *confirmed):
         if known.get(key) != wanted.get(key):
             raise ValueError(
                 f"--baseline {args.baseline} is of {key} {known.get(key)!r}, here it is {wanted.get(key)!r}"

@@ -61,6 +61,7 @@ from diffusers_autonat.metrics import Report
 from diffusers_autonat.plots import plot_bars, plot_curves, plot_schedules, title_of
 from diffusers_autonat.search.confirm import score_candidates
 from diffusers_autonat.search.gains import distance_of, error_of
+from diffusers_autonat.search.interface import SamplerKind
 from diffusers_autonat.search.objective import StrategyObjective
 from diffusers_autonat.search.report import save_trials, writing
 from diffusers_autonat.search.samplers import DEFAULT_SAMPLER, SAMPLERS, make_sampler, make_space, sampler_names
@@ -123,7 +124,7 @@ def parse_args():
         if run in (free, orders):
             add_num_trials_argument(command, "of each search")
         if run in (samplers, concurrent):
-            command.add_argument("--num-trials", type=positive, default=300, help="of each search")
+            command.add_argument("--num-trials", type=positive, default=SamplerKind.num_trials, help="of each search")
         if run is samplers:
             command.add_argument(
                 "--within-passes",

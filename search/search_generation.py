@@ -42,7 +42,6 @@ from diffusers_autonat.commands.arguments import check_writable
 from diffusers_autonat.cost import pipeline_cost
 from diffusers_autonat.files import write_json
 from diffusers_autonat.plots import plot_front, plot_schedules, plot_search, title_of
-from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.confirm import Scored
 from diffusers_autonat.search.gains import comparison, distance_of, error_of, gains_of, missed_by, unseen
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
@@ -230,20 +229,20 @@ def start_of(start) -> str:
     return f"start, T = {start.num_inference_steps}"
 
 
-def known_of(folder: Path, best: Scored, pipeline) -> dict[str, Any]:
-    """What a folder's `search.json` says of its strategy of as many steps, if that was found for these weights."""
+def known_of(folder: Path, best: Scored, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder's `search.json` says of its strategy of as many steps, if that was found for the weights of `origin`."""
     known = read_provenance(folder).get(str(best.strategy.num_inference_steps), {})
-    return known if known.get("pipeline") == pipeline_hash(pipeline) else {}
+    return known if known.get("pipeline") == origin["pipeline"] else {}
 
 
-def stays(args, folder: Path, best: Scored, strategies: Mapping[int, Strategy], pipeline, study: str) -> bool:
+def stays(args, folder: Path, best: Scored, strategies: Mapping[int, Strategy], origin: Mapping[str, Any]) -> bool:
     """Whether a folder has the best already, and not from this search: then it stays as it is, and so does what it says of it."""
     if best.label.startswith("trial") or strategies.get(best.strategy.num_inference_steps) != best.strategy:
         return False
     if folder != Path(args.output):
         return True
-    known = known_of(folder, best, pipeline)
-    return bool(known) and (best.label.startswith(EARLIER) or known.get("study") != study)
+    known = known_of(folder, best, origin)
+    return bool(known) and (best.label.startswith(EARLIER) or known.get("study") != origin["study"])
 
 
 def report(
@@ -299,9 +298,9 @@ def report(
             warnings.warn(notes[-1], stacklevel=2)
         # Of what an earlier search has found, what that one says.
         found_in = {EARLIER: output, STORED: Path(args.pipeline, "scheduler")}.get(best.label.partition(",")[0])
-        said = known_of(found_in, best, pipeline) if found_in else {}
+        said = known_of(found_in, best, origin) if found_in else {}
         for folder, strategies in kept.items():
-            if stays(args, folder, best, strategies, pipeline, found.study.study_name):
+            if stays(args, folder, best, strategies, origin):
                 print(f"T = {steps}: nothing better than what is stored was found; {folder} stays as it is")
             else:
                 save_strategy(
@@ -316,7 +315,7 @@ def report(
         if found.confirmed:
             print_table(*tables[steps])
     write_json(output / "result.json", {"metric_name": name, **origin, "notes": notes, "candidates": rows})
-    called = name if constraint is None else f"{name}, more where {constraint} is missed"
+    called = name if constraint is None else constraint.penalised_name(name)
     if with_cost:
         trials = [(trial.values[0], trial.values[1]) for trial in complete_trials(found.study)]
         groups, errors = {f"search, N = {args.num_images:,}": trials}, {}

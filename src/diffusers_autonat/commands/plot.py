@@ -7,10 +7,14 @@ import csv
 import json
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..command_line import positive
 from .arguments import add_generation_arguments, add_text_encoder_argument, check_writable, chosen_strategy
+
+
+if TYPE_CHECKING:
+    from ..search.constraints import Constraint
 
 
 # What a history of `train_vqgan.py` or `train_autonat.py` holds, as a reader knows it.
@@ -60,6 +64,7 @@ def plot_strategy(args: argparse.Namespace) -> None:
 def plot_search(args: argparse.Namespace) -> None:
     """The trials of a search and the best so far, or the front of quality against cost; of several searches the best so far."""
     from .. import plots
+    from ..search.constraints import Constraint
 
     searches = [read_search(Path(folder)) for folder in args.folders]
     name = searches[0][0]["metric_name"]
@@ -68,13 +73,14 @@ def plot_search(args: argparse.Namespace) -> None:
     title = args.title or ", ".join(dict.fromkeys(result["study"] for result, _, _ in searches))
     if len(searches) == 1:
         result, trials, populations = searches[0]
-        called = f"{name}, more where {result['constraint']} is missed" if "constraint" in result else name
+        constraint = Constraint.parse(result["constraint"]) if "constraint" in result else None
+        called = name if constraint is None else constraint.penalised_name(name)
         if len(next(iter(trials.values()))) == 2:
             groups = {f"search, N = {result['search']['num_images']:,}": [(v[0], v[1]) for v in trials.values()]}
             errors = {}
             if result["confirmed"]:
                 label = f"confirmed, N = {result['num_images']:,}"
-                groups[label] = [(counted(result, row), row["macs"]) for row in result["candidates"]]
+                groups[label] = [(counted(row, name, constraint), row["macs"]) for row in result["candidates"]]
                 errors[label] = [row["values"].get(f"{name}_error") for row in result["candidates"]]
             return plots.plot_front(groups, args.output, called, "multiply-accumulates per image", title, errors)
         title = f"{title}, N = {result['search']['num_images']:,}"
@@ -93,14 +99,9 @@ def plot_search(args: argparse.Namespace) -> None:
     )
 
 
-def counted(result: dict[str, Any], row: dict[str, Any]) -> float:
+def counted(row: dict[str, Any], name: str, constraint: Constraint | None) -> float:
     """What a candidate counts, as trials do: more than its distance where it misses a constraint."""
-    from ..search.constraints import Constraint
-
-    if "constraint" not in result:
-        return row["value"]
-    distance = row["values"].get(result["metric_name"], row["value"])
-    return Constraint.parse(result["constraint"]).penalised(distance, row["values"])
+    return row["value"] if constraint is None else constraint.penalised(row["values"][name], row["values"])
 
 
 def read_search(folder: Path) -> tuple[dict[str, Any], dict[int, list[float]], set[int]]:

@@ -27,12 +27,9 @@ from .statistics import FeatureBank, warn_if_rank_deficient
 
 
 SECOND = "second_"  # before the names of what a second extractor gives, which no search and no reward sees
-STANDARD = (
-    "fid",
-    "kid",
-    "inception_score",
-)  # what names begin with that stand for the standard Inception network alone
-OTHER = ("frechet_distance", "kernel_distance", "classifier_score")  # the same by other networks
+# What names begin with that stand for the standard Inception network alone, and the same by other networks.
+STANDARD = ("fid", "kid", "inception_score")
+OTHER = ("frechet_distance", "kernel_distance", "classifier_score")
 
 
 @dataclass(frozen=True)

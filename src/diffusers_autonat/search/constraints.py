@@ -59,5 +59,9 @@ class Constraint:
         """A distance, the larger the more the bound is missed: what a search makes small."""
         return distance * (1 + PENALTY * self.violation(values))
 
+    def penalised_name(self, name: str) -> str:
+        """What such a distance is called where it is drawn."""
+        return f"{name}, more where {self} is missed"
+
     def __str__(self) -> str:
         return f"{self.name}{'>=' if self.at_least else '<='}{self.bound:g}"
