@@ -10,7 +10,7 @@ quality against multiply-accumulates. `optuna-dashboard outputs/search-T4/search
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +47,12 @@ from diffusers_autonat.search.gains import comparison, distance_of, error_of, ga
 from diffusers_autonat.search.generation import Found, rung_pruner, search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import is_population
-from diffusers_autonat.search.report import (
-    load_scheduler,
-    origin_of,
-    read_provenance,
-    save_strategy,
-    save_trials,
-    writing,
-)
+from diffusers_autonat.search.report import origin_of, save_trials, writing
 from diffusers_autonat.search.samplers import DEFAULT_SAMPLER, SAMPLERS, make_sampler, make_space, sampler_names
+from diffusers_autonat.search.strategy_folder import EARLIER, STORED, StrategyFolder
 from diffusers_autonat.search.strategy_spaces import AnyStepsSpace
 from diffusers_autonat.search.study import complete_trials, open_storage
 from diffusers_autonat.strategies import Strategy
-
-
-STORED = "stored"  # label of what the pipeline has
-EARLIER = "earlier"  # label of what an earlier search has left in --output
 
 
 def parse_args():
@@ -124,35 +114,6 @@ def check(args):
                 "--write-to-pipeline: without a confirmation nobody knows whether what is stored is better; --force"
             )
         check_writable(str(Path(args.pipeline, "scheduler", NATScheduler.config_name)))
-    for folder in folders_of(args):
-        read_provenance(folder)
-
-
-def kept_in(folder: Path, scheduler):
-    """The scheduler whose strategies for other T are kept: what an earlier search has stored there, if anything."""
-    stored = load_scheduler(folder) or scheduler
-    if type(stored) is not type(scheduler):
-        found, searched = type(stored).__name__, type(scheduler).__name__
-        raise ValueError(
-            f"{folder} holds strategies of {found}, those of {searched} are searched: name another folder"
-        )
-    return stored
-
-
-def refuse_unconfirmed(args, study: str) -> None:
-    """What another search has left in --output, and was confirmed, may be better than what nobody confirms."""
-    for steps in args.num_inference_steps:
-        known = read_provenance(args.output).get(str(steps), {})
-        if known.get("confirmed") and known.get("study") != study:
-            raise ValueError(
-                f"--confirm-top 0: {args.output} has a confirmed strategy of {steps} steps from the search {known.get('study')}, which "
-                "may be better; name another --output, or --force"
-            )
-
-
-def folders_of(args) -> list[Path]:
-    """Where the strategies that are found are stored."""
-    return [Path(args.output), *([Path(args.pipeline, "scheduler")] if args.write_to_pipeline else [])]
 
 
 def run(args):
@@ -160,7 +121,8 @@ def run(args):
     check(args)
     storage = open_storage(storage_location(args))
     pipeline = load_judged(args)
-    kept = {folder: kept_in(folder, pipeline.scheduler).stored_strategies for folder in folders_of(args)}
+    stored = StrategyFolder(Path(args.pipeline, "scheduler"), STORED, pipeline.scheduler)
+    earlier = StrategyFolder(args.output, EARLIER, pipeline.scheduler)
     starts = [start_strategy(args, steps, pipeline) for steps in args.num_inference_steps]
     also = {start_of(start): start for start in starts}
     free = args.free or list(starts[0].to_dict())
@@ -180,16 +142,9 @@ def run(args):
     if not with_cost:
         score = SAMPLERS[args.sampler].score(score, space)
 
-    before = {
-        f"{label}, T = {steps}": strategies[steps]
-        for label, strategies in ((STORED, pipeline.scheduler.stored_strategies), (EARLIER, kept[Path(args.output)]))
-        for steps in args.num_inference_steps
-        if steps in strategies
-    }
-
     name = args.study_name or "-".join([args.sampler, *(f"T{steps}" for steps in args.num_inference_steps)])
     if not args.confirm_top and not args.force:
-        refuse_unconfirmed(args, name)
+        refuse_unconfirmed(earlier, args.num_inference_steps, name)
 
     # 2. Search and confirm
     of_pipeline = pipeline_identity(pipeline, args.num_inference_steps)
@@ -216,12 +171,12 @@ def run(args):
         confirm_identity=judge.confirm_identity(**of_pipeline),
         confirm_top=args.confirm_top or 1,
         also=also,
-        stored=before,
+        stored=stored.candidates(args.num_inference_steps) | earlier.candidates(args.num_inference_steps),
     )
 
     # 3. Report
     with writing(args.output):
-        report(args, found, pipeline, judge, starts, kept, with_cost)
+        report(args, found, pipeline, judge, starts, [earlier, stored])
 
 
 def start_of(start) -> str:
@@ -229,32 +184,25 @@ def start_of(start) -> str:
     return f"start, T = {start.num_inference_steps}"
 
 
-def known_of(folder: Path, best: Scored, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """What a folder's `search.json` says of its strategy of as many steps, if that was found for the weights of `origin`."""
-    known = read_provenance(folder).get(str(best.strategy.num_inference_steps), {})
-    return known if known.get("pipeline") == origin["pipeline"] else {}
-
-
-def stays(args, folder: Path, best: Scored, strategies: Mapping[int, Strategy], origin: Mapping[str, Any]) -> bool:
-    """Whether a folder has the best already, and not from this search: then it stays as it is, and so does what it says of it."""
-    if best.label.startswith("trial") or strategies.get(best.strategy.num_inference_steps) != best.strategy:
-        return False
-    if folder != Path(args.output):
-        return True
-    known = known_of(folder, best, origin)
-    return bool(known) and (best.label.startswith(EARLIER) or known.get("study") != origin["study"])
+def refuse_unconfirmed(earlier: StrategyFolder, steps: list[int], study: str) -> None:
+    """What another search has left in --output, and was confirmed, may be better than what nobody confirms."""
+    if (known := earlier.confirmed_by_other(steps, study)) is not None:
+        raise ValueError(
+            f"--confirm-top 0: {earlier.path} has a confirmed strategy of {known[0]} steps from the search {known[1]}, which may be "
+            "better; name another --output, or --force"
+        )
 
 
 def report(
-    args, found: Found, pipeline, judge: Judge, starts, kept: Mapping[Path, Mapping[int, Strategy]], with_cost: bool
-):
+    args, found: Found, pipeline, judge: Judge, starts: Sequence[Strategy], folders: Sequence[StrategyFolder]
+) -> None:
     """
     Write what was found.
 
     Args:
-        starts: As they were named. kept: What folders had stored before.
+        starts: As they were named. folders: That of --output, where it is stored, and the pipeline's.
     """
-    output, name, constraint = Path(args.output), judge.value_name, judge.constraint
+    output, name = Path(args.output), judge.value_name
     confirmed = {"num_images": args.confirm_images, "seed": args.confirm_seed} if found.confirmed else {}
     rows = [
         {"label": one.label, "value": distance_of(one, name), "num_inference_steps": one.strategy.num_inference_steps,
@@ -267,73 +215,85 @@ def report(
         **(judge.second_identity() if found.confirmed else {}), confirmed=found.confirmed,
         search={"num_images": args.num_images, "seed": args.seed, "num_trials": len(complete_trials(found.study))},
     )  # fmt: skip
-    tables, notes, written = {}, [], set()
     save_trials(found.study, output / "trials.csv")
+    tables, notes, written = {}, [], [output]
     for start in starts:
         steps = start.num_inference_steps
         same = [one for one in found.candidates if one.strategy.num_inference_steps == steps]
         if not same:
             continue
         same.sort(key=lambda one: one.value)
-        best, doubts = same[0], []
-        if args.force:
-            best = next((one for one in same if one.label.startswith("trial")), best)
-        value, values = distance_of(best, name), best.record["values"]
-        of_trial = {"trial": best.label, "metric_name": name, "value": value}
-        if missed := missed_by(constraint, best):
-            doubts.append(f"it {missed}")
-        if found.confirmed:
-            before = [one for one in same if not one.label.startswith("trial")]
-            gains = gains_of(best, before, name, judge.second_name)
-            of_trial["gains"] = [gain.to_dict() for gain in gains]
-            if judge.second_name is not None:
-                of_trial[judge.second_name] = values[judge.second_name]
-            if doubt := unseen(gains):
-                doubts.append(doubt)
-            tables[steps] = comparison(same, name, judge.second_name, constraint)
-        else:
-            tables[steps] = ["strategy", name], [[one.label, f"{distance_of(one, name):.4f}"] for one in same]
+        best, of_trial, doubts = chosen(args, same, judge, found.confirmed)
         for doubt in doubts:
             notes.append(f"T = {steps}: {doubt}.")
             warnings.warn(notes[-1], stacklevel=2)
-        # Of what an earlier search has found, what that one says.
-        found_in = {EARLIER: output, STORED: Path(args.pipeline, "scheduler")}.get(best.label.partition(",")[0])
-        said = known_of(found_in, best, origin) if found_in else {}
-        for folder, strategies in kept.items():
-            if stays(args, folder, best, strategies, origin):
-                print(f"T = {steps}: nothing better than what is stored was found; {folder} stays as it is")
+        said = of_trial | origin
+        for folder in folders:
+            if folder.has_candidate(best):  # of which it says more than this search knows
+                said = folder.said_of(best.strategy, origin) or said
+        for folder in folders if args.write_to_pipeline else folders[:1]:
+            if folder.keeps(best, origin):
+                print(f"T = {steps}: nothing better than what is stored was found; {folder.path} stays as it is")
             else:
-                save_strategy(
-                    folder, kept_in(folder, pipeline.scheduler), best.strategy, said or {**of_trial, **origin}
-                )
-                written.add(folder)
+                folder.store(best.strategy, said)
+                written.append(folder.path)
         write_json(output / f"strategy-T{steps}.json", best.strategy.to_dict())
-        suffix = f"-T{steps}" if with_cost else ""
+        suffix = f"-T{steps}" if args.objective == "distance,cost" else ""
         drawn = {f"found ({best.label})": best.strategy, start_label(args): start}
         plot_schedules(drawn, output / f"schedules{suffix}.png", title_of(args.pipeline, steps))
-        print(f"T = {steps}: {name} {value:.4f} ({best.label}{', fresh noise' if found.confirmed else ''})")
+        print(
+            f"T = {steps}: {name} {of_trial['value']:.4f} ({best.label}{', fresh noise' if found.confirmed else ''})"
+        )
         if found.confirmed:
+            tables[steps] = comparison(same, name, judge.second_name, judge.constraint)
             print_table(*tables[steps])
+        else:
+            tables[steps] = ["strategy", name], [[one.label, f"{distance_of(one, name):.4f}"] for one in same]
     write_json(output / "result.json", {"metric_name": name, **origin, "notes": notes, "candidates": rows})
-    called = name if constraint is None else constraint.penalised_name(name)
-    if with_cost:
-        trials = [(trial.values[0], trial.values[1]) for trial in complete_trials(found.study)]
-        groups, errors = {f"search, N = {args.num_images:,}": trials}, {}
-        if found.confirmed:
-            label = f"confirmed, N = {args.confirm_images:,}"
-            groups[label] = [(one.value, row["macs"]) for one, row in zip(found.candidates, rows)]
-            errors[label] = [error_of(row["values"], name) for row in rows]
-        title = title_of(args.pipeline, ", ".join(str(steps) for steps in args.num_inference_steps))
-        plot_front(groups, output / "front.png", called, "multiply-accumulates per image", title, errors)
-    else:
-        trials = complete_trials(found.study)
+    plot_trials(args, found, judge, rows)
+    save_card(args, args.pipeline, pipeline, judge, origin, tables, notes)
+    print("Written to " + " and into ".join(map(str, dict.fromkeys(written))))
+    upload(args)
+
+
+def chosen(
+    args, same: list[Scored[Strategy]], judge: Judge, confirmed: bool
+) -> tuple[Scored[Strategy], dict[str, Any], list[str]]:
+    """Of candidates of one T, best first, the one that is stored, what is said of it, and what is to be doubted about it."""
+    best, name = same[0], judge.value_name
+    if args.force:
+        best = next((one for one in same if one.label.startswith("trial")), best)
+    said = {"trial": best.label, "metric_name": name, "value": distance_of(best, name)}
+    doubts = [f"it {missed}"] if (missed := missed_by(judge.constraint, best)) else []
+    if confirmed:
+        before = [one for one in same if not one.label.startswith("trial")]
+        gains = gains_of(best, before, name, judge.second_name)
+        said["gains"] = [gain.to_dict() for gain in gains]
+        if judge.second_name is not None:
+            said[judge.second_name] = best.record["values"][judge.second_name]
+        if doubt := unseen(gains):
+            doubts.append(doubt)
+    return best, said, doubts
+
+
+def plot_trials(args, found: Found, judge: Judge, rows: list[dict[str, Any]]) -> None:
+    """The value of every trial; with a cost, the front of both, and where the `rows` of candidates are."""
+    output, name, trials = Path(args.output), judge.value_name, complete_trials(found.study)
+    called = name if judge.constraint is None else judge.constraint.penalised_name(name)
+    if args.objective == "distance":
         values = {trial.number: trial.values[0] for trial in trials}
         populations = [trial.number for trial in trials if is_population(trial)]
-        title = title_of(args.pipeline, args.num_inference_steps[0], args.num_images)
-        plot_search(values, output / "history.png", called, title=f"{title}, {args.sampler}", populations=populations)
-    save_card(args, args.pipeline, pipeline, judge, origin, tables, notes)
-    print("Written to " + " and into ".join(map(str, dict.fromkeys([output, *filter(written.__contains__, kept)]))))
-    upload(args)
+        title = f"{title_of(args.pipeline, args.num_inference_steps[0], args.num_images)}, {args.sampler}"
+        plot_search(values, output / "history.png", called, title=title, populations=populations)
+        return
+    groups = {f"search, N = {args.num_images:,}": [(trial.values[0], trial.values[1]) for trial in trials]}
+    errors = {}
+    if found.confirmed:
+        label = f"confirmed, N = {args.confirm_images:,}"
+        groups[label] = [(one.value, row["macs"]) for one, row in zip(found.candidates, rows)]
+        errors[label] = [error_of(row["values"], name) for row in rows]
+    title = title_of(args.pipeline, ", ".join(str(steps) for steps in args.num_inference_steps))
+    plot_front(groups, output / "front.png", called, "multiply-accumulates per image", title, errors)
 
 
 if __name__ == "__main__":
