@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import optuna
 from arguments import knots_of, pipeline_identity, start_strategy
-from experiment_results import floor_of, made_on, rows_of_before, save
+from experiment_results import floor_of, made_on, results_of_before, save
 
 from diffusers_autonat.cost import CostVaries, measured_costs, pipeline_cost
 from diffusers_autonat.search.confirm import Scored, best_trials, score_candidates
@@ -72,7 +72,8 @@ class ComparedSearches:
         self.gap = gap_of(args, judge, pipeline)
         self.rows: list[dict] = []
         self._settings = self._settings_of_rows()
-        self._known = {row["study"]: row for row in rows_of_before(args, judge, self.name, self._settings)}
+        known = results_of_before(args, judge, self.name, self._settings)
+        self._known = {row["study"]: row for row in known.get("rows", [])}
 
     @property
     def data(self) -> dict:

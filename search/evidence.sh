@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The studies of docs/search_results.md, docs/orders.md and docs/policies.md on the shipped Fashion-MNIST models. Run again, it goes on;
-# results go to search/results.
+# results go to search/results. What is there already is not made again: move those of a study away to make them anew.
 #     bash search/evidence.sh outputs/evidence
 # Fashion-MNIST's IDX files are looked for where Debian puts them; FASHION_MNIST names another folder.
 # Names of studies after that do only those: bash search/evidence.sh outputs/evidence found samplers

@@ -11,7 +11,9 @@ from diffusers_autonat.search.report import writing
 from diffusers_autonat.strategies import read_json
 
 
-OF_A_RUN = ("rows", "confirmed", "hardware", "versions")  # of results, else they state settings
+# Of results, else they state settings.
+OUTCOMES = {"rows", "confirmed", "hardware", "versions", "tuned", "value", "strategy", "macs", "grid", "trials", "images",
+            "models_trained", "fresh_values", "best_so_far"}  # fmt: skip
 
 
 def floor_of(args, judge: Judge) -> float | None:
@@ -51,13 +53,23 @@ def save(args, judge: Judge, name: str, data: dict) -> None:
         write_json(Path(args.output, f"{name}.json"), result(args, judge, data))
 
 
-def rows_of_before(args, judge: Judge, name: str, data: dict) -> list[dict]:
-    """Rows of results of the same settings: what was searched need not be searched again where its journal is gone."""
+def results_of_before(args, judge: Judge, name: str, settings: dict) -> dict:
+    """
+    Results that are there already: what was searched need not be searched again where its journal is gone.
+
+    Args:
+        settings: What the experiment depends on besides what every result states.
+
+    Raises:
+        ValueError: they are of other settings, and would be lost.
+    """
     file = Path(args.output, f"{name}.json")
-    known = read_json(file) if file.exists() else {}
-    wanted = json.loads(json.dumps(result(args, judge, data)))  # as a file has them
-    return known["rows"] if known and settings_of(known) == settings_of(wanted) else []
-
-
-def settings_of(results: dict) -> dict:
-    return {key: value for key, value in results.items() if key not in OF_A_RUN}
+    if not file.exists():
+        return {}
+    known, wanted = read_json(file), json.loads(json.dumps(result(args, judge, settings)))  # as a file has them
+    for key in sorted((wanted.keys() - made_on().keys()) | (known.keys() - OUTCOMES)):
+        if known.get(key) != wanted.get(key):
+            raise ValueError(
+                f"{file} has results of another {key}: move it away, or name another --output or --study-name"
+            )
+    return known

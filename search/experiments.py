@@ -43,7 +43,7 @@ from arguments import (
     storage_location,
 )
 from compared_searches import ComparedSearches, Searched, best_so_far, cost_of, spent_by
-from experiment_results import floor_of, save
+from experiment_results import floor_of, results_of_before, save
 
 from diffusers_autonat import (
     DilatedScheduler,
@@ -226,6 +226,8 @@ def baseline(args, judge, pipeline, storage, output):
     of_pipeline = pipeline_identity(pipeline, steps)
     floor, grid = floor_of(args, judge), heuristics(args, pipeline)
     name = args.study_name or f"baseline-T{steps}"
+    settings = {**of_pipeline, "floor": floor}
+    results_of_before(args, judge, name, settings)
     rows = score_candidates(storage, name, judge.identity(**of_pipeline), grid, judge.score(pipeline))
     winners = {row.label: row.strategy for row in rows[: max(1, args.confirm_top)]}
     confirmed = score_candidates(
@@ -236,7 +238,7 @@ def baseline(args, judge, pipeline, storage, output):
     distance = partial(distance_of, name=judge.value_name)
     plot_bars({row.label: distance(row) for row in rows}, output / f"{name}.png", judge.value_name, floor, title)
     return name, {
-        **of_pipeline, "floor": floor, "tuned": confirmed[0].label, "value": distance(confirmed[0]),
+        **settings, "tuned": confirmed[0].label, "value": distance(confirmed[0]),
         "strategy": confirmed[0].strategy.to_dict(), "macs": cost_of(pipeline, confirmed[0].strategy),
         "grid": [{"label": row.label, "value": distance(row), "values": row.record["values"]} for row in rows],
         "confirmed": [{"label": row.label, "value": distance(row), "values": row.record["values"]} for row in confirmed],
@@ -362,6 +364,9 @@ def concurrent(args, judge, pipeline, storage, output):
     name = args.study_name or f"concurrent-T{args.num_inference_steps}"
     recipe = {"training": train.recipe, "alphas": args.alphas, "betas": args.betas}
     curves = {} if knots is None else {"knots": knots}
+    searched = {"start_strategy": start.to_dict(), "sampler": args.sampler, **curves}
+    settings = {"floor": floor, **recipe, **searched, "fresh_seed": judge.afresh.confirm_seed}
+    results_of_before(args, judge, name, settings)
     identity = judge.identity(**recipe, sampler=args.sampler, start=start.to_dict(), **curves)
     study = open_study(storage, name, identity, sampler)
 
@@ -402,8 +407,7 @@ def concurrent(args, judge, pipeline, storage, output):
     plot_schedules({"found": found, start_label(args): start}, output / f"{name}-schedules.png", title)
     trained = len({(trial.params["alpha"], trial.params["beta"]) for trial in complete_trials(study)})
     images = spent_by(study)["images"] + len(rows) * args.confirm_images
-    return name, {"floor": floor, **recipe, "sampler": args.sampler, "trials": len(complete_trials(study)), "images": images,
-                  "models_trained": trained, "rows": rows, "fresh_seed": judge.afresh.confirm_seed,
+    return name, {**settings, "trials": len(complete_trials(study)), "images": images, "models_trained": trained, "rows": rows,
                   "fresh_values": fresh.record["values"], "best_so_far": curve}  # fmt: skip
 
 
@@ -415,6 +419,7 @@ def training(args, judge, pipeline, storage, output):
     strategy = start_strategy(args, args.num_inference_steps, None)
     recipe = {"training": train.recipe, "strategy": strategy.to_dict()}
     name = args.study_name or f"training-strategies-T{args.num_inference_steps}"
+    results_of_before(args, judge, name, recipe)
     identity = judge.confirm_identity(**recipe, **as_identity(candidates))
     ranked = score_candidates(storage, name, identity, candidates, judge.training_score(train, strategy, confirm=True))
     title = title_of("trained candidates", args.num_inference_steps, args.confirm_images)

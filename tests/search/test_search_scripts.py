@@ -438,11 +438,42 @@ def test_rows_of_the_results_are_not_searched_again_without_their_journal(tiny, 
 
     searches = [name for name in optuna.get_all_study_names(open_storage(journal)) if "confirm" not in name]
     assert searches == [row["study"] for row in whole["rows"][1:]]
-    for others in (["--guidance-scale", 2], ["--constraint", "class_consistency>=0.99"], []):  # rows of other settings
-        journal.unlink()
-        before = json.loads(file.read_text())["rows"]
-        in_process([*args, *others], "experiments.py")
-        assert json.loads(file.read_text())["rows"][0] != before[0] and journal.exists()
+
+
+@pytest.mark.parametrize("experiment", ["baseline", "samplers", "free", "orders", "concurrent", "training"])
+def test_results_of_other_settings_are_not_lost(tiny, candidates, tmp_path, in_process, capsys, experiment):
+    of_trainings = [
+        "--num-inference-steps",
+        4,
+        *(["--num-trials", 1] if experiment == "concurrent" else []),
+        *candidates,
+    ]
+    grid = ["--lambdas", 2, "--ks", 1] if experiment == "baseline" else []
+    several = ["--samplers", "random", "--repetitions", 1] if experiment == "samplers" else ["--sampler", "random"]
+    searches = [] if experiment == "baseline" else [*several, "--num-trials", 1]
+    orders = ["--orders", "confidence"] if experiment == "orders" else []
+    args = [experiment, *(of_trainings if experiment in ("concurrent", "training") else
+            [tiny / "pipeline", *grid, *searches, *orders, "--confirm-images", 14, "--output", tmp_path])]  # fmt: skip
+
+    def call(*more):
+        in_process([args[0], *more, *args[1:]], "experiments.py")
+
+    call()
+    [file] = [file for file in tmp_path.glob("*-T4.json") if "experiment" in json.loads(file.read_text())]
+    journal, before = (tmp_path / "search.journal").stat().st_size, file.read_text()
+    constrained = ["--constraint", "class_consistency>=0.99"]
+    started = [] if experiment in ("baseline", "orders") else [["--guidance-scale", 2]]
+    for key, others in (
+        ("confirm_seed", ["--confirm-seed", 7]),
+        ("constraint", constrained),
+        *(("", o) for o in started),
+    ):
+        capsys.readouterr()
+        line = error_of(lambda others=others: call(*others), capsys)
+        assert f"{file} has results of another {key}" in line and line.endswith("--study-name"), line
+    assert file.read_text() == before and (tmp_path / "search.journal").stat().st_size == journal
+    file.write_text(json.dumps({**json.loads(before), "constraint": "class_consistency>=0.99"}))
+    assert "of another constraint" in error_of(call, capsys)  # nor those with what is not asked for now
 
 
 @pytest.fixture
