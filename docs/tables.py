@@ -123,7 +123,7 @@ def samplers(steps: str) -> str:
         images, passes = (f"{statistics.mean(row[spent] for row in of_it):,.0f}" for spent in ("images", "passes"))
         found = each(of_it), f"{mean(of_it, SECOND):.3f}"
         within = (
-            each(of_it, of=of) if all(row[spent] >= ENOUGH * row["within_passes"] for row in of_it) else "-"
+            f"{mean(of_it, of=of):.3f}" if all(row[spent] >= ENOUGH * row["within_passes"] for row in of_it) else "-"
             for of, spent in (("within", "passes"), ("within_unshared", "passes_unshared"))
         )
         rows.append([f"`{sampler}`", images, passes, *found, *within])

@@ -172,7 +172,8 @@ def strategies(chosen: list[dict], origins: dict[str, dict], tuned: dict[int, di
     Args:
         chosen: The grid's row of the heuristic of each number of steps.
         origins: Of found strategies by number of steps, as a search writes them beside the scheduler.
-        tuned: What `search/experiments.py baseline` has found for the same numbers of steps.
+        tuned: What `search/experiments.py baseline` has found for the same numbers of steps, with the `stored_value` of the
+            strategy on the same images.
     """
     lines, before = [], 0
     for row in chosen:
@@ -189,9 +190,10 @@ def strategies(chosen: list[dict], origins: dict[str, dict], tuned: dict[int, di
                 found = f"found by {search}"
             before = steps
             lines.append(
-                f"- T = {steps}: {found}: distance {origin['value']:.3f} "
+                f"- T = {steps}: {found}: distance {baseline['stored_value']:.3f} "
                 f"on {origin['num_images']:,} images of fresh noise, against {baseline['value']:.3f} of the heuristic with "
-                f"{baseline['tuned']} from a grid, on the same noise ([search.json](scheduler/search.json) has the rest)."
+                f"{baseline['tuned']} from a grid, on the same noise ([search.json](scheduler/search.json) says how it was found, and "
+                f"{origin['value']:.3f} on another machine, whose rounding gives other images)."
             )
         else:
             lines.append(
