@@ -1,6 +1,7 @@
 """What an experiment writes, and reads of what was written before; `experiments.py` imports it as its neighbour."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from diffusers_autonat.files import write_json
@@ -14,6 +15,7 @@ from diffusers_autonat.strategies import read_json
 # Of results, else they state settings.
 OUTCOMES = {"rows", "confirmed", "hardware", "versions", "tuned", "value", "strategy", "macs", "grid", "trials", "images",
             "models_trained", "fresh_values", "best_so_far"}  # fmt: skip
+AS_NAMED = "start"  # on the command line; the settings have the strategy itself
 
 
 def floor_of(args, judge: Judge) -> float | None:
@@ -53,23 +55,25 @@ def save(args, judge: Judge, name: str, data: dict) -> None:
         write_json(Path(args.output, f"{name}.json"), result(args, judge, data))
 
 
-def results_of_before(args, judge: Judge, name: str, settings: dict) -> dict:
+def results_of_before(args, judge: Judge, name: str, settings: dict, labels: Collection[str] = ()) -> dict:
     """
     Results that are there already: what was searched need not be searched again where its journal is gone.
 
     Args:
         settings: What the experiment depends on besides what every result states.
+        labels: Of what is measured, where results hold nothing else.
 
     Raises:
-        ValueError: they are of other settings, and would be lost.
+        ValueError: they are of other settings, or of more than these labels, and would be lost.
     """
     file = Path(args.output, f"{name}.json")
     if not file.exists():
         return {}
     known, wanted = read_json(file), json.loads(json.dumps(result(args, judge, settings)))  # as a file has them
-    for key in sorted((wanted.keys() - made_on().keys()) | (known.keys() - OUTCOMES)):
-        if known.get(key) != wanted.get(key):
-            raise ValueError(
-                f"{file} has results of another {key}: move it away, or name another --output or --study-name"
-            )
+    compared = (wanted.keys() - made_on().keys()) | (known.keys() - OUTCOMES)
+    others = [f"another {key}" for key in sorted(compared - {AS_NAMED}) if known.get(key) != wanted.get(key)]
+    measured = [row["label"] for row in known.get("grid", known.get("rows", []))] if labels else []
+    others += [label for label in measured if label not in labels]
+    if others:
+        raise ValueError(f"{file} has results of {others[0]}: move it away, or name another --output or --study-name")
     return known

@@ -227,7 +227,7 @@ def baseline(args, judge, pipeline, storage, output):
     floor, grid = floor_of(args, judge), heuristics(args, pipeline)
     name = args.study_name or f"baseline-T{steps}"
     settings = {**of_pipeline, "floor": floor}
-    results_of_before(args, judge, name, settings)
+    results_of_before(args, judge, name, settings, grid)
     rows = score_candidates(storage, name, judge.identity(**of_pipeline), grid, judge.score(pipeline))
     winners = {row.label: row.strategy for row in rows[: max(1, args.confirm_top)]}
     confirmed = score_candidates(
@@ -260,36 +260,44 @@ def samplers(args, judge, pipeline, storage, output):
         seed = args.seed + SEEDS * repetition
         compared.add(f"{sampler}-seed{seed}", {"sampler": sampler, "seed": seed}, search)
         plot_progress(args, judge, compared, output)
-    of_samplers = {
-        one: [row["found_value"] for row in compared.rows if row["sampler"] == one] for one in args.samplers
-    }
-    found = {sampler: mean_and_deviation(values) for sampler, values in of_samplers.items()}
+    of_samplers = rows_of_samplers(compared)
+    found = {one: mean_and_deviation([row["found_value"] for row in rows]) for one, rows in of_samplers.items()}
     if len(found) > 1:
         means = {sampler: one["mean"] for sampler, one in found.items()}
         # Of the means over seeds, which differ by more than the noise of one confirmation.
         errors = {
-            sampler: one["deviation"] and one["deviation"] / args.repetitions**0.5 for sampler, one in found.items()
+            one: found[one]["deviation"] and found[one]["deviation"] / len(rows) ** 0.5
+            for one, rows in of_samplers.items()
         }
         plot_confirmed(args, judge, compared, means, errors, output / f"{compared.name}-confirmed.png")
-    best = min(compared.rows, key=lambda row: row.get("penalised", row["value"]))
+    best = min(compared.data["rows"], key=lambda row: row.get("penalised", row["value"]))
     with writing(output):
         write_json(output / f"{compared.name}-strategy.json", best["strategy"])
     return compared.name, {**compared.data, "confirmed": found}
 
 
+def rows_of_samplers(compared: ComparedSearches) -> dict[str, list[dict]]:
+    """With those of before that were not asked for now."""
+    rows = compared.data["rows"]
+    return {
+        one: [row for row in rows if row["sampler"] == one] for one in dict.fromkeys(row["sampler"] for row in rows)
+    }
+
+
 def plot_progress(args, judge, compared: ComparedSearches, output: Path) -> None:
     """How far samplers came with how much; of a single one, whether seeds find the same."""
     title = title_of(args.pipeline, args.num_inference_steps, args.num_images)
-    if len(args.samplers) > 1:
-        of_samplers = {one: [row for row in compared.rows if row["sampler"] == one] for one in args.samplers}
+    of_samplers = rows_of_samplers(compared)
+    if len(args.samplers) > 1 or len(of_samplers) > 1:
         for curve, (unit, suffix) in CURVES.items():
-            curves = {sampler: [row[curve] for row in rows] for sampler, rows in of_samplers.items() if rows}
+            curves = {sampler: [row[curve] for row in rows] for sampler, rows in of_samplers.items()}
             plot_curves(
                 curves, output / f"{compared.name}{suffix}.png", unit, f"best {judge.value_name} so far", title=title
             )
         return
-    seeds = {f"seed {row['seed']}": strategy_from_dict(row["found_strategy"]) for row in compared.rows}
-    start = strategy_from_dict(compared.rows[0]["start_strategy"])
+    rows = compared.data["rows"]
+    seeds = {f"seed {row['seed']}": strategy_from_dict(row["found_strategy"]) for row in rows}
+    start = strategy_from_dict(rows[0]["start_strategy"])
     plot_schedules({**seeds, start_label(args): start}, output / f"{compared.name}.png", title)
 
 
@@ -419,7 +427,7 @@ def training(args, judge, pipeline, storage, output):
     strategy = start_strategy(args, args.num_inference_steps, None)
     recipe = {"training": train.recipe, "strategy": strategy.to_dict()}
     name = args.study_name or f"training-strategies-T{args.num_inference_steps}"
-    results_of_before(args, judge, name, recipe)
+    results_of_before(args, judge, name, recipe, candidates)
     identity = judge.confirm_identity(**recipe, **as_identity(candidates))
     ranked = score_candidates(storage, name, identity, candidates, judge.training_score(train, strategy, confirm=True))
     title = title_of("trained candidates", args.num_inference_steps, args.confirm_images)

@@ -55,6 +55,13 @@ from diffusers_autonat.search.study import complete_trials, open_storage
 from diffusers_autonat.strategies import Strategy
 
 
+BEFORE = {  # the search, by the labels of candidates
+    "start": "the start",
+    STORED: "what the pipeline has stored",
+    EARLIER: "what an earlier search has left",
+}
+
+
 def parse_args():
     parser = Parser(description=__doc__)
     add_pipeline_arguments(parser)
@@ -121,8 +128,11 @@ def run(args):
     check(args)
     storage = open_storage(storage_location(args))
     pipeline = load_judged(args)
-    stored = StrategyFolder(Path(args.pipeline, "scheduler"), STORED, pipeline.scheduler)
-    earlier = StrategyFolder(args.output, EARLIER, pipeline.scheduler)
+    of_pipeline = pipeline_identity(pipeline, args.num_inference_steps)
+    stored, earlier = (
+        StrategyFolder(folder, label, pipeline.scheduler, of_pipeline["pipeline"])
+        for folder, label in ((Path(args.pipeline, "scheduler"), STORED), (args.output, EARLIER))
+    )
     starts = [start_strategy(args, steps, pipeline) for steps in args.num_inference_steps]
     also = {start_of(start): start for start in starts}
     free = args.free or list(starts[0].to_dict())
@@ -143,11 +153,13 @@ def run(args):
         score = SAMPLERS[args.sampler].score(score, space)
 
     name = args.study_name or "-".join([args.sampler, *(f"T{steps}" for steps in args.num_inference_steps)])
-    if not args.confirm_top and not args.force:
-        refuse_unconfirmed(earlier, args.num_inference_steps, name)
+    if not args.confirm_top and not args.force and (steps := earlier.confirmed(args.num_inference_steps)):
+        raise ValueError(
+            f"--confirm-top 0: {earlier.path} has a confirmed strategy of {steps} steps, which may be better than what nobody "
+            "confirms; name another --output, or --force"
+        )
 
     # 2. Search and confirm
-    of_pipeline = pipeline_identity(pipeline, args.num_inference_steps)
     identity = judge.identity(
         **of_pipeline,
         objective=args.objective,
@@ -184,15 +196,6 @@ def start_of(start) -> str:
     return f"start, T = {start.num_inference_steps}"
 
 
-def refuse_unconfirmed(earlier: StrategyFolder, steps: list[int], study: str) -> None:
-    """What another search has left in --output, and was confirmed, may be better than what nobody confirms."""
-    if (known := earlier.confirmed_by_other(steps, study)) is not None:
-        raise ValueError(
-            f"--confirm-top 0: {earlier.path} has a confirmed strategy of {known[0]} steps from the search {known[1]}, which may be "
-            "better; name another --output, or --force"
-        )
-
-
 def report(
     args, found: Found, pipeline, judge: Judge, starts: Sequence[Strategy], folders: Sequence[StrategyFolder]
 ) -> None:
@@ -227,19 +230,23 @@ def report(
         for doubt in doubts:
             notes.append(f"T = {steps}: {doubt}.")
             warnings.warn(notes[-1], stacklevel=2)
+        if (kept := BEFORE.get(best.label.partition(",")[0])) is not None:
+            notes.append(f"T = {steps}: nothing better than {kept} was found, so that is what this folder has.")
+            print(notes[-1])
         said = of_trial | origin
         for folder in folders:
             if folder.has_candidate(best):  # of which it says more than this search knows
-                said = folder.said_of(best.strategy, origin) or said
+                said = folder.said_of(best.strategy) or said
         for folder in folders if args.write_to_pipeline else folders[:1]:
             if folder.keeps(best, origin):
-                print(f"T = {steps}: nothing better than what is stored was found; {folder.path} stays as it is")
+                print(f"T = {steps}: {folder.path} stays as it is")
             else:
                 folder.store(best.strategy, said)
                 written.append(folder.path)
         write_json(output / f"strategy-T{steps}.json", best.strategy.to_dict())
         suffix = f"-T{steps}" if args.objective == "distance,cost" else ""
-        drawn = {f"found ({best.label})": best.strategy, start_label(args): start}
+        called = f"found ({best.label})" if best.label.startswith("trial") else best.label
+        drawn = {called: best.strategy, start_label(args): start}
         plot_schedules(drawn, output / f"schedules{suffix}.png", title_of(args.pipeline, steps))
         print(
             f"T = {steps}: {name} {of_trial['value']:.4f} ({best.label}{', fresh noise' if found.confirmed else ''})"

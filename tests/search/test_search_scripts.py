@@ -476,6 +476,39 @@ def test_results_of_other_settings_are_not_lost(tiny, candidates, tmp_path, in_p
     assert "of another constraint" in error_of(call, capsys)  # nor those with what is not asked for now
 
 
+def test_a_grid_may_grow_and_not_lose_what_was_measured(tiny, tmp_path, in_process, capsys):
+    args = ["baseline", tiny / "pipeline", "--confirm-images", 14, "--output", tmp_path, "--ks", 1, "--lambdas"]
+    in_process([*args, 2], "experiments.py")
+    capsys.readouterr()
+    line = error_of(lambda: in_process([*args, 3], "experiments.py"), capsys)
+    assert "baseline-T4.json has results of lambda 2, k 1: move it away" in line
+    in_process([*args, 2, 3], "experiments.py")
+    assert len(json.loads((tmp_path / "baseline-T4.json").read_text())["grid"]) == 2
+
+
+def test_strategies_of_training_that_were_measured_are_not_lost(candidates, tmp_path, in_process, capsys):
+    in_process(["training", *candidates], "experiments.py")
+    other = [3 if one == 2 else one for one in candidates]  # of --alphas 1 2 and --betas 1 2
+    capsys.readouterr()
+    line = error_of(lambda: in_process(["training", *other], "experiments.py"), capsys)
+    assert "training-strategies-T4.json has results of Beta(" in line
+
+
+def test_fewer_samplers_leave_the_summary_whole(tiny, tmp_path, in_process, monkeypatch):
+    start = tmp_path / "start.json"
+    start.write_text(json.dumps(GenerationStrategy.cosine(4).to_dict()))
+    args = ["samplers", tiny / "pipeline", "--num-trials", 2, "--confirm-images", 14, "--output", tmp_path]
+    in_process([*args, "--start", start, "--samplers", "random", "tpe", "--repetitions", 2], "experiments.py")
+    file, best = tmp_path / "samplers-T4.json", tmp_path / "samplers-T4-strategy.json"
+    whole, strategy, pictures = json.loads(file.read_text()), best.read_text(), sorted(tmp_path.glob("*.png"))
+    monkeypatch.chdir(tmp_path)  # the same start by another path
+    in_process([*args, "--start", "start.json", "--samplers", "tpe", "--repetitions", 1], "experiments.py")
+    again = json.loads(file.read_text())
+    assert again["confirmed"] == whole["confirmed"] and best.read_text() == strategy
+    assert sorted(map(json.dumps, again["rows"])) == sorted(map(json.dumps, whole["rows"]))
+    assert sorted(tmp_path.glob("*.png")) == pictures
+
+
 @pytest.fixture
 def candidates(tiny, tmp_path):
     """Arguments that search p(r) with a launcher which, in place of training, copies the tiny pipeline."""

@@ -10,8 +10,8 @@ from diffusers_autonat.search.strategy_folder import EARLIER, STORED, StrategyFo
 
 HERE, OTHER = GenerationStrategy.cosine(4, guidance_scale=2.0), GenerationStrategy.cosine(4, guidance_scale=3.0)
 EIGHT = GenerationStrategy.cosine(8)
-ORIGIN = {"pipeline": "weights", "study": "this"}
-SAID = {"pipeline": "weights", "study": "earlier", "confirmed": True, "value": 0.5}
+ORIGIN = {"study": "this", "search": {"num_trials": 1}}
+SAID = {"pipeline": "weights", "study": "earlier", "search": {"num_trials": 1}, "confirmed": True, "value": 0.5}
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 
 def of(folder, label=EARLIER):
-    return StrategyFolder(folder, label, NATScheduler(16))
+    return StrategyFolder(folder, label, NATScheduler(16), "weights")
 
 
 def candidate(label, strategy=HERE):
@@ -35,18 +35,22 @@ def test_its_strategies_are_candidates(folder):
 
 
 def test_an_empty_folder_has_those_of_the_pipeline(tmp_path):
-    empty = StrategyFolder(tmp_path / "new", EARLIER, NATScheduler(16, [HERE]))
+    empty = StrategyFolder(tmp_path / "new", EARLIER, NATScheduler(16, [HERE]), "weights")
     assert empty.candidates([4]) == {"earlier, T = 4": HERE}
-    assert empty.said_of(HERE, ORIGIN) == {} and empty.confirmed_by_other([4], "this") is None
+    assert empty.said_of(HERE) == {} and empty.confirmed([4]) is None
     assert not empty.keeps(candidate("stored, T = 4"), ORIGIN)  # it has no file yet
     empty.store(HERE, ORIGIN)
     assert NATScheduler.from_pretrained(tmp_path / "new").get_strategy(4) == HERE
 
 
 def test_what_it_says_holds_for_the_same_weights_only(folder):
-    assert of(folder).said_of(HERE, ORIGIN) == SAID
-    assert of(folder).said_of(HERE, {**ORIGIN, "pipeline": "others"}) == {}
-    assert of(folder).said_of(EIGHT, ORIGIN) == {}
+    assert of(folder).said_of(HERE) == SAID and of(folder).said_of(EIGHT) == {}
+    assert StrategyFolder(folder, STORED, NATScheduler(16), "others").said_of(HERE) == {}
+
+
+def test_what_was_found_for_another_pipeline_is_refused(folder):
+    with pytest.raises(ValueError, match="found for another pipeline: name another folder"):
+        StrategyFolder(folder, EARLIER, NATScheduler(16), "others")
 
 
 @pytest.mark.parametrize("label, best, kept", [
@@ -61,13 +65,13 @@ def test_it_keeps_what_is_the_best_already(folder, label, best, kept):
     assert of(folder, label).keeps(best, ORIGIN) is kept
 
 
-def test_a_search_writes_its_own_outcome_again(folder):
-    assert not of(folder).keeps(candidate("start, T = 4"), {**ORIGIN, "study": "earlier"})
+def test_a_search_writes_its_own_outcome_again_and_not_that_of_a_namesake(folder):
+    best, own = candidate("start, T = 4"), {**ORIGIN, "study": "earlier"}
+    assert not of(folder).keeps(best, own) and of(folder).keeps(best, {**own, "search": {"num_trials": 2}})
 
 
-def test_a_confirmed_strategy_of_another_study_is_named(folder):
-    assert of(folder).confirmed_by_other([8, 4], "this") == (4, "earlier")
-    assert of(folder).confirmed_by_other([4], "earlier") is None
+def test_confirmed_strategies_are_known(folder):
+    assert of(folder).confirmed([8, 4]) == 4 and of(folder).confirmed([8]) is None
 
 
 def test_storing_keeps_other_numbers_of_steps(folder):

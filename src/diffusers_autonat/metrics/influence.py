@@ -146,7 +146,8 @@ class DistanceError(FeatureBank, ABC):
     """Standard error of a distance of the added features to a reference: how far another draw may lie from it.
 
     A distance of N images varies as the mean of their influences does, so its error is their standard deviation over the
-    root of N (the delta method). Of two sets with the same noise the difference varies less than their errors say.
+    root of N (the delta method). Where each class is asked for equally often, differences between classes are counted and do
+    not vary, so that the error is rather too large. Of two sets with the same noise the difference varies less than their errors say.
 
     Args:
         reference: As of the distance.

@@ -87,6 +87,7 @@ def save_search_card(
             f"Strategies of {', '.join(map(str, steps))} steps for {escape(shown)}, found by a search with {LIBRARY}: no weights, "
             "only what each step of sampling does.",
             usage,
+            "Where a name is that of a folder, its path takes its place.",
             "## Found\n\n"
             + table(["T", "sampler", "trials", "value", "measured on", "by the extractor", "for the weights"], rows)
             + f"\n\nThe lower the better. {measured_by} `search.json` says what each value depends on, `result.json` and "
