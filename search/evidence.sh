@@ -18,16 +18,16 @@ uvit=(--remasking-temperature 2 --guidance-scale 1)  # where its searches begin;
 
 # As many commands at a time as there are cores, each with one thread: small models make half as many images again so. What fails
 # does not end the others, but the script in the end; a script that is stopped stops all that a command has begun.
-cores=$(env -u OMP_NUM_THREADS nproc) begun=() failed=0
+cores=$(env -u OMP_NUM_THREADS nproc) begun=() of_study=0 failed=0  # of_study: how many had begun before the study
 set -m  # every command is a group of processes
 side_by_side() {
     while (($(jobs -rp | wc -l) >= cores)); do wait -n || true; done
     OMP_NUM_THREADS=1 "$@" &
     begun+=($!)
 }
-all_done() {
-    for command in "${begun[@]}"; do wait "$command" || failed=1; done
-    begun=()
+all_done() {  # that the study has begun: a later study need not wait for an earlier one's
+    for command in "${begun[@]:of_study}"; do wait "$command" || failed=1; done
+    begun=("${begun[@]:0:of_study}")
 }
 trap 'for group in $(jobs -rp); do kill -- -$group; done' EXIT
 trap 'exit 143' TERM INT
@@ -196,7 +196,7 @@ training() {
 
 # Strategies that were found for the shipped U-ViT, in one of twice its width, against those searched there (Table 6d).
 transfer() {
-    all_done
+    of_study=0 all_done  # its training takes all cores
     vqvae=$cards/autonat-fashion-mnist/vqvae wide=$work/wide
     [ -f "$wide/pipeline/README.md" ] || {
         tokenize
@@ -215,6 +215,10 @@ transfer() {
         --output $results/wide-fashion-mnist-T4
 }
 
-for study in ${*:-heuristics found samplers released noise sharing schedules orders policies training transfer}; do "$study"; done
+for study in ${*:-heuristics found samplers released noise sharing schedules orders policies training transfer}; do
+    of_study=${#begun[@]}
+    "$study"
+done
+of_study=0
 all_done
 exit $failed
