@@ -573,7 +573,8 @@ def test_both_strategies_are_searched_in_turn(candidates, tmp_path, in_process, 
 def test_populations_are_searched_in_turn_where_nobody_says_and_then_for_a_bigger_model(
     tiny, candidates, tmp_path, in_process
 ):
-    args = ["--rounds=1", "--num-trials", 4, "--num-images", 30, "--confirm-top", 1, *candidates]
+    begin = ["--remasking-temperature", 9]  # where the pipeline has nothing stored
+    args = ["--rounds=1", "--num-trials", 4, "--num-images", 30, "--confirm-top", 1, *begin, *candidates]
     in_process(["--rounds=1", "--final-pipeline", tiny / "pipeline", *args[1:]], "search_alternating.py")
     confirmed = trials_of(tmp_path / "search.journal", "alternating-T4-final-generation-confirm-14-1000003")
     assert {"start", "stored"} <= {trial.user_attrs["label"] for trial in confirmed}

@@ -77,6 +77,7 @@ def save_search_card(
         + table([readable(name) for name in head], [[escape(cell) for cell in line] for line in lines])
         for number, (head, lines) in sorted(compared.items())
     ]
+    tried = [f"`{file}`" for file in TRIED if Path(folder, file).exists()]
     pictures = [f"![{words}]({file})" for file, words in PICTURES.items() if Path(folder, file).exists()]
     save_card(folder, make_card(
         metadata(
@@ -90,8 +91,8 @@ def save_search_card(
             "Where a name is that of a folder, its path takes its place.",
             "## Found\n\n"
             + table(["T", "sampler", "trials", "value", "measured on", "by the extractor", "for the weights"], rows)
-            + f"\n\nThe lower the better. {measured_by} `search.json` says what each value depends on, `result.json` and "
-            "`trials.csv` what was tried.",
+            + f"\n\nThe lower the better. {measured_by} `search.json` says what each value depends on, "
+            f"{' and '.join(tried)} what was tried.",
             "\n\n".join(tables),
             *notes,
             *pictures,
@@ -104,7 +105,9 @@ PICTURES = {
     "schedules.png": "the schedules that were found, and where the search started",
     "history.png": "the trials",
     "front.png": "quality against cost",
+    "rounds.png": "the rounds, in which strategies of generation and of training were searched in turn",
 }
+TRIED = ("result.json", "trials.csv", "alternating.json")
 
 # What of a search's folder is uploaded: neither its journal, which names machines, nor its locks.
 UPLOADED = (
@@ -112,7 +115,6 @@ UPLOADED = (
     "scheduler_config.json",
     "search.json",
     "strategy-T*.json",
-    "result.json",
-    "trials.csv",
+    *TRIED,
     *PICTURES,
 )
