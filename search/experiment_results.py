@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from diffusers_autonat.cards import shown_path
 from diffusers_autonat.files import write_json
 from diffusers_autonat.metrics import Report
 from diffusers_autonat.provenance import hardware, versions
@@ -32,10 +33,11 @@ def made_on() -> dict:
     return {"hardware": hardware(), "versions": versions("torch", "diffusers", "optuna")}
 
 
-def result(args, judge: Judge, data: dict) -> dict:
-    settings = {
-        key: getattr(args, key) for key in ("num_inference_steps", "num_trials", "start") if hasattr(args, key)
-    }
+def stated(args, judge: Judge, data: dict) -> dict:
+    """What every result states, and of this one the data."""
+    settings = {key: getattr(args, key) for key in ("num_inference_steps", "num_trials") if hasattr(args, key)}
+    if hasattr(args, AS_NAMED):
+        settings[AS_NAMED] = shown_path(args.start)
     confirmed = {"confirm_images": args.confirm_images, "confirm_seed": args.confirm_seed}
     return {
         "experiment": args.experiment,
@@ -45,14 +47,13 @@ def result(args, judge: Judge, data: dict) -> dict:
         **settings,
         **confirmed,
         **data,
-        **made_on(),
     }
 
 
 def save(args, judge: Judge, name: str, data: dict) -> None:
     """Write what is known so far."""
     with writing(args.output):
-        write_json(Path(args.output, f"{name}.json"), result(args, judge, data))
+        write_json(Path(args.output, f"{name}.json"), {**stated(args, judge, data), **made_on()})
 
 
 def results_of_before(args, judge: Judge, name: str, settings: dict, labels: Collection[str] = ()) -> dict:
@@ -69,8 +70,8 @@ def results_of_before(args, judge: Judge, name: str, settings: dict, labels: Col
     file = Path(args.output, f"{name}.json")
     if not file.exists():
         return {}
-    known, wanted = read_json(file), json.loads(json.dumps(result(args, judge, settings)))  # as a file has them
-    compared = (wanted.keys() - made_on().keys()) | (known.keys() - OUTCOMES)
+    known, wanted = read_json(file), json.loads(json.dumps(stated(args, judge, settings)))  # as a file has them
+    compared = wanted.keys() | (known.keys() - OUTCOMES)
     others = [f"another {key}" for key in sorted(compared - {AS_NAMED}) if known.get(key) != wanted.get(key)]
     measured = [row["label"] for row in known.get("grid", known.get("rows", []))] if labels else []
     others += [label for label in measured if label not in labels]

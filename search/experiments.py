@@ -373,7 +373,9 @@ def concurrent(args, judge, pipeline, storage, output):
     recipe = {"training": train.recipe, "alphas": args.alphas, "betas": args.betas}
     curves = {} if knots is None else {"knots": knots}
     searched = {"start_strategy": start.to_dict(), "sampler": args.sampler, **curves}
-    settings = {"floor": floor, **recipe, **searched, "fresh_seed": judge.afresh.confirm_seed}
+    settings = {
+        "floor": floor, **recipe, "training": train.shown_recipe, **searched, "fresh_seed": judge.afresh.confirm_seed,
+    }  # fmt: skip
     results_of_before(args, judge, name, settings)
     identity = judge.identity(**recipe, sampler=args.sampler, start=start.to_dict(), **curves)
     study = open_study(storage, name, identity, sampler)
@@ -427,7 +429,8 @@ def training(args, judge, pipeline, storage, output):
     strategy = start_strategy(args, args.num_inference_steps, None)
     recipe = {"training": train.recipe, "strategy": strategy.to_dict()}
     name = args.study_name or f"training-strategies-T{args.num_inference_steps}"
-    results_of_before(args, judge, name, recipe, candidates)
+    settings = {**recipe, "training": train.shown_recipe}
+    results_of_before(args, judge, name, settings, candidates)
     identity = judge.confirm_identity(**recipe, **as_identity(candidates))
     ranked = score_candidates(storage, name, identity, candidates, judge.training_score(train, strategy, confirm=True))
     title = title_of("trained candidates", args.num_inference_steps, args.confirm_images)
@@ -436,7 +439,7 @@ def training(args, judge, pipeline, storage, output):
     bars = {one.label: distance(one) for one in ranked}
     plot_bars(bars, output / f"{name}.png", judge.value_name, title=title, errors=errors)
     return name, {
-        **recipe,
+        **settings,
         "rows": [
             {"label": one.label, **one.strategy.to_dict(), "value": distance(one), "values": one.record["values"]}
             for one in ranked

@@ -185,7 +185,7 @@ def run(args):
         "metric_name": judge.value_name, **judge.identity(), **judge.second_identity(), "sampler": args.sampler,
         "num_trials": args.num_trials, "num_inference_steps": args.num_inference_steps, "epsilon": args.epsilon,
         "confirm_images": args.confirm_images, "confirm_seed": args.confirm_seed, "fresh_seed": judge.afresh.confirm_seed,
-        "training": train.recipe, "alphas": args.alphas, "betas": args.betas, **made_on(),
+        "training": train.shown_recipe, "alphas": args.alphas, "betas": args.betas, **made_on(),
     }  # fmt: skip
 
     # 2. Rounds

@@ -94,7 +94,7 @@ def run(args):
         write_json(output / "training_strategy.json", {
             **best.to_dict(), "metric_name": judge.value_name, "value": rows[0][1], "study": name,
             "confirmed": bool(args.confirm_top),
-            **(judge.confirm_identity(**recipe) if args.confirm_top else judge.identity(**recipe)),
+            **(judge.confirm_identity(**recipe) if args.confirm_top else judge.identity(**recipe)), "training": train.shown_recipe,
             "candidates": [
                 {"label": label, **found[label].to_dict(), "value": value, "values": values} for label, value, values in rows
             ],

@@ -494,6 +494,19 @@ def test_strategies_of_training_that_were_measured_are_not_lost(candidates, tmp_
     assert "training-strategies-T4.json has results of Beta(" in line
 
 
+@pytest.mark.parametrize(("script", "first", "written"), [
+    ("experiments.py", ["training"], "training-strategies-T4"),
+    ("experiments.py", ["concurrent", "--num-trials", 1], "concurrent-T4"),
+    ("search_alternating.py", ["--rounds=1", "--sampler", "random", "--num-trials", 1, "--confirm-top", 1], "alternating"),
+    ("search_training.py", ["--confirm-top=0"], "training_strategy"),
+])  # fmt: skip
+def test_results_of_trainings_tell_no_folder_of_this_machine(candidates, tmp_path, in_process, script, first, written):
+    in_process([*first, *candidates], script)
+    result = json.loads((tmp_path / f"{written}.json").read_text())
+    assert result["training"] == [Path(sys.executable).name, "launcher.py", "--train_data_dir", "tokens"]
+    assert str(tmp_path) not in json.dumps(result)
+
+
 def test_fewer_samplers_leave_the_summary_whole(tiny, tmp_path, in_process, monkeypatch):
     start = tmp_path / "start.json"
     start.write_text(json.dumps(GenerationStrategy.cosine(4).to_dict()))

@@ -1,6 +1,6 @@
 """Model cards: metadata and a list of sections, each a function that returns Markdown."""
 
-from .card import code_block, escape, make_card, save_card, shell_command, table
+from .card import code_block, escape, make_card, save_card, shell_command, shown_path, table
 from .pipeline_card import add_card, pipeline_card
 from .sections import (
     PAPERS,
@@ -33,6 +33,7 @@ __all__ = [
     "shell_command",
     "shown_folder",
     "shown_name",
+    "shown_path",
     "table",
     "usage",
 ]

@@ -17,6 +17,7 @@ from filelock import FileLock
 from optuna.storages import BaseStorage
 from optuna.study import Study
 
+from ..cards import shown_path
 from ..files import write_json
 from ..strategies import TrainingStrategy
 from .line_search import GreedyLineSearchSampler
@@ -75,6 +76,7 @@ class CandidateTrainer:
         self.command = [*(launcher or [sys.executable]), str(script), *arguments]
         # What a candidate depends on; where script and interpreter lie is not part of it, so that both can move.
         self.recipe = [*launcher, *arguments]
+        self.shown_recipe = list(map(shown_path, self.recipe))  # as results tell it to others
 
     def __call__(self, strategy: TrainingStrategy) -> Path:
         """The folder of the trained pipeline."""
