@@ -51,8 +51,8 @@ heuristics() {
         all_done
     }
     for steps in 4 8 16; do
-        [ $steps = 16 ] && more=(45) || more=()
-        heuristic autonat $steps --lambdas 2 4.5 7 10 15 20 30 "${more[@]}" --ks 2 3 4 6
+        [ $steps = 16 ] && most=(45) least=(1) || most=() least=()  # where the best lies beyond
+        heuristic autonat $steps --lambdas 2 4.5 7 10 15 20 30 "${most[@]}" --ks "${least[@]}" 2 3 4 6
         heuristic enat $steps --taus 1 2 4 6 --lambdas 1 2 4 --ks 0.75 1.5 2.5 4
     done
     all_done
