@@ -22,6 +22,7 @@ from arguments import (
     add_start_arguments,
     add_study_arguments,
     add_upload_arguments,
+    constraint_of,
     judge_of,
     knots_of,
     load_judged,
@@ -133,6 +134,11 @@ def run(args):
         StrategyFolder(folder, label, pipeline.scheduler, of_pipeline["pipeline"])
         for folder, label in ((Path(args.pipeline, "scheduler"), STORED), (args.output, EARLIER))
     )
+    if not args.confirm_top and not args.force and (steps := earlier.confirmed(args.num_inference_steps)):
+        raise ValueError(
+            f"--confirm-top 0: {earlier.path} has a confirmed strategy of {steps} steps, which may be better than what nobody "
+            "confirms; name another --output, or --force"
+        )
     starts = [start_strategy(args, steps, pipeline) for steps in args.num_inference_steps]
     also = {start_of(start): start for start in starts}
     free = args.free or list(starts[0].to_dict())
@@ -144,20 +150,16 @@ def run(args):
         space = make_space(args.sampler, starts[0], free, knots)
         if not space.start.acts_as(starts[0]):
             also[f"{start_of(starts[0])}, as curves"] = space.start
+        SAMPLERS[args.sampler].check(args.num_images, space, constraint_of(args))
     first = space.first_points() if with_cost else None
-    open_upload(args)
     sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed, first)
+    open_upload(args)
     judge = judge_of(args, pipeline)
     score = judge.score(pipeline, args.rungs)
     if not with_cost:
         score = SAMPLERS[args.sampler].score(score, space)
 
     name = args.study_name or "-".join([args.sampler, *(f"T{steps}" for steps in args.num_inference_steps)])
-    if not args.confirm_top and not args.force and (steps := earlier.confirmed(args.num_inference_steps)):
-        raise ValueError(
-            f"--confirm-top 0: {earlier.path} has a confirmed strategy of {steps} steps, which may be better than what nobody "
-            "confirms; name another --output, or --force"
-        )
 
     # 2. Search and confirm
     identity = judge.identity(

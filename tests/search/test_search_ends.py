@@ -133,6 +133,6 @@ def test_a_constraint_is_on_any_value_of_an_evaluation(search, tmp_path, image_f
     capsys.readouterr()
     line = error_of(lambda: search(tmp_path / "other", "--constraint", "fid<=0.5"), capsys)
     assert "the constraint is on fid; " in line and "frechet_distance" in line
-    population = ["--sampler", "population", "--num-trials", 4, "--reference", image_folder]
-    line = error_of(lambda: search(tmp_path / "none", "--constraint", "recall<=1", *population), capsys)
+    population = ["--sampler", "population", "--num-trials", 4, "--constraint", "recall<=1"]
+    line = error_of(lambda: search(tmp_path / "none", *population), capsys)
     assert line.endswith("recall<=1 takes another --sampler")
