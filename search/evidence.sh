@@ -51,9 +51,10 @@ heuristics() {
         all_done
     }
     for steps in 4 8 16; do
-        [ $steps = 16 ] && most=(45) least=(1) || most=() least=()  # where the best lies beyond
-        heuristic autonat $steps --lambdas 2 4.5 7 10 15 20 30 "${most[@]}" --ks "${least[@]}" 2 3 4 6
-        heuristic enat $steps --taus 1 2 4 6 --lambdas 1 2 4 --ks 0.75 1.5 2.5 4
+        # Wider for 16 steps, where the best lies on the edge of what is enough for less.
+        [ $steps = 16 ] && lambdas=(45) ks=(1) enat_lambdas=(8) || lambdas=() ks=() enat_lambdas=()
+        heuristic autonat $steps --lambdas 2 4.5 7 10 15 20 30 "${lambdas[@]}" --ks "${ks[@]}" 2 3 4 6
+        heuristic enat $steps --taus 1 2 4 6 --lambdas 1 2 4 "${enat_lambdas[@]}" --ks 0.75 1.5 2.5 4
     done
     all_done
 }
