@@ -244,7 +244,7 @@ def plot_bars(
         axis.axvline(floor, color="C3", linestyle="--", linewidth=1.2, label="tokenizer's reconstructions")
         figure.legend(frameon=False, loc="outside lower right")
     axis.set(xlabel=readable(value_name), xlim=(0, 1.15 * max(map(sum, zip(values.values(), whiskers)))), title=title)
-    axis.invert_yaxis()
+    axis.set_ylim(len(values) - 0.4, -0.6)  # from above, with as much room at the ends however many there are
     axis.set_axisbelow(True)
     axis.grid(alpha=0.3, axis="x")
     _save(figure, path)
