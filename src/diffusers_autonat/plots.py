@@ -95,7 +95,7 @@ def plot_schedules(strategies: Mapping[str, Strategy], path: str | Path, title: 
             line = "-" if number == 0 else "--"
             axis.plot(range(1, len(shown) + 1), shown, label=strategy_label, linestyle=line, **style)
         steps = max(strategy.num_inference_steps for strategy in strategies.values())
-        axis.set(xlabel="step $t$", xlim=(0.7, steps + 0.3), xticks=range(1, steps + 1))
+        _over_steps(axis, steps)
         axis.set_title(SCHEDULE_LABELS[name], fontsize=10)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
@@ -326,7 +326,7 @@ def plot_policy(
             means.plot(steps, of_class, color=f"C{number}", linestyle=style, linewidth=1.3, label=label)
         bands.set_title(SCHEDULE_LABELS[name], fontsize=10)
         total = np.asarray(schedules[name]).shape[1]
-        means.set(xlabel="step $t$", xlim=(0.7, total + 0.3), xticks=range(1, total + 1))
+        _over_steps(means, total)
         for axis in (bands, means):
             axis.set_ylim(bottom=0)
             axis.grid(alpha=0.3)
@@ -562,6 +562,14 @@ def _frame(image: Image.Image, mask: np.ndarray, side: int = 256) -> Image.Image
     frame.paste(image.convert("RGB").resize((side, side), Image.Resampling.NEAREST), (0, 0))
     frame.paste(mask_picture(mask).resize((side, side), Image.Resampling.NEAREST), (side + 8, 0))
     return frame
+
+
+def _over_steps(axis: Any, steps: int) -> None:
+    """From the first step to the last; of many, only some have a number, since these would run into each other."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set(xlabel="step $t$", xlim=(0.7, steps + 0.3))
+    axis.xaxis.set_major_locator(MaxNLocator(12, integer=True))
 
 
 def _draw_levels(axis: Any, levels: Mapping[str, float] | None, first_color: int) -> None:
