@@ -83,18 +83,7 @@ def test_the_captions_of_the_reference(folder, tmp_path, image_folder, in_proces
 )
 def test_captions_that_are_missing_or_not_wanted(folder, tiny, tmp_path, in_process, capsys, pipeline, more, message):  # noqa: F811
     place = tiny / "pipeline" if pipeline == "classes" else folder / pipeline
-    args = [
-        place,
-        "--num-inference-steps",
-        4,
-        "--num-images",
-        1024,
-        "--start",
-        "released",
-        "--output",
-        tmp_path,
-        *more,
-    ]
+    args = [place, "--num-inference-steps", 4, "--num-images=1024", "--start", "released", "--output", tmp_path, *more]
     assert message in error_of(lambda: in_process(args), capsys)
 
 
