@@ -19,7 +19,7 @@ from diffusers_autonat import NATScheduler, TrainingStrategy
 from diffusers_autonat.command_line import number, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.commands.arguments import add_text_encoder_argument, check_writable
 from diffusers_autonat.hub import check_upload, open_repository, push_folder
-from diffusers_autonat.loading import default_device, load_pipeline
+from diffusers_autonat.loading import default_device, load_pipeline, warn_of_emulated
 from diffusers_autonat.metrics import (
     LABEL_POLICIES,
     CaptionConditions,
@@ -252,6 +252,7 @@ def judge_of(args: argparse.Namespace, pipeline: Any = None) -> Judge:
 
     Without a pipeline, because it has still to be trained, a reference's images are cropped as `--resolution` says.
     """
+    warn_of_emulated(args.dtype, default_device())
     captions = captions_of(args, pipeline)
     extractor = load_extractor(args.feature_extractor).to(default_device())
     resolution = args.resolution

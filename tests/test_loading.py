@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffusers_autonat import AutoNATInpaintPipeline, AutoNATPipeline
-from diffusers_autonat.loading import load_pipeline, load_text_encoder, load_vqvae
+from diffusers_autonat.loading import emulates_half, load_pipeline, load_text_encoder, load_vqvae, warn_of_emulated
 from tests.conftest import tiny_pipeline
 from tests.pipelines.text_encoders import save_without_encoder, tiny_encoder, tiny_text_pipeline, tiny_tokenizer
 
@@ -93,3 +93,19 @@ def test_a_text_encoder_that_does_not_belong_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             load_pipeline(folder, text_encoder=name)
+
+
+@pytest.mark.parametrize("device, has, slow", [
+    ("cpu", {"architecture": "x86_64", "avx2": True, "avx512_bw": False}, True),
+    ("cpu", {"architecture": "x86_64", "avx512_bw": True}, False),
+    ("cpu", {"architecture": "x86_64", "avx512_bw": False, "avx_ne_convert": True}, False),
+    ("cpu", {"architecture": "aarch64"}, False), ("cuda", {"architecture": "x86_64", "avx512_bw": False}, False),
+])  # fmt: skip
+def test_half_precision_is_told_where_a_processor_crawls_in_it(device, has, slow, monkeypatch):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: has)
+    assert emulates_half(torch.device(device)) is slow
+    for dtype, told in [("float32", False), ("bfloat16", slow), ("float16", slow)]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            warn_of_emulated(dtype, device)
+        assert [f"leave --dtype {dtype} out" in str(one.message) for one in caught] == [True] * told

@@ -26,7 +26,7 @@ from diffusers_autonat import AdaptivePolicyModel, AutoNATPipeline
 from diffusers_autonat.command_line import Parser, number, one_line_errors, positive, warning_lines, whole
 from diffusers_autonat.files import whole_folder
 from diffusers_autonat.launcher import end_with_launcher
-from diffusers_autonat.loading import load_pipeline
+from diffusers_autonat.loading import load_pipeline, warn_of_emulated
 from diffusers_autonat.metrics import (
     LABEL_POLICIES,
     check_second,
@@ -265,6 +265,8 @@ def main():
     )
     warn_of_idle_cores(accelerator)
     world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
+    if accelerator.is_main_process:
+        warn_of_emulated(args.dtype, device)
     if args.images_per_update % world:
         raise ValueError(f"--images_per_update {args.images_per_update} does not divide among {world} processes.")
     if accelerator.is_main_process:

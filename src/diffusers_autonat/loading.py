@@ -35,6 +35,22 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def emulates_half(device: torch.device | str) -> bool:
+    """Whether bfloat16 and float16 take several times as long as float32: on an x86 CPU without AVX512 or AVX-NE-CONVERT."""
+    has = torch.cpu.get_capabilities()
+    slow = has.get("architecture") == "x86_64" and not (has.get("avx512_bw") or has.get("avx_ne_convert"))
+    return torch.device(device).type == "cpu" and slow
+
+
+def warn_of_emulated(dtype: str, device: torch.device | str) -> None:
+    """Warn of a `--dtype` that takes several times as long as float32, the default."""
+    if dtype != "float32" and emulates_half(device):
+        warnings.warn(
+            f"this processor has no units for {dtype} and takes several times as long as in float32: leave --dtype {dtype} out.",
+            stacklevel=2,
+        )
+
+
 @contextmanager
 def _said_if_nowhere(name: str | Path, what: str) -> Iterator[None]:
     """What libraries say of a name that is neither a folder nor within reach on the Hub, in one line."""

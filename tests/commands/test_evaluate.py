@@ -263,6 +263,13 @@ def test_warnings_come_before_the_images_and_stay_with_the_number(place, tmp_pat
     assert len(made["warnings"]) == 1 and made["warnings"][0].startswith(message)
 
 
+def test_a_slow_dtype_is_told_of_the_machine_and_not_of_the_number(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"architecture": "x86_64"})  # no AVX512
+    main([*command(place, tmp_path / "r.json", num_images=6, metrics="class"), "--dtype", "bfloat16"])
+    assert "leave --dtype bfloat16 out" in capsys.readouterr().err
+    assert json.loads((tmp_path / "r.json").read_text())["warnings"] == []
+
+
 def test_the_search_reads_the_same_reference(place, tmp_path, fashion_mnist, idx_folder):
     (tmp_path / "wide").mkdir()
     for i, image in enumerate(fashion_mnist[0]):

@@ -78,6 +78,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace, state: Any) -> None:
     """Write and print the report; what is cheap to check comes before what takes long."""
     from ..cost import PassCounter
+    from ..loading import warn_of_emulated
     from ..metrics import METRICS, EvaluationCheckpoint, Evaluator, Report, load_extractor
     from ..metrics.image_files import image_writer
 
@@ -86,6 +87,8 @@ def evaluate(args: argparse.Namespace, state: Any) -> None:
     maybe_finished = args.resume and output.exists() and not unfinished
     if not maybe_finished:
         refuse_to_overwrite(args, unfinished)
+    with warning_lines(state.is_main_process):  # of the machine: it does not stay with the number
+        warn_of_emulated(args.dtype, state.device)
     with warning_lines(state.is_main_process) as messages:
         extractor = load_extractor(args.feature_extractor, args.extractor_weights, args.images_per_call)
         extractor.to(state.device)

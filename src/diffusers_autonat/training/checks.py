@@ -13,6 +13,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ..loading import emulates_half
+
 
 TOKENS_PER_CODE = 50  # of a data set; a rule of thumb: the shipped tokenizer had 5,700
 DISCRIMINATOR_OPTIONS = ("adversarial_start", "discriminator_hidden_size", "discriminator_learning_rate")
@@ -95,10 +97,16 @@ def warn_of_idle_cores(accelerator: Accelerator) -> None:
 
 
 def warn_of_slow_precision(accelerator: Accelerator, asked_for: str | None) -> None:
-    """Warn of float32 that nobody `asked_for` on a CPU whose bfloat16 is faster; on one without it, bfloat16 crawls."""
-    has_bfloat16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
-    in_float32 = asked_for is None and accelerator.mixed_precision == "no"
-    if accelerator.device.type == "cpu" and has_bfloat16 and in_float32 and accelerator.is_main_process:
+    """Warn of float32 that nobody `asked_for` on a CPU whose bfloat16 is faster, and of half precision on one without it."""
+    if accelerator.device.type != "cpu" or not accelerator.is_main_process:
+        return
+    precision = accelerator.mixed_precision
+    if precision != "no" and emulates_half("cpu"):
+        warnings.warn(
+            f"this processor has no units for {precision} and takes several times as long as in float32: --mixed_precision no.",
+            stacklevel=2,
+        )
+    if precision == "no" and asked_for is None and torch.cpu.get_capabilities().get("avx512_bf16"):
         warnings.warn(
             "trains in float32, and this processor multiplies bfloat16 faster: --mixed_precision bf16 takes about half of the time.",
             stacklevel=2,
