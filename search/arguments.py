@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 import torch
@@ -35,13 +35,23 @@ from diffusers_autonat.pipelines.prompts import takes_prompts
 from diffusers_autonat.provenance import pipeline_hash
 from diffusers_autonat.search.card import UPLOADED, save_search_card
 from diffusers_autonat.search.constraints import Constraint
-from diffusers_autonat.search.interface import SamplerKind
+from diffusers_autonat.search.interface import SamplerKind, SharedSampler
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import METRICS
 from diffusers_autonat.search.report import read_provenance
-from diffusers_autonat.search.samplers import DEFAULT_SAMPLER, KNOTS, MANY_STEPS, SAMPLERS, default_knots
+from diffusers_autonat.search.samplers import (
+    DEFAULT_SAMPLER,
+    KNOTS,
+    MANY_STEPS,
+    SAMPLERS,
+    default_knots,
+    make_sampler,
+    make_space,
+)
 from diffusers_autonat.search.spaces import generation_start, resample_strategy
+from diffusers_autonat.search.strategy_spaces import OneLengthSpace
 from diffusers_autonat.search.training import CandidateTrainer
+from diffusers_autonat.strategies import Strategy
 from diffusers_autonat.strategy_files import read_strategies
 from diffusers_autonat.training.recipes import RECIPES, heuristic_of, recipe_name
 
@@ -133,6 +143,28 @@ def num_trials_of(args: argparse.Namespace) -> int:
 def knots_of(args: argparse.Namespace, sampler: str, num_inference_steps: int) -> int | None:
     """Of the curves that are searched, None where there are none."""
     return args.knots or default_knots(sampler, num_inference_steps)
+
+
+class Search(NamedTuple):
+    """What is searched around a start, and by what; None knots: every step has its own value."""
+
+    knots: int | None
+    space: OneLengthSpace
+    sampler: SharedSampler
+
+
+def make_search(
+    args: argparse.Namespace, sampler: str, start: Strategy, seed: int, free: Sequence[str] | None = None
+) -> Search:
+    """The search of the schedules that are `free`, by the sampler of that name.
+
+    Raises:
+        ValueError: The sampler cannot work with so few images or trials, or with the constraint.
+    """
+    knots = knots_of(args, sampler, start.num_inference_steps)
+    space = make_space(sampler, start, free, knots)
+    SAMPLERS[sampler].check(args.num_images, space, constraint_of(args))
+    return Search(knots, space, make_sampler(sampler, space.parameters, args.num_trials, seed))
 
 
 def add_start_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
-from arguments import knots_of, pipeline_identity, start_strategy
+from arguments import make_search, pipeline_identity, start_strategy
 from experiment_results import floor_of, made_on, results_of_before, save
 
 from diffusers_autonat.cost import CostVaries, measured_costs, pipeline_cost
@@ -21,7 +21,7 @@ from diffusers_autonat.search.gains import distance_of, gains_of
 from diffusers_autonat.search.generation import search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import is_population, strategy_of
-from diffusers_autonat.search.samplers import SAMPLERS, make_sampler, make_space
+from diffusers_autonat.search.samplers import SAMPLERS
 from diffusers_autonat.search.spaces import SCHEDULE_NAMES
 from diffusers_autonat.search.study import IDENTITY, complete_trials
 from diffusers_autonat.search.workers import claim_of
@@ -104,9 +104,7 @@ class ComparedSearches:
         """A search, not yet confirmed: where it began, and its study."""
         args, judge, pipeline = self.args, replace(self.judge, seed=seed), self.pipeline
         start = start or start_strategy(args, args.num_inference_steps, pipeline)
-        knots = knots_of(args, sampler_name, start.num_inference_steps)
-        space = make_space(sampler_name, start, free, knots)
-        sampler = make_sampler(sampler_name, space.parameters, args.num_trials, seed)
+        knots, space, sampler = make_search(args, sampler_name, start, seed, free)
         of_pipeline = pipeline_identity(pipeline, args.num_inference_steps)
         found = search_generation(
             self.storage, study_name,

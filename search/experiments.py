@@ -29,12 +29,12 @@ from arguments import (
     add_training_arguments,
     as_identity,
     candidate_trainer,
-    constraint_of,
     given_settings,
     judge_of,
     knots_of,
     load_judged,
     main_of_script,
+    make_search,
     num_trials_of,
     parse_args_before_dashes,
     pipeline_identity,
@@ -194,7 +194,7 @@ def check(args) -> None:
         raise ValueError(
             f"--within-passes {args.within_passes}: its passes must be known before the others', name it first in --samplers"
         )
-    several = getattr(args, "samplers", [getattr(args, "sampler", "random")])
+    several = getattr(args, "samplers", [args.sampler] if "sampler" in args else [])
     if args.redraw_noise and (one := next((name for name in several if not SAMPLERS[name].redraw_noise), None)):
         raise ValueError(
             f"--redraw-noise: {one} compares values of several rounds, or draws anew by itself; leave it out"
@@ -207,10 +207,7 @@ def check(args) -> None:
     elif args.start != "stored":
         start = start_strategy(args, args.num_inference_steps, None)
         for name in several:
-            knots = knots_of(args, name, start.num_inference_steps) if "knots" in args else None
-            space = make_space(name, start, num_knots=knots)
-            SAMPLERS[name].check(args.num_images, space, constraint_of(args))
-            make_sampler(name, space.parameters, getattr(args, "num_trials", 1), args.seed)
+            make_search(args, name, start, args.seed)
     if args.experiment in ("concurrent", "training"):
         candidate_trainer(args)
         training_space(TrainingStrategy(args.start_alpha, args.start_beta), args.alphas, args.betas)

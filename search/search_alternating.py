@@ -30,10 +30,9 @@ from arguments import (
     add_upload_arguments,
     as_identity,
     candidate_trainer,
-    constraint_of,
     judge_of,
-    knots_of,
     main_of_script,
+    make_search,
     num_trials_of,
     open_upload,
     parse_args_before_dashes,
@@ -56,7 +55,7 @@ from diffusers_autonat.search.gains import distance_of, error_of, gains_of, miss
 from diffusers_autonat.search.generation import search_generation
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.report import origin_of, read_provenance, save_strategy, writing
-from diffusers_autonat.search.samplers import DEFAULT_SAMPLER, SAMPLERS, make_sampler, make_space, sampler_names
+from diffusers_autonat.search.samplers import DEFAULT_SAMPLER, SAMPLERS, sampler_names
 from diffusers_autonat.search.spaces import training_space, training_strategy
 from diffusers_autonat.search.study import complete_trials, open_storage
 from diffusers_autonat.search.training import CandidateTrainer, describe, search_training
@@ -102,9 +101,7 @@ class Alternation:
         args = self.args
         seed = args.seed + SEEDS * searches_before  # else it would draw what the one before it drew
         judge = replace(self.judge, seed=seed)
-        knots = knots_of(args, args.sampler, start.num_inference_steps)
-        space = make_space(args.sampler, start, num_knots=knots)
-        sampler = make_sampler(args.sampler, space.parameters, args.num_trials, seed)
+        knots, space, sampler = make_search(args, args.sampler, start, seed)
         of_pipeline = pipeline_identity(pipeline, start.num_inference_steps)
         found = search_generation(
             self.storage, f"{self.name}-{stage}",
@@ -166,10 +163,7 @@ def run(args):
     if args.confirm_top < 1:
         raise ValueError("--confirm-top 0: rounds are compared by confirmed values")
     if args.start != "stored":  # else it is of a model that has still to be trained
-        knots = knots_of(args, args.sampler, args.num_inference_steps)
-        space = make_space(args.sampler, start_strategy(args, args.num_inference_steps, None), num_knots=knots)
-        make_sampler(args.sampler, space.parameters, args.num_trials, args.seed)
-        SAMPLERS[args.sampler].check(args.num_images, space, constraint_of(args))
+        make_search(args, args.sampler, start_strategy(args, args.num_inference_steps, None), args.seed)
     read_provenance(args.output)
     storage, train = open_storage(storage_location(args)), candidate_trainer(args)
     training = TrainingStrategy(args.start_alpha, args.start_beta)

@@ -22,11 +22,10 @@ from arguments import (
     add_start_arguments,
     add_study_arguments,
     add_upload_arguments,
-    constraint_of,
     judge_of,
-    knots_of,
     load_judged,
     main_of_script,
+    make_search,
     num_trials_of,
     open_upload,
     pipeline_identity,
@@ -49,7 +48,7 @@ from diffusers_autonat.search.generation import Found, rung_pruner, search_gener
 from diffusers_autonat.search.judge import Judge
 from diffusers_autonat.search.objective import is_population
 from diffusers_autonat.search.report import origin_of, save_trials, writing
-from diffusers_autonat.search.samplers import DEFAULT_SAMPLER, SAMPLERS, make_sampler, make_space, sampler_names
+from diffusers_autonat.search.samplers import DEFAULT_SAMPLER, SAMPLERS, make_sampler, sampler_names
 from diffusers_autonat.search.strategy_folder import EARLIER, STORED, StrategyFolder
 from diffusers_autonat.search.strategy_spaces import AnyStepsSpace
 from diffusers_autonat.search.study import complete_trials, open_storage
@@ -143,16 +142,13 @@ def run(args):
     also = {start_of(start): start for start in starts}
     free = args.free or list(starts[0].to_dict())
     with_cost = args.objective == "distance,cost"
-    knots = None if with_cost else knots_of(args, args.sampler, args.num_inference_steps[0])
     if with_cost:
-        space = AnyStepsSpace(starts, free)
+        knots, space = None, AnyStepsSpace(starts, free)
+        sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed, space.first_points())
     else:
-        space = make_space(args.sampler, starts[0], free, knots)
+        knots, space, sampler = make_search(args, args.sampler, starts[0], args.seed, free)
         if not space.start.acts_as(starts[0]):
             also[f"{start_of(starts[0])}, as curves"] = space.start
-        SAMPLERS[args.sampler].check(args.num_images, space, constraint_of(args))
-    first = space.first_points() if with_cost else None
-    sampler = make_sampler(args.sampler, space.parameters, args.num_trials, args.seed, first)
     open_upload(args)
     judge = judge_of(args, pipeline)
     score = judge.score(pipeline, args.rungs)
