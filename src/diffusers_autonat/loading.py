@@ -42,11 +42,12 @@ def emulates_half(device: torch.device | str) -> bool:
     return torch.device(device).type == "cpu" and slow
 
 
-def warn_of_emulated(dtype: str, device: torch.device | str) -> None:
-    """Warn of a `--dtype` that takes several times as long as float32, the default."""
+def warn_of_emulated(dtype: str, device: torch.device | str, remedy: str | None = None) -> None:
+    """Warn of a dtype that takes several times as long as float32; by default one of `--dtype`, whose default is float32."""
     if dtype != "float32" and emulates_half(device):
         warnings.warn(
-            f"this processor has no units for {dtype} and takes several times as long as in float32: leave --dtype {dtype} out.",
+            f"this processor has no units for {dtype} and takes several times as long as in float32: "
+            f"{remedy or f'leave --dtype {dtype} out'}.",
             stacklevel=2,
         )
 

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ..loading import emulates_half
+from ..loading import warn_of_emulated
 
 
 TOKENS_PER_CODE = 50  # of a data set; a rule of thumb: the shipped tokenizer had 5,700
@@ -101,12 +101,9 @@ def warn_of_slow_precision(accelerator: Accelerator, asked_for: str | None) -> N
     if accelerator.device.type != "cpu" or not accelerator.is_main_process:
         return
     precision = accelerator.mixed_precision
-    if precision != "no" and emulates_half("cpu"):
-        warnings.warn(
-            f"this processor has no units for {precision} and takes several times as long as in float32: --mixed_precision no.",
-            stacklevel=2,
-        )
-    if precision == "no" and asked_for is None and torch.cpu.get_capabilities().get("avx512_bf16"):
+    if precision != "no":
+        warn_of_emulated(precision, "cpu", "--mixed_precision no")
+    elif asked_for is None and torch.cpu.get_capabilities().get("avx512_bf16"):
         warnings.warn(
             "trains in float32, and this processor multiplies bfloat16 faster: --mixed_precision bf16 takes about half of the time.",
             stacklevel=2,
