@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 
+import optuna
 import psutil
 import pytest
 
@@ -108,6 +109,33 @@ def test_a_killed_training_goes_on(script):
     assert 2 <= len(steps.read_text()) < 10
     trainer_of(script, "0.2")(TrainingStrategy(12, 3))
     assert len(steps.read_text()) == 10
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_gives_the_trial_back(script, sent):
+    """As a cluster's time limit, or Ctrl-C: the training is dead before its worker looks for it."""
+    location = script.parent / "s"
+    space, trainer = training_space(TrainingStrategy(12, 3), [8, 12], [3, 4]), trainer_of(script, "60")
+
+    def work():
+        os.setpgid(0, 0)
+        signal.signal(sent, signal.default_int_handler)  # as scripts have it
+
+        def score(strategy, trial):
+            return float(trainer(strategy) is None)
+
+        search_training(open_storage(location), "s", {}, score, space, progress=False)
+
+    worker = multiprocessing.get_context("fork").Process(target=work, daemon=True)
+    worker.start()
+    record = script.parent / "candidates" / "12.0-3.0-beta" / "candidate.json"
+    while not (record.exists() and "process" in json.loads(record.read_text())):
+        time.sleep(0.01)
+    os.killpg(worker.pid, sent)
+    worker.join(30)
+    assert worker.exitcode not in (0, None) and not psutil.pid_exists(json.loads(record.read_text())["process"]["pid"])
+    [trial] = optuna.load_study(study_name="s", storage=open_storage(location)).trials
+    assert trial.user_attrs["failure"] == "lost: the worker was interrupted"
 
 
 def test_a_failed_training_says_why(script):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,7 @@ class CandidateTrainer:
             try:
                 status = process.wait()
             except BaseException:  # interrupted: the training has its own checkpoints and need not go on
-                for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-                    one.terminate()
-                process.wait()
+                _end(process)
                 raise
         seconds += time.time() - start
         if status != 0:
@@ -116,6 +115,15 @@ class CandidateTrainer:
             raise RuntimeError(f"the training of {folder} failed with status {status}: {' '.join(last)}")
         write_json(folder / RECORD, {**recipe, "done": True, "seconds": round(seconds, 1)})
         return folder / "pipeline"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Stop a training and all that it has begun, which a signal to the whole group may have ended already."""
+    if process.poll() is None:
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                one.terminate()
+        process.wait()
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
