@@ -227,8 +227,9 @@ def spent_by(study: optuna.Study) -> Counter:
 
 def processes_of(study: optuna.Study) -> int:
     """How many have worked on it: what trials of one share, and so their passes, another has to make again."""
-    claims = [claim for trial in complete_trials(study) if (claim := claim_of(trial))]
-    return len({(claim["worker"]["host"], claim["worker"]["pid"], claim["worker"]["started"]) for claim in claims})
+    workers = [claim["worker"] for trial in complete_trials(study) if (claim := claim_of(trial))]
+    # `started` moves where the clock is set; studies of before have nothing else.
+    return len({(one["host"], one["pid"], one.get("since_boot", one["started"])) for one in workers})
 
 
 def single_with_spent(study: optuna.Study) -> list[tuple[optuna.trial.FrozenTrial, Counter]]:

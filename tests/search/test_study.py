@@ -20,7 +20,15 @@ from diffusers_autonat.search import (
 )
 from diffusers_autonat.search import study as study_module
 from diffusers_autonat.search.study import complete_trials, wait_for_workers
-from diffusers_autonat.search.workers import FAILURE, finished_trials, is_lost, slot_of, this_worker, write_claim
+from diffusers_autonat.search.workers import (
+    FAILURE,
+    fail_lost_trial,
+    finished_trials,
+    is_lost,
+    slot_of,
+    this_worker,
+    write_claim,
+)
 
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -173,6 +181,28 @@ def test_an_interruption_gives_the_trial_back(tmp_path, sampler):
 
         with pytest.raises(KeyboardInterrupt):
             run_study(open_it(tmp_path / "s", sampler), objective, NUM_TRIALS, progress=False)
+    work(tmp_path / "s", sampler)
+    assert outcome(tmp_path / "s", sampler) == outcome(tmp_path / "unbroken", sampler)
+
+
+@pytest.mark.parametrize("sampler", ["finite-difference", "tpe"])
+def test_a_trial_that_others_gave_up_is_left_out_and_its_worker_goes_on(tmp_path, sampler, caplog):
+    """As where a machine slept: the first worker to wake takes the trials of all others for lost."""
+    work(tmp_path / "unbroken", sampler)
+
+    def objective(trial):
+        if trial.number in (3, 4):
+            fail_lost_trial(trial.study, trial.study.trials[trial.number])
+        if trial.number == 4:
+            trial.set_user_attr("passes", 7)  # which nobody may say of a trial that has ended
+        if trial.number == 7:
+            fail_lost_trial(trial.study, trial.study.trials[7])
+            raise KeyboardInterrupt
+        return value(trial)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(open_it(tmp_path / "s", sampler), objective, NUM_TRIALS, progress=False)
+    assert [record.args for record in caplog.records if "gave it up" in record.message] == [(3,), (4,)]
     work(tmp_path / "s", sampler)
     assert outcome(tmp_path / "s", sampler) == outcome(tmp_path / "unbroken", sampler)
 

@@ -33,7 +33,13 @@ def test_default_patience():
 def test_who_is_gone():
     me = workers.this_worker()
     assert not workers.is_gone(me)
-    assert workers.is_gone({**me, "started": me["started"] - 3600})  # the id was given to another process
+    another = {**me, "started": me["started"] - 3600, "since_boot": me["since_boot"] - 3600}
+    assert workers.is_gone(another)  # the id was given to another process
+    del another["since_boot"]
+    assert workers.is_gone(another) and not workers.is_gone(
+        {**another, "started": me["started"]}
+    )  # as studies of before say it
+    assert not workers.is_gone({**me, "started": me["started"] - 3600})  # the clock was set
     unused = next(pid for pid in range(2**22 - 1, 0, -1) if not psutil.pid_exists(pid))
     assert workers.is_gone({**me, "pid": unused})
     assert not workers.is_gone({**me, "pid": unused, "host": "elsewhere"})

@@ -55,8 +55,8 @@ class SharedSampler(BaseSampler):
 
     Args:
         stale_after: Seconds after which a running trial counts as lost; by default ten times the longest finished
-            trial and at least a minute, or a week while none has finished. If its worker lives after all, that worker
-            ends with an error when it reports the value, so choose more than any trial takes.
+            trial and at least a minute, or a week while none has finished. If its worker lives after all, what it then
+            reports is left out, so choose more than any trial takes.
     """
 
     def __init__(self, stale_after: float | None = None):

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -161,8 +162,32 @@ def run_study(study: Study, objective: Objective, num_trials: int | None, progre
             if sampler.is_taken(study, num_trials):
                 time.sleep(POLL)
             else:
-                study.optimize(guarded, n_trials=1, catch=(Exception,))
+                _run_trial(study, guarded)
             show(study)
+
+
+def _run_trial(study: Study, objective: Objective) -> None:
+    """A trial of this worker. If another has given it up before it ended, as after a night's sleep, what it gives is left out."""
+    begun: list[int] = []
+    interrupted = False
+
+    def watched(trial: optuna.Trial) -> float | Sequence[float]:
+        nonlocal interrupted
+        begun.append(trial._trial_id)
+        try:
+            return objective(trial)
+        except KeyboardInterrupt:
+            interrupted = True
+            raise
+
+    try:
+        study.optimize(watched, n_trials=1, catch=(Exception,))
+    except ValueError:  # it has ended for the storage
+        if not begun or not is_lost(trial := study._storage.get_trial(begun[0])):
+            raise
+        if interrupted:
+            raise KeyboardInterrupt from None
+        logger.warning("trial %d took so long that another worker gave it up; it is left out", trial.number)
 
 
 def wait_for_workers(study: Study) -> None:
@@ -225,7 +250,8 @@ def _guarded(objective: Objective) -> Objective:
         except optuna.TrialPruned:
             raise
         except KeyboardInterrupt:
-            trial.set_user_attr(FAILURE, f"{LOST}the worker was interrupted")
+            with suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker gave it up
+                trial.set_user_attr(FAILURE, f"{LOST}the worker was interrupted")
             raise
         except Exception as error:
             trial.set_user_attr(FAILURE, f"{type(error).__name__}: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import platform
 import threading
@@ -16,7 +17,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 
-Worker = dict[str, Any]  # host, process id and start, thread
+Worker = dict[str, Any]  # host, process id and start (by the clock, and since boot), thread
 Slot = list[int]  # [turn, place within the turn]: what only one trial at a time may evaluate
 
 CLAIM = "autonat:claim"  # trial system attribute: who runs the trial since when, and its slot, or None while it waits
@@ -35,7 +36,9 @@ def all_trials(study: Study) -> list[FrozenTrial]:
 
 def process_of(pid: int) -> Worker:
     """A running process by what tells it from others with its id, before and after, here and elsewhere."""
-    return {"host": _host(), "pid": pid, "started": psutil.Process(pid).create_time()}
+    boot = psutil.boot_time()
+    started = psutil.Process(pid).create_time()
+    return {"host": _host(), "pid": pid, "started": started, "since_boot": started - boot}
 
 
 def this_worker() -> Worker:
@@ -49,9 +52,13 @@ def same_thread(worker: Worker, other: Worker) -> bool:
 def find_process(worker: Mapping[str, Any]) -> psutil.Process | None:
     """The process of a worker of this machine, or None if it has ended."""
     try:
-        process = psutil.Process(worker["pid"])
-        reused = abs(process.create_time() - worker["started"]) > 10  # the clock may have been set meanwhile
-        return None if reused or process.status() == psutil.STATUS_ZOMBIE else process
+        process, now = psutil.Process(worker["pid"]), process_of(worker["pid"])
+        # On Linux a clock that is set moves the start of all processes, and boot with it; elsewhere it moves boot alone.
+        same = abs(now["started"] - worker["started"]) < 10
+        same |= (
+            abs(now["since_boot"] - worker.get("since_boot", math.inf)) < 0.005
+        )  # half of what starts are rounded to
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None
 
