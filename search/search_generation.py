@@ -179,7 +179,7 @@ def run(args):
         pruner=rung_pruner() if args.rungs else None,
         confirm_score=judge.confirm_score(pipeline) if args.confirm_top else None,
         confirm_identity=judge.confirm_identity(**of_pipeline),
-        confirm_top=args.confirm_top or 1,
+        confirm_top=args.confirm_top or (args.num_trials if with_cost else 1),  # unconfirmed, the whole front
         also=also,
         stored=stored.candidates(args.num_inference_steps) | earlier.candidates(args.num_inference_steps),
     )

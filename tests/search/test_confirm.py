@@ -145,6 +145,23 @@ def test_equal_strategies_are_one_candidate():
     assert [trial.number for trial in best_trials(study, 5)] == [1, 0]
 
 
+@pytest.mark.parametrize(("top", "expected"), [(1, [1, 4, 5]), (2, [0, 1, 4, 5]), (9, [0, 1, 2, 3, 4, 5])])
+def test_of_a_front_its_ends_come_first_and_the_best_of_each_number_of_steps(top, expected):
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    for steps, values in (
+        (2, (9.0, 1.0)),
+        (2, (2.0, 2.0)),
+        (4, (0.8, 4.0)),
+        (4, (0.7, 6.0)),
+        (4, (0.5, 8.0)),
+        (8, (0.6, 9.0)),
+    ):
+        trial = study.ask()
+        trial.set_user_attr("strategy", GenerationStrategy.cosine(steps).to_dict())
+        study.tell(trial, values)
+    assert [trial.number for trial in best_trials(study, top)] == expected  # trial 5 is not on the front
+
+
 def test_what_a_search_has_stored_is_still_its_trial(tmp_path):
     """Run again after it was stored: nothing is measured again, and the label is the trial's."""
     calls = []

@@ -151,7 +151,7 @@ def _in_order(num_candidates: int, num_parts: int) -> ResumableSampler:
 
 
 def best_trials(study: Study, top: int) -> list[FrozenTrial]:
-    """The `top` best trials of different strategies; of two objectives, so many of the front, spread over it."""
+    """The `top` best trials of different strategies; of two objectives, so many of the front, spread over it, and the best of each T."""
     if len(study.directions) == 1:
         different: dict[str, FrozenTrial] = {}
         for trial in complete_trials(study):
@@ -163,11 +163,16 @@ def best_trials(study: Study, top: int) -> list[FrozenTrial]:
                 "measures them at its end, so go on with as many --num-trials"
             )
         return list(different.values())[:top]
-    complete_trials(study)  # an error where there is none
-    front = sorted({tuple(t.values): t for t in reversed(study.best_trials)}.values(), key=lambda t: t.values[-1])
-    if len(front) <= top:
-        return front
-    return [front[round(i * (len(front) - 1) / max(1, top - 1))] for i in range(top)]
+    of_length: dict[
+        int, FrozenTrial
+    ] = {}  # a T that is not on the front, or not among those taken, has a best one too
+    for trial in sorted(complete_trials(study), key=lambda t: t.values):
+        of_length.setdefault(strategy_of(trial).num_inference_steps, trial)
+    front = sorted({tuple(t.values): t for t in reversed(study.best_trials)}.values(), key=lambda t: -t.values[-1])
+    if len(front) > top:
+        front = [front[round(i * (len(front) - 1) / max(1, top - 1))] for i in range(top)]
+    chosen = {tuple(trial.values): trial for trial in [*front, *of_length.values()]}
+    return sorted(chosen.values(), key=lambda t: t.values[-1])
 
 
 def confirm_trials(
