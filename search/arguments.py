@@ -380,8 +380,10 @@ def check(args: argparse.Namespace) -> None:
     """What all scripts are given, before anything is made or read."""
     check_writable(str(Path(args.output, DEFAULT_JOURNAL)))
     constraint_of(args)
-    if args.confirm_top and args.confirm_seed == args.seed:
-        raise ValueError(f"--confirm-seed {args.seed} is that of the search: winners need fresh noise")
+    if args.confirm_top and not {args.confirm_seed, args.confirm_seed + 1}.isdisjoint(_seeds(args)):
+        raise ValueError(
+            f"--confirm-seed {args.confirm_seed}: a search draws by it or by the next, and winners need fresh noise"
+        )
     if args.second_reference and not args.second_feature_extractor:
         raise ValueError("--second-reference goes with --second-feature-extractor")
     if args.second_feature_extractor and not args.confirm_top:
@@ -390,6 +392,13 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--study-name is empty: leave it out, or give a name")
     if getattr(args, "push_to_hub", None):
         check_upload(args.push_to_hub, "--push-to-hub")
+
+
+def _seeds(args: argparse.Namespace) -> set[int]:
+    """By which the searches of a script draw: one of each repetition, one of each round and of a bigger model after them."""
+    searches = getattr(args, "repetitions", 1) * (1 + getattr(args, "rounds", 0))
+    turns = getattr(args, "num_trials", 1) if args.redraw_noise else 1
+    return {args.seed + SEEDS * search + turn for search in range(searches) for turn in range(turns)}
 
 
 def main_of_script(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:

@@ -109,5 +109,12 @@ def test_a_judge_from_the_command_line(judge, tiny, tmp_path, monkeypatch):
     expected = dataclasses.replace(judge, label_policy="uniform", seed=5, dtype="float16")
     assert made.identity() == expected.identity() and made.confirm_identity() == expected.confirm_identity()
     parser.set_defaults(output=str(tmp_path), study_name=None)
-    with pytest.raises(ValueError, match="--confirm-seed 7 is that of the search"):
+    check(parser.parse_args([*words, "--seed", "7", "--confirm-seed", "1007"]))
+    with pytest.raises(ValueError, match="--confirm-seed 7: a search draws by it"):
         check(parser.parse_args([*words, "--seed", "7", "--confirm-seed", "7"]))
+    parser.set_defaults(repetitions=2)  # the second by 1007; values that nothing was chosen by, by the next one
+    with pytest.raises(ValueError, match="--confirm-seed 1006: a search draws by it or by the next"):
+        check(parser.parse_args([*words, "--seed", "7", "--confirm-seed", "1006"]))
+    parser.set_defaults(repetitions=1, num_trials=4)
+    with pytest.raises(ValueError, match="--confirm-seed 9: a search draws by it"):
+        check(parser.parse_args([*words, "--seed", "7", "--confirm-seed", "9", "--redraw-noise"]))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import optuna
 import pytest
 import torch
+from optuna.trial import TrialState
 
 from diffusers_autonat import GenerationStrategy
 from diffusers_autonat.metrics import Reference
@@ -16,16 +17,22 @@ from diffusers_autonat.search.confirm import best_trials
 from diffusers_autonat.search.constraints import PENALTY, Constraint
 from diffusers_autonat.search.effects import Effects
 from diffusers_autonat.search.population import (
+    CERTAIN,
     EFFECTS,
     INFLUENCES,
     NOISE,
     POPULATION_KIND,
+    RADIUS,
     PopulationSampler,
     PopulationScore,
     PopulationSpace,
     _Coordinate,
+    _coordinates,
+    _place,
+    _point,
 )
 from diffusers_autonat.search.spaces import _SCHEDULES, DescentParameter
+from diffusers_autonat.search.workers import slot_of
 
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -155,6 +162,23 @@ def test_a_failed_batch_is_left_out():
     study = optuna.create_study(sampler=PopulationSampler(space.parameters, num_updates=2))
     study.optimize(failing, catch=(ArithmeticError,))
     assert [t.params[NOISE] for t in study.trials][-2:] == [0, 0]
+    coordinates = _coordinates(space.parameters)
+    [left] = [t for t in study.trials if slot_of(t)[0] == 0 and t.state == TrialState.COMPLETE]
+    certainty = Effects.from_json(left.user_attrs[EFFECTS]).certainty
+    moved = _place(coordinates, left.params) - RADIUS * (certainty / CERTAIN).clamp(-1, 1)
+    second = next(t for t in study.trials if slot_of(t)[0] == 1)
+    assert [second.params[name] for name in coordinates] == pytest.approx(
+        list(_point(coordinates, moved.tolist()).values())
+    )
+
+
+def test_what_no_population_can_be_searched_with_is_refused():
+    space, _ = objective(Evaluator())
+    with pytest.raises(ValueError, match="space has the size of its noise too"):
+        PopulationSampler(FixedStepsSpace(START).parameters)
+    study = optuna.create_study(sampler=PopulationSampler(space.parameters, num_updates=2))
+    with pytest.raises(ValueError, match="tells no slopes: score it with a `PopulationScore`"):
+        study.optimize(StrategyObjective(space, centre_score))
 
 
 class Doubtful(Extractor):
@@ -232,7 +256,8 @@ def test_noise_suits_every_schedule(schedule):
     start = {"mask_ratios": 0.7, "remasking_rates": 0.05, "entropy_bounds": 25.0}.get(schedule, 1.0)
     [parameter] = [DescentParameter(start, **_SCHEDULES[schedule] | {"step": 1.0, "learning_rate": 1.0})]
     coordinate = _Coordinate(f"{schedule}.0", parameter)
-    values = torch.tensor([coordinate.back(coordinate.to(start) + x) for x in torch.randn(1000).tolist()])
+    noise = torch.special.ndtri((torch.arange(1000) + 0.5) / 1000)
+    values = torch.tensor([coordinate.back(coordinate.to(start) + x) for x in noise.tolist()])
     at_bounds = ((values <= parameter.low) | (values >= parameter.high)).float().mean()
     assert at_bounds < 0.06  # else the noise is another one than was asked for
     assert coordinate.back(coordinate.to(start)) == pytest.approx(start)

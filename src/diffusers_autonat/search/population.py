@@ -261,6 +261,9 @@ class PopulationSampler(RoundSampler):
         batches: Trials of an update.
         radius: Length of the longest move in units of the noise.
         stale_after, independent_sampler: See `RoundSampler`.
+
+    Raises:
+        ValueError: the space has no noise; later, when a trial of a population was scored by something else than a `PopulationScore`.
     """
 
     def __init__(
@@ -272,6 +275,8 @@ class PopulationSampler(RoundSampler):
         stale_after: float | None = None,
         independent_sampler: BaseSampler | None = None,
     ):
+        if NOISE not in space:
+            raise ValueError(f"a population's space has the size of its {NOISE} too: take that of a `PopulationSpace`")
         super().__init__(space, stale_after, independent_sampler)
         self._num_updates, self._batches, self._radius = num_updates, batches, radius
         self._coordinates = _coordinates(space)
@@ -282,8 +287,13 @@ class PopulationSampler(RoundSampler):
     def _outcome(self, attempts: Sequence[FrozenTrial], sign: float) -> Any:
         """The effects that a trial saw, where it saw any."""
         value = super()._outcome(attempts, sign)
-        done = [t for t in attempts if t.state == TrialState.COMPLETE and EFFECTS in t.user_attrs]
-        return Effects.from_json(done[0].user_attrs[EFFECTS]) if done else value
+        done = [trial for trial in attempts if trial.state == TrialState.COMPLETE]
+        if any(EFFECTS not in trial.user_attrs and trial.params[NOISE] > 0 for trial in done):
+            raise ValueError(
+                "a trial with noise tells no slopes: score it with a `PopulationScore`, which sees every image"
+            )
+        seen = [trial for trial in done if EFFECTS in trial.user_attrs]
+        return Effects.from_json(seen[0].user_attrs[EFFECTS]) if seen else value
 
     def _rounds(self) -> Rounds:
         coordinates = self._coordinates
