@@ -104,11 +104,6 @@ samplers_at() {
         --num-trials 129
 }
 
-# The released method with as many updates as the paper makes: a search of an hour.
-released() {
-    experiment samplers samplers-hundred autonat 4 "${uvit[@]}" --num-images 512 --samplers released --num-trials 1501 --repetitions 1
-}
-
 # How certain a gain is, by N.
 noise() {
     side_by_side python benchmarks/search_noise.py $cards/autonat-fashion-mnist --num-inference-steps 4 --judge $first \
@@ -218,7 +213,7 @@ transfer() {
         --output $results/wide-fashion-mnist-T4
 }
 
-for study in ${*:-heuristics found samplers released noise sharing schedules orders policies training transfer}; do
+for study in ${*:-heuristics found samplers noise sharing schedules orders policies training transfer}; do
     of_study=${#begun[@]}
     "$study"
 done
