@@ -191,6 +191,39 @@ def test_a_lock_that_a_kill_left_is_found_stale(tmp_path, monkeypatch):
     lock.release()
 
 
+class HastyLock(JournalLock):
+    """That waits a third of a second for a dead worker rather than thirty."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.grace_period = 0.3
+
+
+def test_a_lock_that_was_broken_is_its_successors(journal, caplog):
+    dead, first, second = (HastyLock(journal) for _ in range(3))
+    dead.acquire()
+    seen = second._state()
+    first.acquire()
+    assert [record.args for record in caplog.records] == [(f"{journal}.lock",)]
+    second._break(seen)  # which has waited as long, and comes a moment later
+    dead.release()  # it had only stood still
+    assert os.path.lexists(f"{journal}.lock") and len(caplog.records) == 1
+    first.release()
+    assert not os.path.lexists(f"{journal}.lock")
+
+
+def test_several_wait_for_a_worker_that_was_killed_with_the_lock(journal, monkeypatch):
+    monkeypatch.setattr("diffusers_autonat.search.journal.JournalLock", HastyLock)
+    HastyLock(journal).acquire()
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=add_trials, args=(journal, 5)) for _ in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0] * 6 and len(finished(journal)) == 4 + 30
+
+
 def test_mending_a_whole_journal_changes_nothing(journal):
     content = journal.read_bytes()
     mend(journal)

@@ -163,9 +163,7 @@ def best_trials(study: Study, top: int) -> list[FrozenTrial]:
                 "measures them at its end, so go on with as many --num-trials"
             )
         return list(different.values())[:top]
-    of_length: dict[
-        int, FrozenTrial
-    ] = {}  # a T that is not on the front, or not among those taken, has a best one too
+    of_length: dict[int, FrozenTrial] = {}  # also of a T that is not on the front, or not where it is looked at
     for trial in sorted(complete_trials(study), key=lambda t: t.values):
         of_length.setdefault(strategy_of(trial).num_inference_steps, trial)
     front = sorted({tuple(t.values): t for t in reversed(study.best_trials)}.values(), key=lambda t: -t.values[-1])

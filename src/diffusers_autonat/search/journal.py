@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
@@ -22,19 +25,66 @@ WINDOW = 4096  # bytes in which the last line is looked for first
 
 
 class JournalLock(JournalFileSymlinkLock):
-    """The lock of Optuna's backend. Whoever gets it, and hence may write, has mended what a dead writer left."""
+    """The link that locks a journal for Optuna too. Whoever gets it, and hence may write, has mended what a dead writer left.
+
+    A link that stays as it is for `grace_period` seconds, while nothing is written, is of a dead worker and is broken. Of several
+    that wait for it Optuna's own lock lets each break what the one before it has just taken; here one breaks it, and the others wait
+    for that one. And a worker whose own link was broken, because it stood still, leaves that of its successor.
+    """
 
     def __init__(self, path: str | Path):
         super().__init__(str(path))
+        self._own: tuple[int, int] | None = None
 
     def acquire(self) -> bool:
-        super().acquire()
+        seen, since, delay = self._state(), time.monotonic(), 0.001
+        while not self._taken():
+            if (now := self._state()) != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > (self.grace_period or math.inf):
+                self._break(seen)
+            time.sleep(delay)
+            delay = min(2 * delay, 1.0)
         try:
             mend(self._lock_target_file)
         except BaseException:
             self.release()
             raise
         return True
+
+    def release(self) -> None:
+        if self._link() == self._own:
+            super().release()
+        self._own = None
+
+    def _taken(self) -> bool:
+        """Take the lock if it is free."""
+        try:
+            os.symlink(self._lock_target_file, self._lock_file)
+        except FileExistsError:
+            return False
+        self._own = self._link()
+        return True
+
+    def _link(self) -> tuple[int, int] | None:
+        """What tells the link from those before and after it; None if there is none."""
+        try:
+            link = os.lstat(self._lock_file)
+        except FileNotFoundError:
+            return None
+        return link.st_ino, link.st_mtime_ns
+
+    def _state(self) -> tuple[tuple[int, int] | None, int]:
+        """Of the link, and of what is written."""
+        journal = Path(self._lock_target_file)
+        return self._link(), journal.stat().st_mtime_ns if journal.exists() else 0
+
+    def _break(self, stale: tuple[tuple[int, int] | None, int]) -> None:
+        with FileLock(f"{self._lock_file}.break"):  # which the system takes back from whoever is killed here
+            if self._state() == stale:
+                logger.warning("%s was left by a worker that is gone, and is removed", self._lock_file)
+                with suppress(RuntimeError):  # it was not gone
+                    super().release()
 
 
 def open_journal(path: str | Path) -> JournalStorage:

@@ -54,10 +54,10 @@ def find_process(worker: Mapping[str, Any]) -> psutil.Process | None:
     try:
         process, now = psutil.Process(worker["pid"]), process_of(worker["pid"])
         # On Linux a clock that is set moves the start of all processes, and boot with it; elsewhere it moves boot alone.
-        same = abs(now["started"] - worker["started"]) < 10
-        same |= (
-            abs(now["since_boot"] - worker.get("since_boot", math.inf)) < 0.005
-        )  # half of what starts are rounded to
+        same = (
+            abs(now["started"] - worker["started"]) < 10
+            or abs(now["since_boot"] - worker.get("since_boot", math.inf)) < 0.005  # starts are rounded to twice that
+        )
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None
