@@ -34,6 +34,17 @@ def add_trials(path, number):
     study_of(path).optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=number)
 
 
+def exit_codes_of_six(path):
+    """Of workers at once, each with five trials."""
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=add_trials, args=(path, 5)) for _ in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    return [worker.exitcode for worker in workers]
+
+
 def finished(path):
     return [(t.number, t.values) for t in study_of(path).trials if t.state == TrialState.COMPLETE]
 
@@ -165,13 +176,7 @@ def test_several_open_a_torn_journal_at_once(journal):
     before = finished(journal)
     with journal.open("ab") as file:
         file.write(b'{"op_code":4,"wor')
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=add_trials, args=(journal, 5)) for _ in range(6)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0] * 6
+    assert exit_codes_of_six(journal) == [0] * 6
     assert finished(journal)[:4] == before and len(finished(journal)) == 4 + 30
     assert torn(journal) == b'{"op_code":4,"wor\n'  # by one of them, once
 
@@ -215,13 +220,7 @@ def test_a_lock_that_was_broken_is_its_successors(journal, caplog):
 def test_several_wait_for_a_worker_that_was_killed_with_the_lock(journal, monkeypatch):
     monkeypatch.setattr("diffusers_autonat.search.journal.JournalLock", HastyLock)
     HastyLock(journal).acquire()
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=add_trials, args=(journal, 5)) for _ in range(6)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0] * 6 and len(finished(journal)) == 4 + 30
+    assert exit_codes_of_six(journal) == [0] * 6 and len(finished(journal)) == 4 + 30
 
 
 def test_mending_a_whole_journal_changes_nothing(journal):

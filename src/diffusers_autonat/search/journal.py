@@ -37,12 +37,12 @@ class JournalLock(JournalFileSymlinkLock):
         self._own: tuple[int, int] | None = None
 
     def acquire(self) -> bool:
-        seen, since, delay = self._state(), time.monotonic(), 0.001
+        seen, since, delay = None, 0.0, 0.001
         while not self._taken():
             if (now := self._state()) != seen:
                 seen, since = now, time.monotonic()
             elif time.monotonic() - since > (self.grace_period or math.inf):
-                self._break(seen)
+                self._break(now)
             time.sleep(delay)
             delay = min(2 * delay, 1.0)
         try:
